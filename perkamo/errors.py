@@ -1,0 +1,241 @@
+"""Every error this library raises, under one root.
+
+Each says what happened, whether anything was sent, and what to do next; the facts are in attributes as well as in the text. No message
+or repr holds a key, a token or a customer's data: what the service answered is in ``PerkamoApiError.body`` only.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, TypeAlias
+
+from attrs import frozen
+
+Outcome: TypeAlias = Literal["not_sent", "rejected", "unknown"]
+"""What became of a write: it never left, the service refused it, or nobody can tell (sending the same transaction id again is safe)."""
+
+ErrorBody: TypeAlias = "None | bool | int | float | str | Sequence[ErrorBody] | Mapping[str, ErrorBody]"
+"""What an error answer may hold: parsed JSON, or the text where it was not JSON."""
+
+
+@frozen
+class RateLimit:
+    """The rate limit as the service or its gateway stated it (published header names).
+
+    Attributes:
+        limit: Requests allowed in the window, or None when not stated as a number.
+        remaining: Requests left in the window, or None when not stated as a number.
+        reset: When the window ends, as the raw header text, or None.
+    """
+
+    limit: int | None = None
+    remaining: int | None = None
+    reset: str | None = None
+
+
+class PerkamoError(Exception):
+    """The root of all errors of this library.
+
+    Attributes:
+        outcome: After a write: ``"not_sent"``, ``"rejected"`` or ``"unknown"``; None where no write was asked for.
+        retryable: Whether the same call may succeed when it is made again later. Always with the same transaction id.
+        attempts: How many requests were made for the call.
+    """
+
+    outcome: Outcome | None
+    retryable: bool
+    attempts: int
+
+    def __init__(
+        self, message: str, *, outcome: Outcome | None = None, retryable: bool = False, attempts: int = 0
+    ) -> None:
+        """Describe what happened, whether anything was sent, and what to do next."""
+        super().__init__(message)
+        self.outcome = outcome
+        self.retryable = retryable
+        self.attempts = attempts
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle and copy by state: the constructors take keywords that ``args`` does not hold."""
+        return _restore, (type(self), self.args, dict(self.__dict__))
+
+
+def _restore(cls: type[PerkamoError], args: tuple[object, ...], state: dict[str, object]) -> PerkamoError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class PerkamoConfigurationError(PerkamoError):
+    """The client was set up in a way that cannot work: no key, a bad base URL, a limit out of range. Nothing was sent."""
+
+
+class PerkamoClosedError(PerkamoError):
+    """The client was used after it was closed. Nothing was sent."""
+
+
+class PerkamoValidationError(PerkamoError, ValueError):
+    """The input would be refused or misunderstood by the service. Nothing was sent.
+
+    Attributes:
+        field: The argument at fault, such as ``"context"``.
+        path: Where in it the offending value is, such as ``"context.items[2].price"``.
+    """
+
+    field: str
+    path: str
+
+    def __init__(self, message: str, *, field: str, path: str | None = None) -> None:
+        """Name the field and the path of the offending value, never the value."""
+        super().__init__(message, outcome="not_sent")
+        self.field = field
+        self.path = field if path is None else path
+
+
+class PerkamoConnectionError(PerkamoError):
+    """No complete answer came: the connection could not be made or broke. ``outcome`` tells whether anything may have been applied."""
+
+
+class PerkamoTimeoutError(PerkamoConnectionError, TimeoutError):
+    """The time for an attempt or for the whole call ran out. ``outcome`` tells whether anything may have been applied."""
+
+
+class PerkamoResponseError(PerkamoError):
+    """The service answered with something that this client cannot trust: not JSON, too large, or a known field of the wrong type.
+
+    After a write the event may have been applied; sending the same transaction id again is safe.
+
+    Attributes:
+        status: The HTTP status of the answer.
+        request_id: The request id of the answer, or None.
+    """
+
+    status: int
+    request_id: str | None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        request_id: str | None = None,
+        outcome: Outcome | None = None,
+        attempts: int = 0,
+    ) -> None:
+        """Describe the answer by its shape, never by its content."""
+        super().__init__(message, outcome=outcome, retryable=True, attempts=attempts)
+        self.status = status
+        self.request_id = request_id
+
+
+class PerkamoApiError(PerkamoError):
+    """The service answered with a status other than 2xx (published).
+
+    Attributes:
+        status: The HTTP status.
+        body: The answer's body: parsed JSON, its text where it was not JSON, None where it was empty. It may hold personal data.
+        request_id: The request id to quote to Perkamo's support, or None.
+        retry_after: The raw ``retry-after`` header, or None.
+        retry_after_seconds: The same in seconds from the moment of the answer; None when absent or not understood.
+        rate_limit: The rate limit as the answer stated it.
+    """
+
+    status: int
+    body: ErrorBody
+    request_id: str | None
+    retry_after: str | None
+    retry_after_seconds: float | None
+    rate_limit: RateLimit
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        body: ErrorBody = None,
+        request_id: str | None = None,
+        retry_after: str | None = None,
+        retry_after_seconds: float | None = None,
+        rate_limit: RateLimit | None = None,
+        outcome: Outcome | None = None,
+        retryable: bool = False,
+        attempts: int = 1,
+    ) -> None:
+        """Keep everything the answer told; the message holds only what is fit to be logged."""
+        super().__init__(message, outcome=outcome, retryable=retryable, attempts=attempts)
+        self.status = status
+        self.body = body
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.retry_after_seconds = retry_after_seconds
+        self.rate_limit = rate_limit if rate_limit is not None else RateLimit()
+
+
+class PerkamoAuthenticationError(PerkamoApiError):
+    """401: the key or the signature was not accepted, or this machine's clock is wrong."""
+
+
+class PerkamoPermissionError(PerkamoApiError):
+    """403: the key may not do this."""
+
+
+class PerkamoNotFoundError(PerkamoApiError):
+    """404: there is no such thing in this Space."""
+
+
+class PerkamoConflictError(PerkamoApiError):
+    """409: the request is at odds with what the service holds. It is not retried unless the answer says when (meaning unpublished)."""
+
+
+class PerkamoRateLimitError(PerkamoApiError):
+    """429: too many requests; ``retry_after_seconds`` says how long to wait, where the answer said so."""
+
+
+class PerkamoServerError(PerkamoApiError):
+    """5xx: the service or its gateway failed. After a write the event may have been applied."""
+
+
+class PerkamoRedirectError(PerkamoApiError):
+    """3xx: the answer was a redirect, which is never followed, because the key must not travel to another place.
+
+    Attributes:
+        location_host: The host that the redirect named, or None when it named none.
+    """
+
+    location_host: str | None = None
+
+
+class PerkamoStreamError(PerkamoError):
+    """The customer stream ended in a way that reconnecting does not mend.
+
+    Attributes:
+        status: The HTTP status of the answer that ended it, or None.
+    """
+
+    status: int | None
+
+    def __init__(self, message: str, *, status: int | None = None, retryable: bool = False, attempts: int = 0) -> None:
+        """Name the rule that the stream broke, never its content."""
+        super().__init__(message, retryable=retryable, attempts=attempts)
+        self.status = status
+
+
+class PerkamoAsyncUsageWarning(UserWarning):
+    """The sync client was called inside a running event loop, which stands still meanwhile; the message shows the line to write."""
+
+
+API_ERRORS: Final[Mapping[int, type[PerkamoApiError]]] = {
+    401: PerkamoAuthenticationError,
+    403: PerkamoPermissionError,
+    404: PerkamoNotFoundError,
+    409: PerkamoConflictError,
+    429: PerkamoRateLimitError,
+}
+
+
+def api_error_class(status: int) -> type[PerkamoApiError]:
+    """Return the class of error that a status other than 2xx raises."""
+    if 300 <= status < 400:
+        return PerkamoRedirectError
+    if status >= 500:
+        return PerkamoServerError
+    return API_ERRORS.get(status, PerkamoApiError)
