@@ -1,6 +1,7 @@
 """Every error this library raises, under one root.
 
-Each says what happened, whether anything was sent, and what to do next; the facts are in attributes as well as in the text. No message
+Each says what happened, whether anything was sent, and what to do next; the facts are in attributes as well as in the
+text. No message
 or repr holds a key, a token or a customer's data: what the service answered is in ``PerkamoApiError.body`` only.
 """
 
@@ -10,9 +11,12 @@ from typing import Final, Literal, TypeAlias
 from attrs import frozen
 
 Outcome: TypeAlias = Literal["not_sent", "rejected", "unknown"]
-"""What became of a write: it never left, the service refused it, or nobody can tell (sending the same transaction id again is safe)."""
+"""What became of a write.
 
-ErrorBody: TypeAlias = "None | bool | int | float | str | Sequence[ErrorBody] | Mapping[str, ErrorBody]"
+It never left, the service refused it, or nobody can tell (sending the same transaction id again is safe).
+"""
+
+ErrorBody: TypeAlias = "bool | int | float | str | Sequence[ErrorBody] | Mapping[str, ErrorBody] | None"
 """What an error answer may hold: parsed JSON, or the text where it was not JSON."""
 
 
@@ -66,7 +70,10 @@ def _restore(cls: type[PerkamoError], args: tuple[object, ...], state: dict[str,
 
 
 class PerkamoConfigurationError(PerkamoError):
-    """The client was set up in a way that cannot work: no key, a bad base URL, a limit out of range. Nothing was sent."""
+    """The client was set up in a way that cannot work: no key, a bad base URL, a limit out of range.
+
+    Nothing was sent.
+    """
 
 
 class PerkamoClosedError(PerkamoError):
@@ -92,15 +99,22 @@ class PerkamoValidationError(PerkamoError, ValueError):
 
 
 class PerkamoConnectionError(PerkamoError):
-    """No complete answer came: the connection could not be made or broke. ``outcome`` tells whether anything may have been applied."""
+    """No complete answer came: the connection could not be made or broke.
+
+    ``outcome`` tells whether anything may have been applied.
+    """
 
 
 class PerkamoTimeoutError(PerkamoConnectionError, TimeoutError):
-    """The time for an attempt or for the whole call ran out. ``outcome`` tells whether anything may have been applied."""
+    """The time for an attempt or for the whole call ran out.
+
+    ``outcome`` tells whether anything may have been applied.
+    """
 
 
 class PerkamoResponseError(PerkamoError):
-    """The service answered with something that this client cannot trust: not JSON, too large, or a known field of the wrong type.
+    """The service answered with something that this client cannot trust: not JSON, too large, or a known field of the
+    wrong type.
 
     After a write the event may have been applied; sending the same transaction id again is safe.
 
@@ -132,7 +146,8 @@ class PerkamoApiError(PerkamoError):
 
     Attributes:
         status: The HTTP status.
-        body: The answer's body: parsed JSON, its text where it was not JSON, None where it was empty. It may hold personal data.
+        body: The answer's body: parsed JSON, its text where it was not JSON, None where it was empty. It may hold
+            personal data.
         request_id: The request id to quote to Perkamo's support, or None.
         retry_after: The raw ``retry-after`` header, or None.
         retry_after_seconds: The same in seconds from the moment of the answer; None when absent or not understood.
@@ -183,7 +198,10 @@ class PerkamoNotFoundError(PerkamoApiError):
 
 
 class PerkamoConflictError(PerkamoApiError):
-    """409: the request is at odds with what the service holds. It is not retried unless the answer says when (meaning unpublished)."""
+    """409: the request is at odds with what the service holds.
+
+    It is not retried unless the answer says when (meaning unpublished).
+    """
 
 
 class PerkamoRateLimitError(PerkamoApiError):
@@ -220,7 +238,10 @@ class PerkamoStreamError(PerkamoError):
 
 
 class PerkamoAsyncUsageWarning(UserWarning):
-    """The sync client was called inside a running event loop, which stands still meanwhile; the message shows the line to write."""
+    """The sync client was called inside a running event loop, which stands still meanwhile.
+
+    The message shows the line to write.
+    """
 
 
 API_ERRORS: Final[Mapping[int, type[PerkamoApiError]]] = {

@@ -1,6 +1,7 @@
 """Request signatures: five lines of truth.
 
-Published with the official clients: the signature binds the timestamp, the method, the path and the raw body bytes to the server key.
+Published with the official clients: the signature binds the timestamp, the method, the path and the raw body bytes to
+the server key.
 """
 
 import hmac
