@@ -1,0 +1,268 @@
+"""What a caller sends: events, with every rule of the wire checked before anything leaves.
+
+The rules are published unless a constant says otherwise. An ``Event`` makes its bytes when it is built, so that nothing
+that happens to the caller's objects afterwards changes what is sent.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeAlias, cast
+from uuid import uuid4
+
+from attrs import field, frozen
+
+from perkamo.errors import PerkamoValidationError
+from perkamo.jsontext import MAX_SAFE_INTEGER, JSONInput, JSONValue, encode, moment_text, utf16_length
+
+MAX_USER_ID_LENGTH: Final = 256
+MAX_EVENT_LENGTH: Final = 128
+MAX_TRANSACTION_ID_LENGTH: Final = 256
+MAX_BATCH_EVENTS: Final = 100
+MAX_EVENT_BYTES: Final = 256 * 1024
+"""Assumed: the service's own limit is unpublished."""
+
+RESERVED_CONTEXT_KEYS: Final = frozenset({"xp", "wallet", "wallets", "rewards", "level", "perks", "achievements"})
+"""Computed by the service; refused at the top level of a context, in any case of letters (published)."""
+
+Context: TypeAlias = Mapping[str, JSONInput]
+"""Business facts of an event, such as an order's id, amount and currency."""
+
+Traits: TypeAlias = Mapping[str, JSONInput]
+"""Facts about a customer that the application may share."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_EVENT_FIELDS: Final = frozenset({"user_id", "event", "transaction_id", "context", "occurred_at"})
+
+
+def create_transaction_id(prefix: str = "tx") -> str:
+    """Make a transaction id that no other event has: the prefix, an underscore and a random UUID.
+
+    Args:
+        prefix: Text before the underscore, 1 to 219 characters, so that the whole stays within 256.
+
+    Raises:
+        PerkamoValidationError: The prefix is empty, too long, or holds control characters.
+    """
+    check_id(prefix, "prefix", MAX_TRANSACTION_ID_LENGTH - 37)
+    return f"{prefix}_{uuid4()}"
+
+
+def check_id(value: object, name: str, max_length: int) -> str:
+    """Return an id exactly as given, or refuse it: not text, blank, too long, or with characters no id can have.
+
+    Args:
+        value: What the caller gave.
+        name: The field's name, for the error.
+        max_length: The most UTF-16 code units.
+
+    Raises:
+        PerkamoValidationError: The value is no such id.
+    """
+    if not isinstance(value, str):
+        raise refusal(name, f"must be text, not {type(value).__name__}; convert it yourself, so that it stays the same")
+    text = str.__str__(value) if type(value) is str else str.__str__(cast("str", getattr(value, "value", value)))
+    if not text or text.isspace():
+        raise refusal(name, "must not be blank")
+    if utf16_length(text) > max_length:
+        raise refusal(name, f"must be at most {max_length} characters (UTF-16 code units)")
+    if _CONTROL.search(text):
+        raise refusal(name, "must not hold control characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise refusal(name, "must not hold lone surrogates") from None
+    return text
+
+
+def refusal(name: str, reason: str) -> PerkamoValidationError:
+    """Make the error for one field that can't be sent."""
+    return PerkamoValidationError(f"{name} {reason}. Nothing was sent.", field=name)
+
+
+def encode_object(value: object, name: str) -> str:
+    """Return the JSON text of an object of facts; None counts as an empty one.
+
+    Args:
+        value: A mapping from non-empty text to what JSON can hold; see ``JSONInput``.
+        name: The field's name, for the path of an offending value.
+
+    Raises:
+        PerkamoValidationError: It is no mapping, or something in it can't be sent.
+    """
+    if value is None:
+        return "{}"
+    if not isinstance(value, Mapping):
+        raise refusal(name, f"must be a mapping from text to values, not {type(value).__name__}")
+    text = encode(cast("object", value), name)
+    if len(text) > MAX_EVENT_BYTES // 4 and len(text.encode()) > MAX_EVENT_BYTES:
+        raise refusal(name, f"must be at most {MAX_EVENT_BYTES} bytes of JSON")
+    return text
+
+
+def _context_text(value: Context | None) -> str:
+    text = encode_object(value, "context")
+    for key in value or ():
+        if key.lower() in RESERVED_CONTEXT_KEYS:
+            raise PerkamoValidationError(
+                f"context.{key} is reserved: the service computes it. Rename the key. Nothing was sent.",
+                field="context",
+                path=f"context.{key}",
+            )
+    return text
+
+
+def _occurred_text(value: datetime | str | None) -> str:
+    """Accept a datetime with a zone, or ISO 8601 text with a zone (as the other clients send it)."""
+    if value is None:
+        return moment_text(datetime.now(UTC))
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise refusal("occurred_at", "must be ISO 8601, such as 2026-06-01T10:00:00.000Z") from None
+    try:
+        return moment_text(value)
+    except AttributeError:
+        raise refusal("occurred_at", f"must be a datetime with a zone, not {type(value).__name__}") from None
+    except ValueError as error:
+        raise refusal("occurred_at", str(error)) from None
+
+
+def _user_id(value: str) -> str:
+    return check_id(value, "user_id", MAX_USER_ID_LENGTH)
+
+
+def _event_key(value: str) -> str:
+    return check_id(value, "event", MAX_EVENT_LENGTH)
+
+
+def _transaction_id(value: str | None) -> str | None:
+    return None if value is None else check_id(value, "transaction_id", MAX_TRANSACTION_ID_LENGTH)
+
+
+@frozen(repr=False)
+class Event:
+    """One activity event, checked by the published rules and turned into bytes when it is built.
+
+    Args:
+        user_id: The application's own id of the customer, 1 to 256 characters, not blank, sent exactly as given.
+        event: The event key, such as ``purchase.completed``, 1 to 128 characters.
+        transaction_id: 1 to 256 characters. The service applies one transaction id once, so take an id of the
+            business, such as the order's. Without one, ``emit_event`` makes one; ``batch`` asks for one.
+        context: Business facts: text, numbers, booleans, None, lists and objects, at most 64 levels deep; also
+            datetimes with a zone, UUIDs, str and int enums. ``OMIT`` leaves a property out.
+        occurred_at: When it happened: a datetime with a zone or ISO 8601 text with one; now when not given. Reads as
+            UTC text with milliseconds.
+
+    Raises:
+        PerkamoValidationError: Something can't be sent; ``.path`` says where it is.
+    """
+
+    user_id: str = field(converter=_user_id)
+    event: str = field(converter=_event_key)
+    transaction_id: str | None = field(default=None, converter=_transaction_id)
+    _context: str = field(default=None, converter=_context_text)
+    occurred_at: str = field(default=None, converter=_occurred_text)
+
+    @property
+    def context(self) -> dict[str, JSONValue]:
+        """A fresh copy of the context as it will be sent."""
+        return cast("dict[str, JSONValue]", _parse(self._context))
+
+    @classmethod
+    def from_mapping(cls, fields: Mapping[str, object]) -> "Event":
+        """Build an event from a mapping with the wire's own field names.
+
+        Args:
+            fields: ``user_id`` and ``event``, and where wanted ``transaction_id``, ``context``, ``occurred_at``.
+
+        Raises:
+            PerkamoValidationError: A field is missing, unknown or can't be sent.
+        """
+        given = _wire_fields(fields)
+        return cls(
+            cast("str", given.get("user_id")),
+            cast("str", given.get("event")),
+            cast("str | None", given.get("transaction_id")),
+            cast("Context | None", given.get("context")),
+            cast("datetime | str | None", given.get("occurred_at")),
+        )
+
+    def with_transaction_id(self, transaction_id: str) -> "Event":
+        """Return the same event, at the same moment, under another transaction id.
+
+        Raises:
+            PerkamoValidationError: It is no transaction id.
+        """
+        return Event(self.user_id, self.event, transaction_id, self.context, self.occurred_at)
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON bytes of the event, which are what is sent: for a queue or broker of your own.
+
+        Raises:
+            PerkamoValidationError: The event has no transaction id yet; without one, sending it again would earn twice.
+        """
+        if self.transaction_id is None:
+            raise refusal("transaction_id", "is missing; give one, so that sending the event again earns nothing more")
+        ids = f'{{"user_id":{_quote(self.user_id)},"event":{_quote(self.event)}'
+        rest = f'"context":{self._context},"occurred_at":"{self.occurred_at}"}}'
+        return f'{ids},"transaction_id":{_quote(self.transaction_id)},{rest}'.encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Event":
+        """Build the event again from what ``to_bytes`` returned; the bytes come out the same.
+
+        Raises:
+            PerkamoValidationError: The bytes are no event.
+        """
+        try:
+            fields = _parse(data)
+        except (ValueError, RecursionError):
+            raise refusal("event", "must be the JSON bytes of one event") from None
+        return cls.from_mapping(cast("Mapping[str, object]", fields))
+
+    def __repr__(self) -> str:
+        """Name the kind of event only: ids and context may be personal data."""
+        return f"<Event {self.event!r}>"
+
+
+def _wire_fields(fields: object) -> Mapping[str, object]:
+    if not isinstance(fields, Mapping):
+        raise refusal("event", f"must be an Event or a mapping, not {type(fields).__name__}")
+    given = cast("Mapping[str, object]", fields)
+    if not _EVENT_FIELDS.issuperset(given):
+        raise refusal("event", f"has an unknown field; the fields are {', '.join(sorted(_EVENT_FIELDS))}")
+    return given
+
+
+def _parse(text: str | bytes) -> object:
+    return cast("object", json.loads(text, parse_int=_number))
+
+
+def _number(digits: str) -> int | float:
+    """Read digits as JavaScript does: what is beyond its integers was a float when it was written."""
+    value = float(digits)
+    return int(value) if abs(value) <= MAX_SAFE_INTEGER else value
+
+
+def _quote(text: str) -> str:
+    return encode(text, "")
+
+
+def as_event(event: Event | Mapping[str, object]) -> Event:
+    """Return an event as it is, and build one from a mapping."""
+    return event if isinstance(event, Event) else Event.from_mapping(event)
+
+
+def assert_safe_event(event: Event | Mapping[str, object]) -> None:
+    """Check an event as sending it would, and send nothing.
+
+    Args:
+        event: An ``Event``, or a mapping with the wire's field names.
+
+    Raises:
+        PerkamoValidationError: It would be refused; ``.path`` says where and the message why.
+    """
+    as_event(event)
