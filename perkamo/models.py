@@ -1,0 +1,232 @@
+"""What the service answers: values with typed fields for what is known, and ``.raw`` for all the rest.
+
+A field that this client does not know never breaks it. Reprs leave out what may be personal data or secret: ids,
+traits, tokens and the raw answer.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from attrs import Factory, field, frozen
+
+from perkamo.errors import RateLimit
+from perkamo.jsontext import JSONValue
+
+
+@frozen
+class ResponseMeta:
+    """How an answer came about.
+
+    Attributes:
+        status: The HTTP status, 2xx.
+        request_id: The request id to quote to Perkamo's support, or None.
+        rate_limit: The rate limit as the answer stated it.
+        attempts: How many requests the call took. After a retry, an event may read as ``duplicate`` although this very
+            call applied it: look at ``accepted``.
+    """
+
+    status: int = 200
+    request_id: str | None = None
+    rate_limit: RateLimit = Factory(RateLimit)
+    attempts: int = 1
+
+
+@frozen
+class Part:
+    """A part of an answer.
+
+    Attributes:
+        raw: The JSON object as it was answered, with every field that this client does not know.
+    """
+
+    raw: Mapping[str, JSONValue] = field(factory=dict[str, JSONValue], eq=False, repr=False, kw_only=True)
+
+
+@frozen
+class Answer(Part):
+    """A whole answer.
+
+    Attributes:
+        meta: Status, request id, rate limit and attempts of the answer.
+    """
+
+    meta: ResponseMeta = field(factory=ResponseMeta, eq=False, repr=False, kw_only=True)
+
+
+@frozen
+class WalletDelta(Part):
+    """One change of a balance (published).
+
+    Attributes:
+        wallet: The wallet's key.
+        amount: What was added; negative when taken away.
+    """
+
+    wallet: str
+    amount: float
+
+
+@frozen
+class Level(Part):
+    """Where a customer stands on the ladder of levels (published).
+
+    Attributes:
+        wallet: The wallet that the level is counted on.
+        level: The level reached.
+        current: The wallet's balance.
+        current_level_at: The balance at which this level began.
+        progress: From 0 to 1 towards the next level.
+        next_level_at: The balance at which the next one begins, or None at the top.
+    """
+
+    wallet: str
+    level: int
+    current: float
+    current_level_at: float
+    progress: float
+    next_level_at: float | None = None
+
+
+@frozen
+class UnlockedPerk(Part):
+    """A perk, achievement or reward that a customer has (published in an event's result; assumed alike in a customer).
+
+    Attributes:
+        type: ``"perk"``, ``"achievement"`` or another kind, or None when not stated.
+        key: The key in the program, or None when not stated.
+        name: The name to show, or None when not stated.
+    """
+
+    type: str | None = None
+    key: str | None = None
+    name: str | None = None
+
+
+@frozen
+class EventIngestResponse(Answer):
+    """What one event did (published).
+
+    Attributes:
+        applied: This request applied the event.
+        duplicate: The transaction id had been applied before.
+        delta: The changes of balances.
+        leveled_up: A new level was reached.
+        unlocked: What was unlocked.
+        wallet_state: The balances afterwards, by wallet key.
+        level: The level afterwards, or None.
+    """
+
+    applied: bool
+    duplicate: bool
+    delta: tuple[WalletDelta, ...]
+    leveled_up: bool
+    unlocked: tuple[UnlockedPerk, ...]
+    wallet_state: Mapping[str, float]
+    level: Level | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the event counts: applied now, or before under the same transaction id."""
+        return self.applied or self.duplicate
+
+
+@frozen
+class BatchIngestResponse(Answer):
+    """What each event of a batch did, in the order of the request (published).
+
+    Attributes:
+        results: One result for each event.
+    """
+
+    results: tuple[EventIngestResponse, ...]
+
+
+@frozen
+class IdentifyResponse(Answer):
+    """The answer to ``identify``, whose shape is unpublished: see ``raw``, which is empty when there was no body."""
+
+
+@frozen
+class Customer(Answer):
+    """A customer as the service sees it now (published for an earlier version; more fields exist, see ``raw``).
+
+    Attributes:
+        user_id: The application's own id of the customer.
+        traits: Facts that were identified.
+        wallets: Balances by wallet key.
+        level: The level, or None.
+        perks: What is unlocked.
+    """
+
+    user_id: str = field(repr=False)
+    traits: Mapping[str, JSONValue] = field(factory=dict[str, JSONValue], repr=False)
+    wallets: Mapping[str, float] = field(factory=dict[str, float])
+    level: Level | None = None
+    perks: tuple[UnlockedPerk, ...] = ()
+
+
+@frozen
+class ProgramEvent(Part):
+    """One earning rule of the program; ``raw`` has its fixed amount or formula.
+
+    Only ``event`` is confirmed; the label's name is assumed.
+
+    Attributes:
+        event: The event key that earns.
+        label: The text to show, or None.
+    """
+
+    event: str
+    label: str | None = None
+
+
+@frozen
+class Blueprint(Part):
+    """The program's configuration; ``raw`` has its wallets, rewards, perks and achievements.
+
+    Attributes:
+        earning_rules: The rules that events earn by.
+    """
+
+    earning_rules: tuple[ProgramEvent, ...] = ()
+
+
+@frozen
+class Program(Answer):
+    """The Space's active program: blueprint, metrics and usage summary, of which the rules alone are published.
+
+    Attributes:
+        blueprint: The program's configuration.
+    """
+
+    blueprint: Blueprint = Factory(Blueprint)
+
+
+@frozen
+class BrowserToken(Answer):
+    """A short-lived token for one customer's browser (published). The token itself stays out of the repr.
+
+    Attributes:
+        token: The token to hand to the browser.
+        token_type: ``"Bearer"``.
+        expires_at: When it ends, in UTC.
+        expires_in: For how many seconds it is good, from the answer on.
+    """
+
+    token: str = field(repr=False)
+    token_type: str
+    expires_at: datetime
+    expires_in: int
+
+
+@frozen
+class ApiResponse:
+    """The answer to a ``request`` of an endpoint that has no method of its own.
+
+    Attributes:
+        raw: The parsed JSON, or None when the answer had no body.
+        meta: Status, request id, rate limit and attempts of the answer.
+    """
+
+    raw: JSONValue = field(default=None, repr=False)
+    meta: ResponseMeta = Factory(ResponseMeta)
