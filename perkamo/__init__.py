@@ -1,1 +1,128 @@
-"""The Python client of the Perkamo loyalty and gamification API."""
+"""The Python client of the Perkamo loyalty and gamification API.
+
+Importing this package loads neither httpx nor an event loop: each public name is fetched from its room at first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from perkamo.client import AsyncPerkamoClient
+    from perkamo.credentials import ApiKey
+    from perkamo.errors import (
+        Outcome,
+        PerkamoApiError,
+        PerkamoAsyncUsageWarning,
+        PerkamoAuthenticationError,
+        PerkamoClosedError,
+        PerkamoConfigurationError,
+        PerkamoConflictError,
+        PerkamoConnectionError,
+        PerkamoError,
+        PerkamoNotFoundError,
+        PerkamoPermissionError,
+        PerkamoRateLimitError,
+        PerkamoRedirectError,
+        PerkamoResponseError,
+        PerkamoServerError,
+        PerkamoStreamError,
+        PerkamoTimeoutError,
+        PerkamoValidationError,
+        RateLimit,
+    )
+    from perkamo.events import Context, Event, Traits, assert_safe_event, create_transaction_id
+    from perkamo.jsontext import OMIT, JSONInput, JSONValue, canonical_json
+    from perkamo.models import (
+        ApiResponse,
+        BatchIngestResponse,
+        Blueprint,
+        BrowserToken,
+        Customer,
+        EventIngestResponse,
+        IdentifyResponse,
+        Level,
+        Program,
+        ProgramEvent,
+        ResponseMeta,
+        UnlockedPerk,
+        WalletDelta,
+    )
+    from perkamo.retry import RetryPolicy
+    from perkamo.sync_client import PerkamoClient
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "OMIT",
+    "ApiKey",
+    "ApiResponse",
+    "AsyncPerkamoClient",
+    "BatchIngestResponse",
+    "Blueprint",
+    "BrowserToken",
+    "Context",
+    "Customer",
+    "Event",
+    "EventIngestResponse",
+    "IdentifyResponse",
+    "JSONInput",
+    "JSONValue",
+    "Level",
+    "Outcome",
+    "PerkamoApiError",
+    "PerkamoAsyncUsageWarning",
+    "PerkamoAuthenticationError",
+    "PerkamoClient",
+    "PerkamoClosedError",
+    "PerkamoConfigurationError",
+    "PerkamoConflictError",
+    "PerkamoConnectionError",
+    "PerkamoError",
+    "PerkamoNotFoundError",
+    "PerkamoPermissionError",
+    "PerkamoRateLimitError",
+    "PerkamoRedirectError",
+    "PerkamoResponseError",
+    "PerkamoServerError",
+    "PerkamoStreamError",
+    "PerkamoTimeoutError",
+    "PerkamoValidationError",
+    "Program",
+    "ProgramEvent",
+    "RateLimit",
+    "ResponseMeta",
+    "RetryPolicy",
+    "Traits",
+    "UnlockedPerk",
+    "WalletDelta",
+    "__version__",
+    "assert_safe_event",
+    "canonical_json",
+    "create_transaction_id",
+]
+
+_ROOMS: Final = {
+    "client": ("AsyncPerkamoClient",),
+    "credentials": ("ApiKey",),
+    "events": ("Context", "Event", "Traits", "assert_safe_event", "create_transaction_id"),
+    "jsontext": ("OMIT", "JSONInput", "JSONValue", "canonical_json"),
+    "models": (
+        *("ApiResponse", "BatchIngestResponse", "Blueprint", "BrowserToken", "Customer", "EventIngestResponse"),
+        *("IdentifyResponse", "Level", "Program", "ProgramEvent", "ResponseMeta", "UnlockedPerk", "WalletDelta"),
+    ),
+    "retry": ("RetryPolicy",),
+    "sync_client": ("PerkamoClient",),
+}
+_ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"perkamo.{_ROOM_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -17,6 +17,10 @@ API_KEY_VARIABLE: Final = "PERKAMO_SECRET_KEY"
 BASE_URL_VARIABLE: Final = "PERKAMO_BASE_URL"
 """Assumed: the other clients read no base URL from the environment."""
 
+SERVER_KEY_PREFIX: Final = "sk_"
+BROWSER_KEY_PREFIX: Final = "pk_"
+"""Assumed from published examples; used only to refuse a mix-up of the two kinds of key."""
+
 ApiKey: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A server key, or a function, sync or async, that is asked for it before every attempt."""
 
@@ -109,6 +113,8 @@ def _key_problem(value: object) -> str | None:
         return f"The server key is empty: {_SET_A_KEY}."
     if not key.isascii() or not key.isprintable() or " " in key:
         return "The server key holds a space or something else than printable ASCII: check how it was copied."
+    if key.startswith(BROWSER_KEY_PREFIX):
+        return f"That is a public browser key: {_SET_A_KEY} with the server key."
     return None
 
 

@@ -1,0 +1,334 @@
+"""The async client: the whole surface of the Perkamo API, one short coroutine per call."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from types import EllipsisType, TracebackType
+from typing import Self
+
+import httpx
+from attrs import evolve
+
+from perkamo import calls
+from perkamo.attempt import Wire
+from perkamo.calls import Call
+from perkamo.codec import decode, decode_any
+from perkamo.connections import transport_for
+from perkamo.credentials import ApiKey, Key, check_base_url
+from perkamo.errors import PerkamoConfigurationError, PerkamoResponseError
+from perkamo.events import Context, Event, Traits, create_transaction_id
+from perkamo.exchange import Exchange
+from perkamo.jsontext import JSONInput
+from perkamo.models import (
+    ApiResponse,
+    BatchIngestResponse,
+    BrowserToken,
+    Customer,
+    EventIngestResponse,
+    IdentifyResponse,
+    Program,
+    ProgramEvent,
+)
+from perkamo.redaction import guard_httpx_logs
+from perkamo.retry import RetryPolicy
+
+
+class AsyncPerkamoClient:
+    """Sends trusted events to Perkamo and reads what came of them, from asyncio or trio.
+
+    One client serves any number of tasks. It may be built anywhere, also before the event loop runs.
+
+    Example:
+        >>> async with AsyncPerkamoClient() as perkamo:
+        ...     result = await perkamo.emit("customer_123", "purchase.completed", {"amount": 12900})
+    """
+
+    def __init__(
+        self,
+        api_key: ApiKey | None = None,
+        *,
+        base_url: str | None = None,
+        timeout: float | None = 30.0,
+        retry: RetryPolicy = RetryPolicy(),
+        http_client: httpx.AsyncClient | None = None,
+        proxy: str | None = None,
+        allow_insecure_http: bool = False,
+    ) -> None:
+        """Set up a client; nothing is sent and no connection is made.
+
+        Args:
+            api_key: The server key as text, or a function, sync or async, that is asked for it before every attempt,
+                so that keys can rotate. From ``PERKAMO_SECRET_KEY`` when not given (published name).
+            base_url: Where the API is; a path prefix is kept out of the signature. From ``PERKAMO_BASE_URL`` when not
+                given (assumed name), else the hosted API (published).
+            timeout: Seconds for a whole call: waits, retries and the answer's body included. None means no limit.
+            retry: How often and how patiently a call is tried.
+            http_client: Your own ``httpx.AsyncClient`` to send with. It is never closed here, its redirects are not
+                followed, and its default headers, cookies and parameters are not sent. Its connection pool is
+                httpx's own, which can lose connections when calls are cancelled.
+            proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
+            allow_insecure_http: Let plain http go to other hosts than loopback.
+
+        Raises:
+            PerkamoConfigurationError: There is no key, or a value can't work.
+        """
+        key, api_key = Key(api_key), None
+        if key.problem is not None:
+            raise PerkamoConfigurationError(key.problem)
+        if http_client is not None and proxy is not None:
+            raise PerkamoConfigurationError("Give http_client or proxy, not both: your own client has its own.")
+        url = check_base_url(base_url, allow_insecure_http=allow_insecure_http)
+        limit = calls.check_timeout(timeout)
+        client = http_client
+        if client is None:
+            client = httpx.AsyncClient(transport=transport_for(url, proxy), trust_env=False, timeout=None)  # noqa: S113 - the exchange bounds every call
+        guard_httpx_logs()
+        wire = Wire(key=key, base_url=url, client=client, owned=http_client is None)
+        self._exchange = Exchange(wire=wire, timeout=limit, retry=retry)
+        self._owns_connections = http_client is None
+
+    async def identify(self, user_id: str, traits: Traits | None = None) -> IdentifyResponse:
+        """Create or update a customer's trusted traits: ``POST /v1/identify`` (published; its answer is not).
+
+        Args:
+            user_id: The application's own id of the customer, 1 to 256 characters.
+            traits: Facts that the application may share. ``OMIT`` leaves a property out.
+
+        Returns:
+            The answer, as ``.raw``.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+        """
+        call = calls.identify(user_id, traits)
+        reply = await self._exchange.send(call)
+        return decode(IdentifyResponse, reply.body or b"{}", reply.meta, call.label, "unknown")
+
+    async def emit(
+        self,
+        user_id: str,
+        event: str,
+        context: Context | None = None,
+        *,
+        transaction_id: str | None = None,
+        occurred_at: datetime | str | None = None,
+    ) -> EventIngestResponse:
+        """Send one activity event: ``POST /v1/events`` (published).
+
+        Args:
+            user_id: The application's own id of the customer, 1 to 256 characters.
+            event: The event key, such as ``purchase.completed``, 1 to 128 characters.
+            context: Business facts, such as the order's id, amount and currency. ``OMIT`` leaves a property out.
+            transaction_id: 1 to 256 characters; the service applies it once. Give the business's own id, such as the
+                order's, so that your own retries earn once too; without one, ``tx_<uuid4>`` is made.
+            occurred_at: When it happened: a datetime with a zone, or ISO 8601 text with one; now when not given.
+
+        Returns:
+            What the event did. Look at ``.accepted``: after a retry, an event may read as ``duplicate``.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+        """
+        transaction_id = create_transaction_id() if transaction_id is None else transaction_id
+        return await self.emit_event(Event(user_id, event, transaction_id, context, occurred_at))
+
+    async def emit_event(self, event: Event) -> EventIngestResponse:
+        """Send one event that was built before: ``POST /v1/events`` (published).
+
+        Args:
+            event: The event; without a transaction id, ``tx_<uuid4>`` is made.
+
+        Returns:
+            What the event did.
+
+        Raises:
+            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+        """
+        call = calls.emit(event)
+        reply = await self._exchange.send(call)
+        return decode(EventIngestResponse, reply.body, reply.meta, call.label, "unknown")
+
+    async def batch(self, events: Iterable[Event | Mapping[str, object]]) -> BatchIngestResponse:
+        """Send 1 to 100 events in one request: ``POST /v1/events:batch`` (published). It is not atomic.
+
+        Args:
+            events: Events, or mappings with the wire's field names. Each needs a transaction id of its own.
+
+        Returns:
+            One result for each event, in the same order.
+
+        Raises:
+            PerkamoValidationError: An event can't be sent (``.path`` begins with ``events[i]``), or there are none or
+                more than 100; nothing was sent.
+            PerkamoError: The call failed; ``.outcome`` tells whether some may have been applied.
+        """
+        call, count = calls.batch(events)
+        reply = await self._exchange.send(call)
+        answer = decode(BatchIngestResponse, reply.body, reply.meta, call.label, "unknown")
+        if len(answer.results) != count:
+            raise PerkamoResponseError(
+                f"{call.label}: {count} events were sent, but {len(answer.results)} results came back, so "
+                "none can be told apart. Sending them again with the same transaction ids is safe.",
+                status=reply.meta.status,
+                request_id=reply.meta.request_id,
+                outcome="unknown",
+                attempts=reply.meta.attempts,
+            )
+        return answer
+
+    async def customer(self, user_id: str) -> Customer:
+        """Read a customer: ``GET /v1/customer/{user_id}`` (published; some fields for an earlier version).
+
+        Args:
+            user_id: The application's own id of the customer, 1 to 256 characters. ``.`` and ``..`` are refused,
+                because servers and proxies read them as directions in a path.
+
+        Returns:
+            The customer. One that nothing was ever sent for reads as empty (assumed).
+
+        Raises:
+            PerkamoValidationError: It is no customer's id; nothing was sent.
+            PerkamoError: The call failed.
+        """
+        call = calls.customer(user_id)
+        reply = await self._exchange.send(call)
+        return decode(Customer, reply.body, reply.meta, call.label, None)
+
+    async def program(self) -> Program:
+        """Read the Space's active program: ``GET /v1/program`` (published).
+
+        Returns:
+            The blueprint's earning rules, and everything else in ``.raw``.
+
+        Raises:
+            PerkamoError: The call failed.
+        """
+        call = Call("GET", "/v1/program", "GET /v1/program")
+        reply = await self._exchange.send(call)
+        return decode(Program, reply.body, reply.meta, call.label, None)
+
+    async def event_catalog(self) -> tuple[ProgramEvent, ...]:
+        """Read which events earn: the earning rules of ``program()``; empty where there are none (published).
+
+        Returns:
+            One entry for each earning rule.
+
+        Raises:
+            PerkamoError: The call failed.
+        """
+        return (await self.program()).blueprint.earning_rules
+
+    async def create_browser_token(
+        self, browser_key: str, user_id: str, *, ttl_seconds: int | None = None
+    ) -> BrowserToken:
+        """Get a short-lived token for one customer's browser: ``POST /v1/browser-tokens`` (published).
+
+        Args:
+            browser_key: The public browser key, ``pk_…``; ``PERKAMO_BROWSER_KEY`` by convention.
+            user_id: The customer that the application has authenticated itself.
+            ttl_seconds: How long the token is good, 1 to 1800 seconds; the service decides when not given.
+
+        Returns:
+            The token, to be handed to that customer's browser only.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed.
+        """
+        return await self._browser_token(calls.browser_token(browser_key, user_id, ttl_seconds, purpose=None))
+
+    async def create_stream_token(
+        self, browser_key: str, user_id: str, *, ttl_seconds: int | None = 120
+    ) -> BrowserToken:
+        """Get a short-lived token for one customer's stream: ``POST /v1/browser-tokens`` (published; preview).
+
+        Args:
+            browser_key: The public browser key, ``pk_…``; ``PERKAMO_BROWSER_KEY`` by convention.
+            user_id: The customer that the application has authenticated itself.
+            ttl_seconds: How long the token is good, 1 to 1800 seconds; the service decides when None.
+
+        Returns:
+            The token, to be handed to that customer's browser or to ``subscribe_customer`` only.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed.
+        """
+        return await self._browser_token(calls.browser_token(browser_key, user_id, ttl_seconds, purpose="stream"))
+
+    async def request(self, method: str, path: str, json: JSONInput = None) -> ApiResponse:
+        """Call an endpoint that has no method here: signed, tried again and bounded like all others.
+
+        Args:
+            method: ``GET``, ``POST``, ``PUT``, ``PATCH`` or ``DELETE``. Every method but GET is signed (published for
+                POST). A failed call is made again, so a write should carry a transaction id or be safe to repeat.
+            path: From ``/v1/`` on, percent-encoded; only a GET may have a query.
+            json: The body, or None for no body.
+
+        Returns:
+            The parsed JSON as ``.raw``.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+        """
+        call = calls.other(method, path, json)
+        reply = await self._exchange.send(call)
+        return decode_any(reply.body, reply.meta, call.label, "unknown" if call.is_write else None)
+
+    def with_options(
+        self, *, timeout: float | EllipsisType | None = ..., retry: RetryPolicy | EllipsisType = ...
+    ) -> "AsyncPerkamoClient":
+        """Return a view of this client with other limits; it shares connections, key and retry quota.
+
+        Args:
+            timeout: Seconds for a whole call, or None for no limit; as before when not given.
+            retry: How often and how patiently a call is tried; as before when not given.
+
+        Returns:
+            A client that needs no closing; it ends with this one.
+
+        Raises:
+            PerkamoConfigurationError: The timeout is no positive number.
+        """
+        exchange = self._exchange
+        view = object.__new__(type(self))
+        view._exchange = evolve(
+            exchange,
+            timeout=exchange.timeout if isinstance(timeout, EllipsisType) else calls.check_timeout(timeout),
+            retry=exchange.retry if isinstance(retry, EllipsisType) else retry,
+        )
+        view._owns_connections = False
+        return view
+
+    async def aclose(self) -> None:
+        """Close the connections. A client of your own, given as ``http_client``, stays open. Doing it twice is fine."""
+        if self._owns_connections:
+            await self._exchange.wire.client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        """Complain about a client that was used and never closed, and name the remedy."""
+        if getattr(self, "_owns_connections", False) and self._exchange.wire.left_open:
+            warnings.warn(
+                f"{self!r} was never closed; use it with 'async with', or call 'await client.aclose()'",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._exchange.wire.base_url}>"
+
+    async def _browser_token(self, call: Call) -> BrowserToken:
+        reply = await self._exchange.send(call)
+        return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown")
