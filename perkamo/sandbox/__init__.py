@@ -1,0 +1,32 @@
+"""A small Perkamo that runs anywhere: for first steps, for demonstrations and for tests.
+
+It speaks the published HTTP API over a real socket, keeps state, checks keys and signatures, and can be told to fail. What of its behaviour is
+published and what is assumed is in ``Sandbox.fidelity()``.
+"""
+
+from perkamo.sandbox.blueprint import ProgramError
+from perkamo.sandbox.clock import Clock
+from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Status, Truncate
+from perkamo.sandbox.fidelity import Fidelity
+from perkamo.sandbox.ledger import SandboxCustomer, SandboxEvent
+from perkamo.sandbox.process import SandboxError
+from perkamo.sandbox.requestlog import RequestRecord
+from perkamo.sandbox.sandbox import Sandbox
+
+__all__ = [
+    "Clock",
+    "Delay",
+    "Fault",
+    "Faults",
+    "Fidelity",
+    "Lost",
+    "ProgramError",
+    "RequestRecord",
+    "Reset",
+    "Sandbox",
+    "SandboxCustomer",
+    "SandboxError",
+    "SandboxEvent",
+    "Status",
+    "Truncate",
+]

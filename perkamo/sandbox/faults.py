@@ -1,0 +1,245 @@
+"""Faults that a test arms: what the network and the service do on a bad day, on request and counted.
+
+sandbox.faults.next("POST /v1/events", Reset(after="apply"), times=2)
+sandbox.faults.sequence("POST /v1/events", [Status(503), Status(503), None])
+sandbox.faults.rate(0.1, Lost(), seed=7)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Final, Literal, TypeAlias
+
+from attrs import define, field, frozen
+
+from perkamo.sandbox.process import ProcessLock
+from perkamo.sandbox.routes import ROUTES
+
+MAX_DELAY_SECONDS: Final = 86_400.0
+
+
+@frozen
+class Status:
+    """Answers with a status code and applies nothing.
+
+    Attributes:
+        code: 200 to 599.
+        headers: Headers to send besides the usual ones, such as ``{"retry-after": "1"}``.
+        body: The body as bytes or text; None for ``{"message": …}``.
+    """
+
+    code: int = field()
+    headers: Mapping[str, str] = field(factory=dict[str, str])
+    body: bytes | str | None = None
+
+    @code.validator
+    def _check(self, _: object, code: int) -> None:
+        if not 200 <= code <= 599:
+            raise ValueError("a status code is from 200 to 599")
+
+
+@frozen
+class Delay:
+    """Applies the request at once and sends the answer late, by so many seconds of real time.
+
+    Attributes:
+        seconds: 0 to 86,400.
+    """
+
+    seconds: float = field()
+
+    @seconds.validator
+    def _check(self, _: object, seconds: float) -> None:
+        if not 0 <= seconds <= MAX_DELAY_SECONDS:
+            raise ValueError(f"a delay is from 0 to {MAX_DELAY_SECONDS:.0f} seconds")
+
+
+@frozen(kw_only=True)
+class Reset:
+    """Resets the connection (RST) before a byte of the answer is sent.
+
+    Give exactly one.
+
+    Attributes:
+        before: ``"apply"``: the request changes nothing.
+        after: ``"apply"``: the request has been applied.
+    """
+
+    before: Literal["apply"] | None = None
+    after: Literal["apply"] | None = field(default=None)
+
+    @after.validator
+    def _check(self, _: object, __: object) -> None:
+        if (self.before is None) == (self.after is None):
+            raise ValueError('a reset comes before="apply" or after="apply"')
+
+
+@frozen
+class Truncate:
+    """Applies the request, promises the whole answer, sends so many bytes of its body and closes the connection.
+
+    Attributes:
+        bytes: How many bytes of the body arrive, from 0 on.
+    """
+
+    bytes: int = field()
+
+    @bytes.validator
+    def _check(self, _: object, count: int) -> None:
+        if count < 0:
+            raise ValueError("an answer is cut after 0 or more bytes")
+
+
+@frozen
+class Lost:
+    """Applies the request and loses the answer: the connection is closed in order, without a byte."""
+
+
+Fault: TypeAlias = Status | Delay | Reset | Truncate | Lost
+
+
+@define
+class _Armed:
+    """Faults waiting on a route, in order; None lets one request through."""
+
+    route: str
+    waiting: list[Fault | None]
+
+
+@define
+class _Chance:
+    """A fault that strikes at random."""
+
+    route: str | None
+    share: float
+    fault: Fault
+    random: Random
+    fired: int = 0
+
+
+class Faults:
+    """The faults of one sandbox. Safe to use from any thread.
+
+    What is armed by ``next`` and ``sequence`` strikes in the order of arming; ``rate`` applies to requests that none of these waits for. A fault
+    strikes before key and signature are looked at. Every firing is in ``sandbox.requests``.
+
+    Args:
+        lock: The lock of the whole sandbox.
+    """
+
+    def __init__(self, lock: ProcessLock) -> None:
+        self._lock = lock
+        self._armed: list[_Armed] = []
+        self._chances: list[_Chance] = []
+
+    def next(self, route: str, fault: Fault, *, times: int = 1) -> None:
+        """Arm a fault for the next requests on a route.
+
+        Args:
+            route: Method and path, such as ``"POST /v1/events"`` or ``"GET /v1/customer/{user_id}"``.
+            fault: What happens.
+            times: To how many requests, from 1 on.
+
+        Raises:
+            ValueError: No such route, or times below 1.
+        """
+        if times < 1:
+            raise ValueError("times is 1 or more")
+        self.sequence(route, [fault] * times)
+
+    def sequence(self, route: str, faults: Sequence[Fault | None]) -> None:
+        """Arm faults for the next requests on a route, one each; None lets a request through.
+
+        Args:
+            route: Method and path.
+            faults: What happens, in order.
+
+        Raises:
+            ValueError: No such route, or nothing to happen.
+        """
+        _check_route(route)
+        if not any(fault is not None for fault in faults):
+            raise ValueError("a sequence holds at least one fault")
+        with self._lock:
+            self._armed.append(_Armed(route, list(faults)))
+
+    def rate(self, share: float, fault: Fault, *, seed: int, route: str | None = None) -> None:
+        """Arm a fault that strikes a share of the requests, the same ones for the same seed, until ``clear``.
+
+        Args:
+            share: Above 0 and at most 1.
+            fault: What happens.
+            seed: For the random numbers.
+            route: Method and path; None for every route.
+
+        Raises:
+            ValueError: No such route, or no such share.
+        """
+        if route is not None:
+            _check_route(route)
+        if not 0 < share <= 1:
+            raise ValueError("a share is above 0 and at most 1")
+        with self._lock:
+            self._chances.append(_Chance(route, share, fault, Random(seed)))  # noqa: S311 - repeatable, not secret
+
+    def clear(self) -> None:
+        """Disarm everything, whether it fired or not."""
+        with self._lock:
+            self._armed.clear()
+            self._chances.clear()
+
+    @property
+    def unfired(self) -> tuple[str, ...]:
+        """What was armed and has not happened yet, in words."""
+        with self._lock:
+            return tuple(self._describe())
+
+    def assert_all_fired(self) -> None:
+        """Disarm everything, and fail if something armed never happened.
+
+        Leaving the sandbox's context manager without an exception does the same.
+
+        Raises:
+            AssertionError: Something never happened; says what.
+        """
+        with self._lock:
+            waiting = list(self._describe())
+            self._armed.clear()
+            self._chances.clear()
+        if waiting:
+            raise AssertionError(f"armed faults never fired: {'; '.join(waiting)}")
+
+    def take(self, route: str) -> Fault | None:
+        """Return the fault that strikes a request on this route, and count it as fired. For the sandbox itself."""
+        with self._lock:
+            for armed in self._armed:
+                if armed.route == route:
+                    fault = armed.waiting.pop(0)
+                    if not armed.waiting:
+                        self._armed.remove(armed)
+                    return fault
+            for chance in self._chances:
+                if chance.route in (None, route) and chance.random.random() < chance.share:
+                    chance.fired += 1
+                    return chance.fault
+            return None
+
+    def _describe(self) -> Iterator[str]:
+        for armed in self._armed:
+            faults = [name_of(fault) for fault in armed.waiting if fault is not None]
+            if faults:
+                yield f"{armed.route}: {', '.join(faults)}"
+        for chance in self._chances:
+            if not chance.fired:
+                yield f"{chance.route or 'any route'}: {name_of(chance.fault)} at a rate of {chance.share:g}"
+
+
+def name_of(fault: Fault) -> str:
+    """Return a fault in a few words, without the body of a status."""
+    if isinstance(fault, Status):
+        return f"Status({fault.code})"
+    return repr(fault)
+
+
+def _check_route(route: str) -> None:
+    if route not in ROUTES:
+        raise ValueError(f"no route is called {route!r}; the routes are {', '.join(ROUTES)}")

@@ -1,0 +1,109 @@
+"""The values that travel through the sandbox: requests, responses, and what a front has to do with them."""
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from typing import Literal, TypeAlias
+
+from attrs import evolve, field, frozen
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+JsonObject: TypeAlias = dict[str, Json]
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+
+
+@frozen
+class Request:
+    """One HTTP request as it arrived.
+
+    Attributes:
+        method: The method, as sent.
+        target: Path and query exactly as on the wire, still percent-encoded.
+        headers: Name and value pairs, names in lower case.
+        body: The raw body.
+        peer: The address it came from; None for a call inside the process.
+    """
+
+    method: str
+    target: str = field(repr=False)
+    headers: Headers = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+    peer: str | None = field(default=None, repr=False)
+
+    @property
+    def path(self) -> str:
+        """The path as sent, without the query."""
+        return self.target.partition("?")[0]
+
+    def header(self, name: str) -> str | None:
+        """Return the first header of this name (lower case), or None."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@frozen
+class Response:
+    """One HTTP response.
+
+    Attributes:
+        status: The status code.
+        headers: Name and value pairs, names in lower case.
+        body: The whole body.
+        notes: What the sandbox thought odd about the request. Goes to the request log, never onto the wire.
+    """
+
+    status: int
+    headers: Headers = ()
+    body: bytes = field(default=b"", repr=False)
+    notes: tuple[str, ...] = ()
+
+
+@frozen
+class StreamingResponse:
+    """A response whose body has no end known beforehand.
+
+    Attributes:
+        status: The status code.
+        headers: Name and value pairs, names in lower case.
+        chunks: Opens the body. Called once, on the event loop that sends it (asyncio or trio); the generator is closed when the peer goes.
+    """
+
+    status: int
+    headers: Headers
+    chunks: Callable[[], AsyncGenerator[bytes, None]] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+
+Handler: TypeAlias = Callable[[Request], Response | StreamingResponse | None]
+"""Answers a request, or returns None to leave it to the next one."""
+
+
+@frozen
+class Reply:
+    """What a front (socket or in-process transport) has to do.
+
+    Attributes:
+        response: The answer; None when no byte of one is to be sent.
+        delay: Seconds to wait before the first byte.
+        keep: How many bytes of the body to send before the connection is closed; None for all of them.
+        end: What becomes of the connection: kept for the next request, closed in order, or reset (RST).
+    """
+
+    response: Response | StreamingResponse | None
+    delay: float = 0.0
+    keep: int | None = None
+    end: Literal["keep", "close", "reset"] = "keep"
+
+
+def dump(value: Json) -> bytes:
+    """Return the compact JSON bytes of a value."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def json_response(status: int, value: Json, *, headers: Headers = (), notes: tuple[str, ...] = ()) -> Response:
+    """Build a response with a JSON body."""
+    return Response(status, (("content-type", "application/json; charset=utf-8"), *headers), dump(value), notes)
+
+
+def with_headers(response: Response, headers: Headers) -> Response:
+    """Return the response with these headers, except those it has already."""
+    present = {name for name, _ in response.headers}
+    return evolve(response, headers=(*response.headers, *(pair for pair in headers if pair[0] not in present)))

@@ -1,0 +1,88 @@
+"""The requests that the sandbox saw, bounded, with the keys masked."""
+
+from collections import deque
+from typing import Final
+
+from attrs import field, frozen
+
+from perkamo.sandbox.messages import Headers, JsonObject
+from perkamo.signing import API_KEY_HEADER
+
+MAX_RECORDS: Final = 10_000
+MAX_RECORDED_BYTES: Final = 64_000_000
+MASK: Final = "***"
+_SECRET_HEADERS: Final = (API_KEY_HEADER, "authorization", "proxy-authorization", "cookie")
+
+
+@frozen
+class RequestRecord:
+    """One request and what became of it.
+
+    Attributes:
+        method: The method.
+        route: Method and path with the name of the id in its place, or None for a path that leads nowhere.
+        path: The path as sent, with its query.
+        headers: Name and value pairs, names in lower case; the values of keys and tokens are masked.
+        body: The raw body.
+        status: The status of the answer, or None when no answer was sent.
+        fault: The fault that struck, in words, or None.
+        notes: What the sandbox thought odd about the request.
+        time: When it came, in Unix seconds of the sandbox's clock.
+    """
+
+    method: str
+    route: str | None
+    path: str = field(repr=False)
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
+    status: int | None
+    fault: str | None
+    notes: tuple[str, ...]
+    time: float = field(repr=False)
+
+    def header(self, name: str) -> str | None:
+        """Return the first header of this name (lower case), or None."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    def json(self) -> JsonObject:
+        """Return it as ``GET /_sandbox/requests`` shows it."""
+        return {
+            "method": self.method,
+            "route": self.route,
+            "path": self.path,
+            "headers": [[name, value] for name, value in self.headers],
+            "body": self.body.decode(errors="replace"),
+            "status": self.status,
+            "fault": self.fault,
+            "notes": list(self.notes),
+            "time": self.time,
+        }
+
+
+class RequestLog:
+    """Keeps the last requests: at most 10,000 of them and 64 MB of bodies."""
+
+    def __init__(self) -> None:
+        self._records: deque[RequestRecord] = deque()
+        self._bytes = 0
+
+    def add(self, record: RequestRecord) -> None:
+        """Add a request; the oldest ones go where there is no room."""
+        self._records.append(record)
+        self._bytes += len(record.body)
+        while len(self._records) > MAX_RECORDS or self._bytes > MAX_RECORDED_BYTES:
+            self._bytes -= len(self._records.popleft().body)
+
+    def records(self) -> tuple[RequestRecord, ...]:
+        """Return them, oldest first."""
+        return tuple(self._records)
+
+    def reset(self) -> None:
+        """Forget all."""
+        self._records.clear()
+        self._bytes = 0
+
+
+def masked(headers: Headers) -> Headers:
+    """Return the headers without keys, tokens and cookies."""
+    return tuple((name, MASK if name in _SECRET_HEADERS else value) for name, value in headers)

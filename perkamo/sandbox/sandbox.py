@@ -1,0 +1,295 @@
+"""The sandbox as a test or a program holds it: one small Perkamo, with its state, clock, faults and request log."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from attrs import evolve
+
+from perkamo.sandbox.blueprint import read_program
+from perkamo.sandbox.clock import Clock
+from perkamo.sandbox.control import Control
+from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Status, Truncate, name_of
+from perkamo.sandbox.fidelity import FIDELITY, Fidelity
+from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
+from perkamo.sandbox.messages import Handler, JsonObject, Reply, Request, Response, StreamingResponse, with_headers
+from perkamo.sandbox.process import ProcessLock, SandboxError
+from perkamo.sandbox.requestlog import RequestLog, RequestRecord, masked
+from perkamo.sandbox.routes import ROUTES, find
+from perkamo.sandbox.server import SANDBOX_HEADER, Server
+from perkamo.sandbox.shop import SHOP_PROGRAM
+from perkamo.sandbox.space import Space
+from perkamo.sandbox.tokens import IdMaker, Purpose, Token
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class Sandbox:
+    """A small Perkamo on this machine. Nothing leaves it, and nothing in it is the real service: see ``fidelity``.
+
+        with Sandbox() as sandbox:
+            client = PerkamoClient(sandbox.api_key, base_url=sandbox.base_url)
+
+    May be used from any thread. As a context manager, sync or async, it starts and stops; leaving without an exception fails when an armed fault
+    never fired.
+
+    Args:
+        program: The earning rules and the rest, as a mapping or as JSON; None for those of a shop.
+        host: The address to listen on. Any other than loopback opens the sandbox to the network.
+        port: The port; 0 for a free one.
+        seed: Keys, ids and tokens follow from it, so that the same script sees the same ones.
+        now: The time, with a zone, at which ``clock`` stands still from the beginning; None lets it run.
+
+    Raises:
+        ProgramError: The program is wrong; ``.path`` says where.
+        ValueError: ``now`` has no zone.
+    """
+
+    def __init__(
+        self,
+        program: Mapping[str, object] | str | bytes | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int = 0,
+        now: datetime | None = None,
+    ) -> None:
+        self._lock = ProcessLock()
+        self._host, self._port = host, port
+        self._now = now
+        self._server: Server | None = None
+        self._log = RequestLog()
+        ids = IdMaker(seed)
+        self.api_key: str = ids.fixed("sk_test_")
+        """The server key that this sandbox takes."""
+        self.browser_key: str = ids.fixed("pk_test_")
+        """The public browser key that this sandbox takes."""
+        self.clock = Clock(self._lock, now)
+        """The sandbox's time."""
+        self.faults = Faults(self._lock)
+        """What is to go wrong."""
+        self._space = Space(
+            read_program(SHOP_PROGRAM if program is None else program),
+            api_key=self.api_key,
+            browser_key=self.browser_key,
+            ids=ids,
+            time=self.clock.time,
+        )
+        self._handlers: list[Handler] = []
+        self._control = Control(
+            {"health": self._health, "state": self._state, "requests": self._requests, "fidelity": _fidelity_json},
+            self.reset,
+        )
+
+    def start(self) -> "Sandbox":
+        """Take connections; returns when the port answers.
+
+        Raises:
+            SandboxError: The port is in use, the address is none of this machine's, or it runs already.
+        """
+        if self._server is not None:
+            raise SandboxError("the sandbox runs already")
+        server = Server(self.answer, self._space.error, host=self._host, port=self._port)
+        self._lock.served = True
+        server.start()
+        self._server = server
+        return self
+
+    def stop(self) -> None:
+        """Close the port and all connections. The state stays readable. Does nothing when it is not running."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+
+    def __enter__(self) -> "Sandbox":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if kind is None:
+            self.faults.assert_all_fired()
+
+    async def __aenter__(self) -> "Sandbox":
+        return self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    @property
+    def base_url(self) -> str:
+        """The URL to give to a client as ``base_url``.
+
+        Raises:
+            SandboxError: It is not running.
+        """
+        if self._server is None:
+            raise SandboxError("the sandbox is not running: use it as a context manager, or call start()")
+        return self._server.base_url
+
+    @property
+    def requests(self) -> tuple[RequestRecord, ...]:
+        """The requests so far, oldest first, keys masked: the last 10,000, and at most 64 MB of bodies."""
+        with self._lock:
+            return self._log.records()
+
+    def customer(self, user_id: str) -> SandboxCustomer:
+        """Return a customer at this moment; an empty one when nothing was ever sent for them."""
+        with self._lock:
+            return self._space.ledger.customer(user_id)
+
+    def events(self, user_id: str | None = None) -> tuple[SandboxEvent, ...]:
+        """Return the applied events, oldest first, of one customer or of all: the last 100,000."""
+        with self._lock:
+            return self._space.ledger.events(user_id)
+
+    def reset(self) -> None:
+        """Forget customers, events, transactions, tokens, requests and faults, and set the clock back as it was made."""
+        with self._lock:
+            self._space.reset()
+            self._log.reset()
+            self.faults.clear()
+            self.clock.reset()
+            if self._now is not None:
+                self.clock.freeze(self._now)
+
+    def fidelity(self) -> tuple[Fidelity, ...]:
+        """Return what is published of the sandbox's behaviour and what is assumed."""
+        return FIDELITY
+
+    def transport(self) -> "httpx.AsyncBaseTransport":
+        """Return an httpx transport that is served in this process, without a socket: for ``httpx.AsyncClient(transport=…)``.
+
+        It needs no ``start()``, works on asyncio and trio, and knows the same state, clock and faults.
+        """
+        from perkamo.sandbox.transport import SandboxTransport  # noqa: PLC0415 - httpx is loaded by those who ask for it
+
+        return SandboxTransport(self.answer)
+
+    def check_token(self, text: str, purpose: Purpose) -> Token:
+        """Return the browser token with this text, by the sandbox's clock.
+
+        Raises:
+            TokenError: Unknown, expired, or made for another purpose.
+        """
+        with self._lock:
+            return self._space.tokens.check(text, purpose, self.clock.time())
+
+    def customer_json(self, user_id: str) -> JsonObject:
+        """Return a customer as ``GET /v1/customer`` answers."""
+        with self._lock:
+            return self._space.ledger.customer_json(user_id)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call the listener after each change of a customer and after each reset.
+
+        It is called in the thread that made the change, with the sandbox locked: it must return at once and hand the value over, for
+        instance with ``call_soon_threadsafe``.
+
+        Returns:
+            A function that ends it.
+        """
+        with self._lock:
+            return self._space.ledger.listen(listener)
+
+    def add_handler(self, handler: Handler) -> None:
+        """Let a handler answer requests before the Space does; it may answer with a stream. Called with the sandbox locked."""
+        with self._lock:
+            self._handlers.append(handler)
+
+    def answer(self, request: Request) -> Reply:
+        """Answer one request, with the faults that are armed: what the socket and the in-process transport both do."""
+        with self._lock:
+            control = self._control.handle(request)
+            if control is not None:
+                return Reply(control)
+            template = find(request.path).template
+            route = None if template is None else f"{request.method} {template}"
+            fault = self.faults.take(route) if route in ROUTES else None
+            reply = self._strike(request, fault)
+            self._log.add(self._record(request, route, reply, fault))
+            return reply
+
+    def _strike(self, request: Request, fault: Fault | None) -> Reply:
+        match fault:
+            case None:
+                return Reply(self._handle(request))
+            case Status():
+                return Reply(self._status(fault))
+            case Delay():
+                return Reply(self._handle(request), delay=fault.seconds)
+            case Truncate():
+                return Reply(self._handle(request), keep=fault.bytes, end="close")
+            case Reset(before="apply"):
+                return Reply(None, end="reset")
+            case Reset():
+                return Reply(self._handle(request), end="reset")
+            case Lost():
+                self._handle(request)
+                return Reply(None, end="close")
+
+    def _handle(self, request: Request) -> Response | StreamingResponse:
+        for handler in self._handlers:
+            answer = handler(request)
+            if answer is not None:
+                return answer
+        return self._space.handle(request)
+
+    def _status(self, fault: Status) -> Response:
+        headers = tuple((name.lower(), value) for name, value in fault.headers.items())
+        response = self._space.error(fault.code, f"A fault of the sandbox: {fault.code}", headers=headers)
+        if fault.body is not None:
+            body = fault.body.encode() if isinstance(fault.body, str) else fault.body
+            response = evolve(response, body=body)
+        return with_headers(response, self._space.common_headers())
+
+    def _record(self, request: Request, route: str | None, reply: Reply, fault: Fault | None) -> RequestRecord:
+        answered = reply.response if reply.end != "reset" else None
+        return RequestRecord(
+            method=request.method,
+            route=route,
+            path=request.target,
+            headers=masked(request.headers),
+            body=request.body,
+            status=None if answered is None else answered.status,
+            fault=None if fault is None else name_of(fault),
+            notes=() if reply.response is None else reply.response.notes,
+            time=self.clock.time(),
+        )
+
+    def _health(self) -> JsonObject:
+        return {"status": "ok", "sandbox": True, "time": self.clock.now().isoformat()}
+
+    def _state(self) -> JsonObject:
+        ledger = self._space.ledger
+        return {
+            "customers": [ledger.customer_json(user_id) for user_id in ledger.user_ids()],
+            "events": [
+                {
+                    "user_id": event.user_id,
+                    "event": event.event,
+                    "transaction_id": event.transaction_id,
+                    "context": dict(event.context),
+                    "occurred_at": event.occurred_at,
+                    "received_at": event.received_at,
+                    "delta": {**event.delta},
+                }
+                for event in ledger.events()
+            ],
+            "faults_unfired": list(self.faults.unfired),
+        }
+
+    def _requests(self) -> JsonObject:
+        return {"requests": [record.json() for record in self._log.records()]}
+
+
+def _fidelity_json() -> JsonObject:
+    return {"fidelity": [row.json() for row in FIDELITY]}
+
+
+__all__ = ["SANDBOX_HEADER", "Sandbox"]

@@ -1,0 +1,284 @@
+"""The socket in front of the sandbox: h11 over loopback, on an event loop in a thread of its own.
+
+Its own thread serves tests of any kind: synchronous ones, asyncio, trio, and forked children, which reach it by its port.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from typing import Final
+
+from perkamo.sandbox.messages import Reply, Request, Response, StreamingResponse
+from perkamo.sandbox.process import SandboxError, servers
+
+try:
+    import h11
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        'the sandbox needs h11, which is not installed: pip install "perkamo[sandbox]"'
+    ) from missing
+
+MAX_BODY_BYTES: Final = 2_000_000
+MAX_HEAD_BYTES: Final = 64 * 1024
+READ_BYTES: Final = 64 * 1024
+START_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 10.0
+SANDBOX_HEADER: Final = ("x-perkamo-sandbox", "1")
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Server:
+    """Serves ``answer`` on a socket.
+
+    Args:
+        answer: Called on the server's thread for each request; must return at once.
+        refuse: Makes the response to a request that cannot be read, from a status code and a message.
+        host: The address to listen on.
+        port: The port; 0 for a free one.
+    """
+
+    def __init__(
+        self, answer: Callable[[Request], Reply], refuse: Callable[[int, str], Response], *, host: str, port: int
+    ) -> None:
+        self._answer = answer
+        self._refuse = refuse
+        self._socket = _listen(host, port)
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._connections: dict[asyncio.Task[None], int] = {}
+        self._thread = threading.Thread(target=self._run, name="perkamo-sandbox", daemon=True)
+        self._pid = os.getpid()
+
+    @property
+    def base_url(self) -> str:
+        """The URL to give to a client."""
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def start(self) -> None:
+        """Start serving; returns when connections are taken.
+
+        Raises:
+            SandboxError: The thread did not come up in time.
+        """
+        servers.add(self)
+        self._thread.start()
+        if not self._ready.wait(START_SECONDS):
+            self._socket.close()
+            raise SandboxError(f"the sandbox's thread did not start within {START_SECONDS:.0f} s")
+
+    def stop(self) -> None:
+        """Close the port and every connection. Does nothing in a forked child.
+
+        Raises:
+            SandboxError: The thread did not end in time.
+        """
+        if os.getpid() != self._pid or self._loop is None or self._stop is None:
+            return
+        with suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive():
+            raise SandboxError(f"the sandbox's thread did not end within {STOP_SECONDS:.0f} s")
+
+    def descriptors(self) -> list[int]:
+        """Return the file descriptors of the port and of all connections."""
+        return [number for number in (self._socket.fileno(), *self._connections.values()) if number >= 0]
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        server = await asyncio.start_server(self._take, sock=self._socket, limit=READ_BYTES)
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+        tasks = tuple(self._connections)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None:  # only a callback has none
+            return
+        peer: socket.socket = writer.get_extra_info("socket")
+        self._connections[task] = peer.fileno()
+        try:
+            await _Connection(reader, writer, self._answer, self._refuse).serve()
+        except (OSError, asyncio.CancelledError):
+            pass  # the peer went, or the server stops: either way the connection ends here
+        finally:
+            self._connections.pop(task, None)
+            writer.close()
+            with suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+
+class _Connection:
+    """One connection, from its first request to its last."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answer: Callable[[Request], Reply],
+        refuse: Callable[[int, str], Response],
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._answer = answer
+        self._refuse = refuse
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        name = writer.get_extra_info("peername")
+        self._peer = str(name[0])
+
+    async def serve(self) -> None:
+        going_on = True
+        while going_on:
+            try:
+                request = await self._read()
+            except h11.RemoteProtocolError as error:
+                await self._turn_away(error.error_status_hint, f"the request is no HTTP: {error}")
+                return
+            if request is None:
+                return
+            if len(request.body) > MAX_BODY_BYTES:
+                await self._turn_away(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+                return
+            going_on = await self._carry_out(self._answer(request))
+
+    async def _read(self) -> Request | None:
+        """Return the next request, None when the peer is done; of a body that is too large, one byte more than allowed."""
+        head: h11.Request | None = None
+        body = bytearray()
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    self._write(h11.InformationalResponse(status_code=100, headers=[]))
+                self._http.receive_data(await self._reader.read(READ_BYTES))
+            elif isinstance(event, h11.Request):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > MAX_BODY_BYTES and head is not None:
+                    return self._request(head, bytes(body))
+            elif isinstance(event, h11.EndOfMessage) and head is not None:
+                return self._request(head, bytes(body))
+            else:
+                return None
+
+    def _request(self, head: h11.Request, body: bytes) -> Request:
+        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
+        return Request(head.method.decode("ascii"), head.target.decode("latin-1"), headers, body, self._peer)
+
+    async def _carry_out(self, reply: Reply) -> bool:
+        """Do what the reply says; returns whether the connection goes on."""
+        if reply.delay:
+            await asyncio.sleep(reply.delay)
+        if reply.end == "reset":
+            self._reset()
+            return False
+        if reply.response is None:
+            return False
+        if isinstance(reply.response, StreamingResponse):
+            await self._stream(reply.response, reply.keep)
+            return False
+        body = reply.response.body[: reply.keep]
+        end = () if reply.keep is not None else (h11.EndOfMessage(),)
+        self._write(_head(reply.response, length=len(reply.response.body)), h11.Data(data=body), *end)
+        await self._writer.drain()
+        if reply.keep is not None or self._http.our_state is h11.MUST_CLOSE:
+            return False
+        self._http.start_next_cycle()
+        return True
+
+    async def _stream(self, response: StreamingResponse, keep: int | None) -> None:
+        """Send chunks until the body ends, the fault cuts it, or the peer goes."""
+        self._write(_head(response, length=None))
+        await self._writer.drain()
+        pump = asyncio.ensure_future(self._pump(response, keep))
+        gone = asyncio.ensure_future(self._reader.read(1))
+        try:
+            await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (pump, gone):
+                task.cancel()
+            await asyncio.gather(pump, gone, return_exceptions=True)
+
+    async def _pump(self, response: StreamingResponse, keep: int | None) -> None:
+        left = keep
+        async with aclosing(response.chunks()) as chunks:
+            async for chunk in chunks:
+                self._write(h11.Data(data=chunk[:left]))
+                await self._writer.drain()
+                if left is not None:
+                    left -= len(chunk)
+                    if left <= 0:
+                        return
+        self._write(h11.EndOfMessage())
+        await self._writer.drain()
+
+    async def _turn_away(self, status: int, message: str) -> None:
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        response = self._refuse(status, message)
+        closing = Response(status, (*response.headers, ("connection", "close")), response.body)
+        self._write(_head(closing, length=len(closing.body)), h11.Data(data=closing.body), h11.EndOfMessage())
+        await self._writer.drain()
+        # What is still on its way must be read before closing: unread bytes would turn the close into a reset that wipes out the answer.
+        self._writer.write_eof()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while await self._reader.read(READ_BYTES):
+                    pass
+
+    def _write(self, *events: h11.Event) -> None:
+        """Write events in one go, so that head and body travel in one packet."""
+        self._writer.write(b"".join(self._http.send(event) or b"" for event in events))
+
+    def _reset(self) -> None:
+        connection: socket.socket = self._writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._writer.transport.abort()
+
+
+def _head(response: Response | StreamingResponse, *, length: int | None) -> h11.Response:
+    sized = () if length is None else (("content-length", str(length)),)
+    headers = [(name, value.encode()) for name, value in (*response.headers, *sized, SANDBOX_HEADER)]
+    return h11.Response(status_code=response.status, headers=headers)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind in the caller's thread, so that a busy port is the caller's error, at once."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise SandboxError(f"the sandbox cannot listen on {host}: {error.strerror}") from error
+    # The protocol is named because asyncio sets TCP_NODELAY only then: without it, each call takes some 40 ms longer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind(address)
+        listener.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SandboxError(
+                f"port {port} on {host} is in use: stop what uses it, or take another port (0 for any free one)"
+            ) from error
+        raise SandboxError(f"the sandbox cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
