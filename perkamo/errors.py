@@ -1,8 +1,8 @@
 """Every error this library raises, under one root.
 
 Each says what happened, whether anything was sent, and what to do next; the facts are in attributes as well as in the
-text. No message
-or repr holds a key, a token or a customer's data: what the service answered is in ``PerkamoApiError.body`` only.
+text. No message or repr holds a key, a token or a customer's data: what the service answered is in
+``PerkamoApiError.body`` only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,8 +113,7 @@ class PerkamoTimeoutError(PerkamoConnectionError, TimeoutError):
 
 
 class PerkamoResponseError(PerkamoError):
-    """The service answered with something that this client cannot trust: not JSON, too large, or a known field of the
-    wrong type.
+    """The answer cannot be trusted: it is not JSON, too large, or a known field has the wrong type.
 
     After a write the event may have been applied; sending the same transaction id again is safe.
 
