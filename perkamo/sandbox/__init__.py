@@ -1,7 +1,7 @@
 """A small Perkamo that runs anywhere: for first steps, for demonstrations and for tests.
 
-It speaks the published HTTP API over a real socket, keeps state, checks keys and signatures, and can be told to fail. What of its behaviour is
-published and what is assumed is in ``Sandbox.fidelity()``.
+It speaks the published HTTP API over a real socket, keeps state, checks keys and signatures, and can be told to fail.
+What of its behaviour is published and what is assumed is in ``Sandbox.fidelity()``.
 """
 
 from perkamo.sandbox.blueprint import ProgramError

@@ -8,7 +8,6 @@ from typing import Final, TypeVar, cast
 
 from perkamo.events import MAX_EVENT_LENGTH
 from perkamo.sandbox.formula import Formula, FormulaError, parse_formula
-from perkamo.sandbox.messages import Json
 from perkamo.sandbox.program import Achievement, EarningRule, Levels, LevelStep, Named, Perk, Program, Reward
 
 MAX_ITEMS: Final = 1000
@@ -34,7 +33,8 @@ def read_program(source: Mapping[str, object] | str | bytes) -> Program:
     """Read a program.
 
     Args:
-        source: The blueprint as a mapping or as JSON, or what ``GET /v1/program`` answered, which holds one. At most 1 MB.
+        source: The blueprint as a mapping or as JSON, at most 1 MB; or what ``GET /v1/program`` answered, which holds
+            one.
 
     Returns:
         The program, with every cross reference checked.
@@ -55,12 +55,12 @@ def _parse(source: Mapping[str, object] | str | bytes) -> Mapping[str, object]:
     if len(source) > MAX_PROGRAM_BYTES:
         raise ProgramError("program", f"is larger than {MAX_PROGRAM_BYTES} bytes")
     try:
-        value = cast("Json", json.loads(source))
+        value = cast("object", json.loads(source))
     except (ValueError, RecursionError) as error:
         raise ProgramError("program", f"is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise ProgramError("program", "must be an object")
-    return value
+    return cast("Mapping[str, object]", value)
 
 
 class _Reader:
@@ -218,7 +218,7 @@ def _perk(reader: _Reader, wallets: Mapping[str, Named], levels: tuple[int, ...]
     level = unlock.whole("level")
     if level not in levels:
         raise ProgramError(f"{unlock.path}.level", "names a level that the program does not have")
-    return Perk(key, name, level, None, 0.0)
+    return Perk(key, name, level, first, 0.0)
 
 
 def _achievement(reader: _Reader) -> Achievement:

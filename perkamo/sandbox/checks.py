@@ -1,4 +1,7 @@
-"""Checks the bodies of requests as the published contract states it, without the client's code, so that it can prove the client wrong."""
+"""Checks the bodies of requests as the published contract states it.
+
+Without the client's code, so that it can prove the client wrong.
+"""
 
 import json
 import math

@@ -10,8 +10,9 @@ from perkamo.sandbox.process import ProcessLock
 class Clock:
     """Time that a test may stop and move. Safe to use from any thread.
 
-    It drives the ``date`` header, the window of signature timestamps, the expiry of tokens and every ``…_at`` the sandbox makes. It does not
-    drive the client's clock: moved by more than the window, signed calls of a client that does not correct its clock are answered with 401.
+    It drives the ``date`` header, the window of signature timestamps, the expiry of tokens and every ``…_at`` the
+    sandbox makes. It does not drive the client's clock: moved by more than the window, signed calls of a client that
+    does not correct its clock are answered with 401.
 
     Args:
         lock: The lock of the whole sandbox.

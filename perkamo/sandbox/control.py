@@ -1,4 +1,4 @@
-"""The control plane of a running sandbox: ``/_sandbox/…``, for people and for tests in other processes and languages."""
+"""The control plane of a running sandbox, ``/_sandbox/…``: for people and for tests in other processes."""
 
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -28,14 +28,14 @@ class Control:
         if request.peer is not None and not ip_address(request.peer.partition("%")[0]).is_loopback:
             return json_response(403, {"message": "The control plane answers on this machine only"})
         name = request.path.removeprefix(PREFIX)
-        if name == "reset":
-            if request.method != "POST":
-                return json_response(405, {"message": "reset takes POST only"}, headers=(("allow", "POST"),))
-            self._reset()
-            return json_response(200, {"reset": True})
-        page = self._pages.get(name)
+        page = self._reset_page if name == "reset" else self._pages.get(name)
         if page is None:
             return json_response(404, {"message": f"The control plane has {', '.join(self._pages)} and reset"})
-        if request.method != "GET":
-            return json_response(405, {"message": f"{name} takes GET only"}, headers=(("allow", "GET"),))
+        method = "POST" if name == "reset" else "GET"
+        if request.method != method:
+            return json_response(405, {"message": f"{name} takes {method} only"}, headers=(("allow", method),))
         return json_response(200, page())
+
+    def _reset_page(self) -> JsonObject:
+        self._reset()
+        return {"reset": True}

@@ -27,13 +27,12 @@ class Status:
         body: The body as bytes or text; None for ``{"message": …}``.
     """
 
-    code: int = field()
+    code: int
     headers: Mapping[str, str] = field(factory=dict[str, str])
     body: bytes | str | None = None
 
-    @code.validator
-    def _check(self, _: object, code: int) -> None:
-        if not 200 <= code <= 599:
+    def __attrs_post_init__(self) -> None:
+        if not 200 <= self.code <= 599:
             raise ValueError("a status code is from 200 to 599")
 
 
@@ -45,11 +44,10 @@ class Delay:
         seconds: 0 to 86,400.
     """
 
-    seconds: float = field()
+    seconds: float
 
-    @seconds.validator
-    def _check(self, _: object, seconds: float) -> None:
-        if not 0 <= seconds <= MAX_DELAY_SECONDS:
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.seconds <= MAX_DELAY_SECONDS:
             raise ValueError(f"a delay is from 0 to {MAX_DELAY_SECONDS:.0f} seconds")
 
 
@@ -65,10 +63,9 @@ class Reset:
     """
 
     before: Literal["apply"] | None = None
-    after: Literal["apply"] | None = field(default=None)
+    after: Literal["apply"] | None = None
 
-    @after.validator
-    def _check(self, _: object, __: object) -> None:
+    def __attrs_post_init__(self) -> None:
         if (self.before is None) == (self.after is None):
             raise ValueError('a reset comes before="apply" or after="apply"')
 
@@ -78,14 +75,13 @@ class Truncate:
     """Applies the request, promises the whole answer, sends so many bytes of its body and closes the connection.
 
     Attributes:
-        bytes: How many bytes of the body arrive, from 0 on.
+        length: How many bytes of the body arrive, from 0 on.
     """
 
-    bytes: int = field()
+    length: int
 
-    @bytes.validator
-    def _check(self, _: object, count: int) -> None:
-        if count < 0:
+    def __attrs_post_init__(self) -> None:
+        if self.length < 0:
             raise ValueError("an answer is cut after 0 or more bytes")
 
 
@@ -119,8 +115,8 @@ class _Chance:
 class Faults:
     """The faults of one sandbox. Safe to use from any thread.
 
-    What is armed by ``next`` and ``sequence`` strikes in the order of arming; ``rate`` applies to requests that none of these waits for. A fault
-    strikes before key and signature are looked at. Every firing is in ``sandbox.requests``.
+    What is armed by ``next`` and ``sequence`` strikes in the order of arming; ``rate`` applies to requests that none of
+    these waits for. A fault strikes before key and signature are looked at. Every firing is in ``sandbox.requests``.
 
     Args:
         lock: The lock of the whole sandbox.
@@ -235,9 +231,13 @@ class Faults:
 
 def name_of(fault: Fault) -> str:
     """Return a fault in a few words, without the body of a status."""
-    if isinstance(fault, Status):
-        return f"Status({fault.code})"
-    return repr(fault)
+    match fault:
+        case Status():
+            return f"Status({fault.code})"
+        case Reset():
+            return 'Reset(before="apply")' if fault.before else 'Reset(after="apply")'
+        case _:
+            return repr(fault)
 
 
 def _check_route(route: str) -> None:

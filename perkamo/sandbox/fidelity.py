@@ -49,7 +49,7 @@ FIDELITY: Final = (
     Fidelity("GET /v1/usage and POST /v1/rewards/redeem exist, and redeeming carries a transaction_id", "older", _DOCS),
     Fidelity("a timestamp may be 300 s off", "assumed", "the allowed skew is unpublished"),
     Fidelity(
-        "wrong keys, signatures and timestamps are 401, wrong bodies 400, a wrong content type 415, bodies over 2 MB 413",
+        "wrong keys, signatures and times are 401, wrong bodies 400, wrong content types 415, bodies over 2 MB 413",
         "assumed",
         "unpublished",
     ),

@@ -1,7 +1,7 @@
 """Earning formulas such as ``{{product_price}} * 10``: a small parser and calculator that can do nothing else.
 
-Numbers, ``+ - * /``, parentheses and ``{{dotted.paths}}`` into the event's context. Every size is bounded, so that a program from a stranger
-can neither run code nor use up the process.
+Numbers, ``+ - * /``, parentheses and ``{{dotted.paths}}`` into the event's context. Every size is bounded, so that a
+program from a stranger can neither run code nor use up the process.
 """
 
 import math
@@ -26,7 +26,7 @@ _TOKEN: Final = re.compile(
 _LOOSEST_FIRST: Final = ("+-", "*/")
 
 _Path: TypeAlias = tuple[str, ...]
-_Step: TypeAlias = "float | str | _Path"
+_Step: TypeAlias = float | str | _Path
 
 
 class FormulaError(ValueError):
@@ -64,10 +64,10 @@ class Formula:
         """
         stack: list[float] = []
         for step in self._steps:
-            if isinstance(step, float):
-                stack.append(step)
-            elif isinstance(step, tuple):
+            if isinstance(step, tuple):
                 stack.append(_look_up(context, step))
+            elif not isinstance(step, str):
+                stack.append(step)
             elif step == "negate":
                 stack.append(-stack.pop())
             else:
@@ -107,7 +107,8 @@ def _tokens(text: str) -> list[tuple[_Step, int]]:
         match = _TOKEN.match(text, position)
         if match is None:
             raise FormulaError(
-                f"cannot be read from character {position + 1} on; it takes numbers, + - * / ( ) and {{{{placeholders}}}}"
+                f"cannot be read from character {position + 1} on;"
+                " it takes numbers, + - * / ( ) and {{placeholders}}"
             )
         number, path, sign = match.group("number", "path", "sign")
         if number is not None:
@@ -150,26 +151,24 @@ class _Parser:
     def _read_operand(self) -> None:
         if self._next == len(self._tokens):
             raise FormulaError("ends where a number, a placeholder or ( should follow")
-        token, position = self._tokens[self._next]
+        operand, position = self._tokens[self._next]
         self._next += 1
-        if not isinstance(token, str):
-            self.steps.append(token)
+        if not isinstance(operand, str):
+            self.steps.append(operand)
             return
         self._depth += 1
         if self._depth > MAX_FORMULA_DEPTH:
             raise FormulaError(f"is nested deeper than {MAX_FORMULA_DEPTH}")
-        if token == "(":
+        if operand == "(":
             self.read_sum()
             if self._take_any(")") is None:
                 raise FormulaError(f"never closes the ( at character {position + 1}")
-        elif token in "+-":
+        elif operand in "+-":
             self._read_operand()
-            if token == "-":
+            if operand == "-":
                 self.steps.append("negate")
         else:
-            raise FormulaError(
-                f"has {token} at character {position + 1} where a number, a placeholder or ( should stand"
-            )
+            raise FormulaError(f"has {operand} at character {position + 1} where a number, a placeholder or ( belongs")
         self._depth -= 1
 
     def _take_any(self, signs: str) -> str | None:

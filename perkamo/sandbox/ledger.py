@@ -1,4 +1,7 @@
-"""The state of the small Perkamo: customers, balances, what was unlocked, applied transactions and the event log. Pure; time is given."""
+"""The state of the small Perkamo: customers, balances, unlocked things, applied transactions and the event log.
+
+Pure: time is given.
+"""
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -117,15 +120,15 @@ class Ledger:
             listener(LedgerCleared())
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call the listener after each change of a customer, in the thread that changed it, until the returned function is called.
+        """Call the listener after each change of a customer and each reset, until the returned function is called.
 
-        The listener must return at once and not call back into the sandbox: hand the value over, for instance with ``call_soon_threadsafe``.
+        It is called in the thread that made the change; it must return at once and not call back into the sandbox.
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def identify(self, user_id: str, traits: JsonObject) -> JsonObject:
-        """Merge traits into the customer's, one level deep (assumed), and return the customer's id and traits (assumed)."""
+        """Merge traits into the customer's, one level deep, and return id and traits (both assumed)."""
         customer = self._customer(user_id)
         customer.traits = {**customer.traits, **traits}
         self._changed(customer)
@@ -165,7 +168,7 @@ class Ledger:
         return self._result(customer, delta=shown, leveled_up=leveled_up, unlocked=unlocked), notes
 
     def redeem(self, wish: RedeemInput, reward: Reward) -> tuple[JsonObject | None, list[str]]:
-        """Take the reward's cost from the customer's wallet, once. None when the balance is too small. The shape is assumed."""
+        """Take the reward's cost from a wallet, once; None when the balance is too small. The shape is assumed."""
         shown: JsonObject = {"reward": reward.blueprint()}
         if wish.transaction_id in self._applied:
             return {**shown, **self._duplicate(wish.user_id)}, self._compare(wish.transaction_id, wish)
@@ -261,7 +264,7 @@ class Ledger:
 
 
 def failed_result(message: str) -> JsonObject:
-    """Return the result of one failed item of a batch: an event result that applied nothing, and the error. Its shape is assumed."""
+    """Return the result of a failed item of a batch: nothing applied, and the error. Its shape is assumed."""
     return {
         "applied": False,
         "duplicate": False,

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from attrs import evolve, field, frozen
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -63,7 +63,8 @@ class StreamingResponse:
     Attributes:
         status: The status code.
         headers: Name and value pairs, names in lower case.
-        chunks: Opens the body. Called once, on the event loop that sends it (asyncio or trio); the generator is closed when the peer goes.
+        chunks: Opens the body. Called once, on the event loop that sends it (asyncio or trio); the generator is closed
+            when the peer goes.
     """
 
     status: int

@@ -15,8 +15,9 @@ class SandboxError(RuntimeError):
 class ProcessLock:
     """A reentrant lock that knows which process it belongs to.
 
-    A forked child holds a dead copy of the state while the parent goes on serving: reading or arming that copy would mislead without a word,
-    and its lock may have been held at the moment of the fork. Before a socket is served, a copy is as good as the original.
+    A forked child holds a dead copy of the state while the parent goes on serving: reading or arming that copy would
+    mislead without a word, and its lock may have been held at the moment of the fork. Before a socket is served, a copy
+    is as good as the original.
     """
 
     def __init__(self) -> None:
@@ -54,9 +55,10 @@ servers: "WeakSet[HoldsSockets]" = WeakSet()
 
 
 def _let_go_of_sockets() -> None:
-    """Replace a forked child's copies of the sockets: else a connection that the parent closes would stay open through the child.
+    """Replace a forked child's copies of the sockets: else what the parent closes would stay open through the child.
 
-    Not closed but replaced: the socket objects, which the child has copies of too, may close their number later, when it stands for something else.
+    Not closed but replaced: the socket objects, which the child has copies of too, may close their number later, when
+    it stands for something else.
     """
     inherited = [number for server in list(servers) for number in server.descriptors()]
     if not inherited:

@@ -1,7 +1,7 @@
 """What earns what: wallets, earning rules, levels, perks, achievements and rewards. Pure values and functions.
 
-A program is written as the blueprint that ``GET /v1/program`` serves. Of the blueprint only ``earningRules[].event`` and its label and reward
-(a fixed amount or a formula) are published; every other name is assumed.
+A program is written as the blueprint that ``GET /v1/program`` serves. Of the blueprint only ``earningRules[].event``
+and its label and reward (a fixed amount or a formula) are published; every other name is assumed.
 """
 
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ class Perk(Named):
     """Unlocked once: at a level, or at a balance of a wallet. Stays unlocked."""
 
     level: int | None
-    wallet: str | None
+    wallet: str
     balance: float
 
     def blueprint(self) -> JsonObject:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from attrs import evolve
 
@@ -17,7 +17,7 @@ from perkamo.sandbox.messages import Handler, JsonObject, Reply, Request, Respon
 from perkamo.sandbox.process import ProcessLock, SandboxError
 from perkamo.sandbox.requestlog import RequestLog, RequestRecord, masked
 from perkamo.sandbox.routes import ROUTES, find
-from perkamo.sandbox.server import SANDBOX_HEADER, Server
+from perkamo.sandbox.server import Server
 from perkamo.sandbox.shop import SHOP_PROGRAM
 from perkamo.sandbox.space import Space
 from perkamo.sandbox.tokens import IdMaker, Purpose, Token
@@ -32,8 +32,8 @@ class Sandbox:
         with Sandbox() as sandbox:
             client = PerkamoClient(sandbox.api_key, base_url=sandbox.base_url)
 
-    May be used from any thread. As a context manager, sync or async, it starts and stops; leaving without an exception fails when an armed fault
-    never fired.
+    May be used from any thread. As a context manager, sync or async, it starts and stops; leaving without an exception
+    fails when an armed fault never fired.
 
     Args:
         program: The earning rules and the rest, as a mapping or as JSON; None for those of a shop.
@@ -83,7 +83,7 @@ class Sandbox:
             self.reset,
         )
 
-    def start(self) -> "Sandbox":
+    def start(self) -> Self:
         """Take connections; returns when the port answers.
 
         Raises:
@@ -103,7 +103,7 @@ class Sandbox:
         if server is not None:
             server.stop()
 
-    def __enter__(self) -> "Sandbox":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(
@@ -113,7 +113,7 @@ class Sandbox:
         if kind is None:
             self.faults.assert_all_fired()
 
-    async def __aenter__(self) -> "Sandbox":
+    async def __aenter__(self) -> Self:
         return self.start()
 
     async def __aexit__(
@@ -149,7 +149,7 @@ class Sandbox:
             return self._space.ledger.events(user_id)
 
     def reset(self) -> None:
-        """Forget customers, events, transactions, tokens, requests and faults, and set the clock back as it was made."""
+        """Forget customers, events, transactions, tokens, requests and faults; set the clock as it was made."""
         with self._lock:
             self._space.reset()
             self._log.reset()
@@ -163,7 +163,7 @@ class Sandbox:
         return FIDELITY
 
     def transport(self) -> "httpx.AsyncBaseTransport":
-        """Return an httpx transport that is served in this process, without a socket: for ``httpx.AsyncClient(transport=…)``.
+        """Return an httpx transport for ``httpx.AsyncClient(transport=…)``, served in this process without a socket.
 
         It needs no ``start()``, works on asyncio and trio, and knows the same state, clock and faults.
         """
@@ -188,8 +188,8 @@ class Sandbox:
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call the listener after each change of a customer and after each reset.
 
-        It is called in the thread that made the change, with the sandbox locked: it must return at once and hand the value over, for
-        instance with ``call_soon_threadsafe``.
+        It is called in the thread that made the change, with the sandbox locked: it must return at once and hand the
+        value over, for instance with ``call_soon_threadsafe``.
 
         Returns:
             A function that ends it.
@@ -198,7 +198,10 @@ class Sandbox:
             return self._space.ledger.listen(listener)
 
     def add_handler(self, handler: Handler) -> None:
-        """Let a handler answer requests before the Space does; it may answer with a stream. Called with the sandbox locked."""
+        """Let a handler answer requests before the Space does; it may answer with a stream.
+
+        It is called with the sandbox locked.
+        """
         with self._lock:
             self._handlers.append(handler)
 
@@ -216,22 +219,23 @@ class Sandbox:
             return reply
 
     def _strike(self, request: Request, fault: Fault | None) -> Reply:
+        if isinstance(fault, Status):
+            return Reply(self._status(fault))
+        if isinstance(fault, Reset) and fault.before is not None:
+            return Reply(None, end="reset")
+        reply = Reply(self._handle(request))
         match fault:
-            case None:
-                return Reply(self._handle(request))
-            case Status():
-                return Reply(self._status(fault))
             case Delay():
-                return Reply(self._handle(request), delay=fault.seconds)
+                reply = evolve(reply, delay=fault.seconds)
             case Truncate():
-                return Reply(self._handle(request), keep=fault.bytes, end="close")
-            case Reset(before="apply"):
-                return Reply(None, end="reset")
+                reply = evolve(reply, keep=fault.length, end="close")
             case Reset():
-                return Reply(self._handle(request), end="reset")
+                reply = Reply(None, end="reset")
             case Lost():
-                self._handle(request)
-                return Reply(None, end="close")
+                reply = Reply(None, end="close")
+            case None:
+                pass
+        return reply
 
     def _handle(self, request: Request) -> Response | StreamingResponse:
         for handler in self._handlers:
@@ -249,14 +253,13 @@ class Sandbox:
         return with_headers(response, self._space.common_headers())
 
     def _record(self, request: Request, route: str | None, reply: Reply, fault: Fault | None) -> RequestRecord:
-        answered = reply.response if reply.end != "reset" else None
         return RequestRecord(
             method=request.method,
             route=route,
             path=request.target,
             headers=masked(request.headers),
             body=request.body,
-            status=None if answered is None else answered.status,
+            status=None if reply.response is None else reply.response.status,
             fault=None if fault is None else name_of(fault),
             notes=() if reply.response is None else reply.response.notes,
             time=self.clock.time(),
@@ -290,6 +293,3 @@ class Sandbox:
 
 def _fidelity_json() -> JsonObject:
     return {"fidelity": [row.json() for row in FIDELITY]}
-
-
-__all__ = ["SANDBOX_HEADER", "Sandbox"]

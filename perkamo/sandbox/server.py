@@ -1,6 +1,7 @@
 """The socket in front of the sandbox: h11 over loopback, on an event loop in a thread of its own.
 
-Its own thread serves tests of any kind: synchronous ones, asyncio, trio, and forked children, which reach it by its port.
+Its own thread serves tests of any kind: synchronous ones, asyncio, trio, and forked children, which reach it by its
+port.
 """
 
 import asyncio
@@ -159,7 +160,7 @@ class _Connection:
             going_on = await self._carry_out(self._answer(request))
 
     async def _read(self) -> Request | None:
-        """Return the next request, None when the peer is done; of a body that is too large, one byte more than allowed."""
+        """Return the next request, None when the peer is done; a body that is too large ends beyond the limit."""
         head: h11.Request | None = None
         body = bytearray()
         while True:
@@ -237,7 +238,8 @@ class _Connection:
         closing = Response(status, (*response.headers, ("connection", "close")), response.body)
         self._write(_head(closing, length=len(closing.body)), h11.Data(data=closing.body), h11.EndOfMessage())
         await self._writer.drain()
-        # What is still on its way must be read before closing: unread bytes would turn the close into a reset that wipes out the answer.
+        # What is still on its way is read before closing: unread bytes would turn the close into a reset that wipes
+        # out the answer.
         self._writer.write_eof()
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
@@ -256,7 +258,7 @@ class _Connection:
 
 def _head(response: Response | StreamingResponse, *, length: int | None) -> h11.Response:
     sized = () if length is None else (("content-length", str(length)),)
-    headers = [(name, value.encode()) for name, value in (*response.headers, *sized, SANDBOX_HEADER)]
+    headers = [(name.encode(), value.encode()) for name, value in (*response.headers, *sized, SANDBOX_HEADER)]
     return h11.Response(status_code=response.status, headers=headers)
 
 

@@ -1,6 +1,7 @@
 """The default program: what an online shop would set up.
 
-Shaped as the blueprint that ``GET /v1/program`` serves. ``user.registered`` answers exactly as the published example of an event result.
+Shaped as the blueprint that ``GET /v1/program`` serves. ``user.registered`` answers exactly as the published example of
+an event result.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Checks the key and the signature of a request, by its own arithmetic, and finds out which part of a wrong signature is wrong."""
+"""Checks the key and the signature of a request by its own arithmetic, and finds out what is wrong with a wrong one."""
 
 import hmac
 import json
@@ -19,7 +19,10 @@ MAX_SKEW_SECONDS: Final = 300
 
 MAX_TIMESTAMP_DIGITS: Final = 15
 KEY_PREFIXES_OF_LIVE: Final = ("sk_live", "pk_live")
-UNKNOWN_CAUSE: Final = "none of the usual slips (key, timestamp, method, path, body) explains it; was it made with another key or from other bytes than were sent?"
+UNKNOWN_CAUSE: Final = (
+    "none of the usual slips (key, timestamp, method, path, body) explains it;"
+    " was it made with another key or from other bytes than were sent?"
+)
 
 
 class AuthorizationError(ValueError):
@@ -73,7 +76,7 @@ def check_signature(request: Request, path: str, api_key: str, now: float) -> No
         now: The sandbox's time in Unix seconds.
 
     Raises:
-        AuthorizationError: Missing, malformed, outside the window, or wrong; says which part of the signed text differs.
+        AuthorizationError: Missing, malformed, outside the window, or wrong; says what in the signed text differs.
     """
     timestamp = _single(request, TIMESTAMP_HEADER)
     signature = _single(request, SIGNATURE_HEADER)

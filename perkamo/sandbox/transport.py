@@ -1,6 +1,7 @@
 """The sandbox inside the process: an httpx transport without a socket, on asyncio and trio."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import cast
 
 import anyio
 import httpx
@@ -68,9 +69,9 @@ async def _wait(delay: float, request: httpx.Request) -> None:
     """Wait as a slow service makes wait, and time out as a socket would."""
     if not delay:
         return
-    timeouts: object = request.extensions.get("timeout")
-    limit: object = timeouts.get("read") if isinstance(timeouts, dict) else None
-    if isinstance(limit, int | float) and limit < delay:
+    timeouts = cast("Mapping[str, float | None]", request.extensions.get("timeout", {}))  # as httpx documents it
+    limit = timeouts.get("read")
+    if limit is not None and limit < delay:
         await anyio.sleep(limit)
         raise httpx.ReadTimeout("the sandbox answers too late", request=request)
     await anyio.sleep(delay)
