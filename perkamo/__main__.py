@@ -1,0 +1,62 @@
+"""``python -m perkamo …``, also installed as ``perkamo``: the commands, each in a module of its own."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+
+class SubParsers(Protocol):
+    """Where a command adds its own parser (argparse keeps the name of its class to itself)."""
+
+    def add_parser(self, name: str, *, help: str) -> ArgumentParser:  # noqa: A002 - argparse's own name
+        """Add the parser of one command."""
+        ...
+
+
+class Command(Protocol):
+    """What the module of a command offers."""
+
+    def add_parser(self, subparsers: SubParsers) -> None:
+        """Add the command's options."""
+        ...
+
+    def run(self, args: Namespace) -> int:
+        """Run it and return the exit code."""
+        ...
+
+
+COMMANDS: Final = {
+    "demo": ("perkamo.demo", "see events earn points, in three seconds, on this machine"),
+    "sandbox": ("perkamo.sandbox.command", "run a small Perkamo on this machine until Ctrl-C"),
+}
+"""Each command's module and summary. Only the module of the command that was asked for is loaded."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The words after the program's name; None for those of this process.
+
+    Returns:
+        The exit code: 0 for success, 1 for a failure that was explained. Wrong usage exits with 2.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    asked = next((word for word in words if not word.startswith("-")), None)
+    parser = ArgumentParser(prog="perkamo", description="The Perkamo API at the command line.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command: Command | None = None
+    for name, (module, summary) in COMMANDS.items():
+        if name == asked:
+            command = cast("Command", import_module(module))
+            command.add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary)
+    args = parser.parse_args(words)
+    return 0 if command is None else command.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
