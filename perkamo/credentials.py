@@ -99,8 +99,9 @@ async def _ask(supplier: Callable[[], object]) -> object:
     if inspect.iscoroutinefunction(supplier):
         value: object = supplier()
     else:
-        # A supplier may read a file or ask a vault; in a thread it holds up neither the loop nor the deadline.
-        value = await anyio.to_thread.run_sync(supplier, abandon_on_cancel=True)
+        # A supplier may read a file or ask a vault; in a thread it holds up neither the loop nor the deadline. The list
+        # keeps trio from refusing a plain function that returns an awaitable.
+        [value] = await anyio.to_thread.run_sync(lambda: [supplier()], abandon_on_cancel=True)
     return await value if inspect.isawaitable(value) else value
 
 
