@@ -149,7 +149,7 @@ def _awaitable() -> Awaitable[str]:
 
 @pytest.mark.parametrize("source", [SECRET, lambda: SECRET, _async_supplier, _awaitable, _Supplier()])
 async def test_every_kind_of_supplier_is_asked(source: object) -> None:
-    """Text, sync, async, a plain function around async and a callable object all give the key; catches an un-awaited one."""
+    """Text and each kind of function give the key, on both backends; catches a coroutine that nobody awaits."""
     signed = await Key(source).sign(1, "POST", "/v1/events", b"{}")
 
     assert dict(signed.items)["x-perkamo-api-key"] == SECRET

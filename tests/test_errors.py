@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 
@@ -47,9 +48,12 @@ MADE: list[PerkamoError] = [
 @pytest.mark.parametrize("way", ["pickle", "copy", "deepcopy"])
 def test_an_error_survives_pickling_and_copying(error: PerkamoError, way: str) -> None:
     """Type, text and every attribute come through; catches a constructor with keywords and no reduce."""
-    again = {"pickle": lambda: pickle.loads(pickle.dumps(error)), "copy": lambda: copy.copy(error)}.get(
-        way, lambda: copy.deepcopy(error)
-    )()
+    ways: dict[str, Callable[[PerkamoError], PerkamoError]] = {
+        "pickle": lambda one: pickle.loads(pickle.dumps(one)),
+        "copy": copy.copy,
+        "deepcopy": copy.deepcopy,
+    }
+    again = ways[way](error)
 
     assert type(again) is type(error)
     assert str(again) == str(error)

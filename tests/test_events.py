@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from perkamo import Event, PerkamoValidationError, assert_safe_event, create_transaction_id
+from perkamo import Context, Event, PerkamoValidationError, assert_safe_event, create_transaction_id
 
 FULL = (
     b'{"user_id":"customer_123","event":"purchase.completed","transaction_id":"order_1092",'
@@ -18,7 +18,7 @@ FULL = (
 
 def purchase() -> Event:
     """The example of the contract page."""
-    context = {"order_id": "order_1092", "amount": 12900, "currency": "CZK"}
+    context: Context = {"order_id": "order_1092", "amount": 12900, "currency": "CZK"}
     return Event("customer_123", "purchase.completed", "order_1092", context, datetime(2026, 6, 1, 10, tzinfo=UTC))
 
 

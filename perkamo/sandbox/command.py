@@ -37,24 +37,24 @@ def run(args: Namespace) -> int:
     host: str = args.host
     port: int = args.port
     file: Path | None = args.program
-    try:
-        program = None if file is None else file.read_bytes()
-        sandbox = Sandbox(program, host=host, port=port).start()
-    except OSError as error:
-        return _fail(f"cannot read {file}: {error.strerror}")
-    except (ProgramError, SandboxError) as error:
-        return _fail(str(error))
     stop = Event()
 
     def end(_: int, __: "FrameType | None") -> None:
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    print(_greeting(sandbox), flush=True)
-    while not stop.wait(timeout=1):  # a wait without a limit would not notice Ctrl-C on Windows
-        pass
-    sandbox.stop()
+    before = [(number, signal.signal(number, end)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with Sandbox(None if file is None else file.read_bytes(), host=host, port=port) as sandbox:
+            print(_greeting(sandbox), flush=True)
+            while not stop.wait(timeout=1):  # a wait without a limit would not notice Ctrl-C on Windows
+                pass
+    except OSError as error:
+        return _fail(f"cannot read {file}: {error.strerror}")
+    except (ProgramError, SandboxError) as error:
+        return _fail(str(error))
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
     print("Stopped.")
     return 0
 
