@@ -1,0 +1,228 @@
+"""client: every call against the sandbox, over a real socket, on asyncio and on trio."""
+
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import httpx
+import pytest
+
+from perkamo import (
+    AsyncPerkamoClient,
+    Event,
+    PerkamoAuthenticationError,
+    PerkamoClosedError,
+    PerkamoConfigurationError,
+    PerkamoNotFoundError,
+    PerkamoTimeoutError,
+    RetryPolicy,
+)
+from perkamo.sandbox import Delay, Fault, Lost, Reset, Sandbox, Status, Truncate
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_events_earn_points_levels_and_perks(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
+    """The whole story of a customer, end to end; catches a client that only looks right against canned answers."""
+    async with client:
+        await client.identify("customer_123", {"name": "Ada"})
+        result = await client.emit(
+            "customer_123", "purchase.completed", {"order_id": "o1", "amount": 12900}, transaction_id="o1"
+        )
+        again = await client.emit("customer_123", "purchase.completed", {"amount": 12900}, transaction_id="o1")
+        customer = await client.customer("customer_123")
+
+    assert (result.applied, result.accepted, result.leveled_up) == (True, True, True)
+    assert result.delta[0].amount == 129
+    assert {perk.key for perk in result.unlocked} >= {"welcome_member"}
+    assert (again.applied, again.duplicate, again.accepted) == (False, True, True)
+    assert customer.traits == {"name": "Ada"}
+    assert customer.wallets == {"points": 129}
+    assert customer.level is not None
+    assert customer.level.level == 2
+    assert [event.transaction_id for event in sandbox.events("customer_123")] == ["o1"]
+
+
+async def test_a_batch_answers_each_event_in_order(client: AsyncPerkamoClient) -> None:
+    """100 events, 100 results in the order of the request; catches results matched in another order."""
+    events = [Event(f"customer_{n}", "purchase.completed", f"o{n}", {"amount": n * 100}) for n in range(100)]
+
+    async with client:
+        answer = await client.batch(iter(events))
+
+    assert [result.delta[0].amount if result.delta else 0 for result in answer.results] == list(range(100))
+    assert answer.results[7].meta is answer.meta
+
+
+async def test_the_program_is_read(client: AsyncPerkamoClient) -> None:
+    """program, event_catalog and request tell of the same rules; catches a catalogue that is made up."""
+    async with client:
+        program = await client.program()
+        catalog = await client.event_catalog()
+        raw = await client.request("GET", "/v1/program")
+
+    assert catalog == program.blueprint.earning_rules
+    assert "purchase.completed" in {rule.event for rule in catalog}
+    assert raw.raw == program.raw
+
+
+async def test_tokens_are_made_for_one_customer_and_time(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
+    """Both kinds of token come with their lifetimes; catches swapped defaults."""
+    async with client:
+        browser = await client.create_browser_token(sandbox.browser_key, "customer_123", ttl_seconds=600)
+        stream = await client.create_stream_token(sandbox.browser_key, "customer_123")
+
+    assert (browser.token_type, browser.expires_in, stream.expires_in) == ("Bearer", 600, 120)
+    assert abs(browser.expires_at - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=60)
+    assert browser.token not in repr(browser)
+
+
+@pytest.mark.parametrize("user_id", ["a/b", "a b", "a?x=1#f", "%2e%2e", "é😀", "...", "-_.~", "a+b&c"])
+async def test_an_id_reaches_the_service_as_it_is(user_id: str, client: AsyncPerkamoClient) -> None:
+    """What is emitted for an id is read under the same id; catches an encoding that loses or adds something."""
+    async with client:
+        await client.emit(user_id, "purchase.completed", {"amount": 1000})
+        customer = await client.customer(user_id)
+
+    assert (customer.user_id, customer.wallets) == (user_id, {"points": 10})
+
+
+async def test_a_customer_that_nobody_knows_reads_as_empty(client: AsyncPerkamoClient) -> None:
+    """Assumed: 200 and no balances, not 404."""
+    async with client:
+        customer = await client.customer("nobody")
+
+    assert (customer.wallets, customer.level, customer.perks) == ({}, customer.level, ())
+
+
+async def test_an_unknown_endpoint_and_a_wrong_key_raise_their_errors(
+    client: AsyncPerkamoClient, sandbox: Sandbox
+) -> None:
+    """404 and 401 have classes of their own; catches one error for all."""
+    async with client:
+        with pytest.raises(PerkamoNotFoundError):
+            await client.request("GET", "/v1/nothing")
+    async with AsyncPerkamoClient("sk_test_wrong", base_url=sandbox.base_url) as stranger:
+        with pytest.raises(PerkamoAuthenticationError) as caught:
+            await stranger.program()
+
+    assert caught.value.attempts == 1
+
+
+async def test_a_key_is_asked_for_on_every_attempt(sandbox: Sandbox) -> None:
+    """A key that was rotated between two attempts is used by the second; catches a key that is kept."""
+    asked: list[int] = []
+
+    async def supplier() -> str:
+        asked.append(len(asked))
+        return sandbox.api_key
+
+    sandbox.faults.next("POST /v1/events", Status(503), times=2)
+    policy = RetryPolicy(base_delay=0.001)
+    async with AsyncPerkamoClient(supplier, base_url=sandbox.base_url, retry=policy) as client:
+        result = await client.emit("u", "e")
+
+    assert (result.meta.attempts, asked) == (3, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "fault", [Lost(), Reset(after="apply"), Reset(before="apply"), Truncate(5), Status(503), Status(429)]
+)
+async def test_a_retry_sends_the_same_bytes_under_a_fresh_signature(
+    fault: Fault, client: AsyncPerkamoClient, sandbox: Sandbox
+) -> None:
+    """The event is applied once whatever got lost; catches a new transaction id or changed bytes on a retry (P3)."""
+    sandbox.faults.next("POST /v1/events", fault)
+
+    async with client:
+        result = await client.emit("u", "purchase.completed", {"amount": 100})
+
+    first, second = sandbox.requests
+    assert (result.accepted, result.meta.attempts) == (True, 2)
+    assert first.body == second.body
+    assert len(sandbox.events("u")) == 1
+    assert sandbox.customer("u").wallets == {"points": 1}
+
+
+async def test_the_timeout_bounds_the_whole_call(sandbox: Sandbox) -> None:
+    """A slow service ends in a timeout that says the outcome is unknown; catches a budget for each attempt only."""
+    sandbox.faults.next("POST /v1/events", Delay(30))
+
+    async with AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, timeout=0.3) as client:
+        with anyio.fail_after(10), pytest.raises(PerkamoTimeoutError) as caught:
+            await client.emit("u", "e")
+
+    assert (caught.value.outcome, caught.value.attempts) == ("unknown", 1)
+
+
+async def test_a_view_with_other_options_shares_connections(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
+    """with_options changes limits only, and closing the view leaves the client open; catches a copy that closes."""
+    async with client:
+        view = client.with_options(timeout=None, retry=RetryPolicy.none())
+        sandbox.faults.next("GET /v1/program", Status(503))
+        with pytest.raises(Exception, match="503") as caught:
+            await view.program()
+        await view.aclose()
+        program = await client.program()
+
+    assert getattr(caught.value, "attempts", 0) == 1
+    assert program.blueprint.earning_rules
+    with pytest.raises(PerkamoClosedError):
+        await view.program()
+
+
+async def test_a_closed_client_says_so(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
+    """Use after close is a typed error and closing twice is fine; catches httpx's RuntimeError in the open (F56)."""
+    await client.aclose()
+    await client.aclose()
+
+    with pytest.raises(PerkamoClosedError, match="Nothing was sent"):
+        await client.emit("u", "e")
+    assert sandbox.requests == ()
+
+
+async def test_a_client_that_was_used_and_never_closed_is_complained_about(sandbox: Sandbox) -> None:
+    """The warning names the object and the remedy; catches silence about leaked connections."""
+    client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url)
+    await client.program()
+
+    with pytest.warns(ResourceWarning, match=r"<AsyncPerkamoClient http.*never closed; use it with 'async with'"):
+        client.__del__()
+
+    await client.aclose()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, True, "30", float("nan"), float("inf"), 10**6])
+async def test_a_timeout_that_cannot_work_is_refused(seconds: float) -> None:
+    """Refused at construction and by with_options; catches a call that ends before it begins."""
+    with pytest.raises(PerkamoConfigurationError, match="timeout"):
+        AsyncPerkamoClient("sk_test", timeout=seconds)
+    async with AsyncPerkamoClient("sk_test") as client:
+        with pytest.raises(PerkamoConfigurationError, match="timeout"):
+            client.with_options(timeout=seconds)
+
+
+async def test_the_environment_gives_key_and_base_url(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PERKAMO_SECRET_KEY and PERKAMO_BASE_URL are enough; catches a renamed variable."""
+    monkeypatch.setenv("PERKAMO_SECRET_KEY", sandbox.api_key)
+    monkeypatch.setenv("PERKAMO_BASE_URL", sandbox.base_url)
+
+    async with AsyncPerkamoClient() as client:
+        program = await client.program()
+
+    assert program.meta.status == 200
+
+
+async def test_the_sandbox_serves_in_process_as_well(sandbox: Sandbox) -> None:
+    """Sandbox.transport() under a caller's client answers alike; catches two truths."""
+    async with httpx.AsyncClient(transport=sandbox.transport()) as http_client:
+        client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, http_client=http_client)
+        result = await client.emit("u", "purchase.completed", {"amount": 100})
+
+    assert result.wallet_state == {"points": 1}
+
+
+async def test_proxy_and_own_client_do_not_mix() -> None:
+    """A caller's client has proxies of its own; catches an option that is silently ignored."""
+    async with httpx.AsyncClient() as http_client:
+        with pytest.raises(PerkamoConfigurationError, match="not both"):
+            AsyncPerkamoClient("sk_test", http_client=http_client, proxy="http://proxy.test")
