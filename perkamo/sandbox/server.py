@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from http.client import responses
 from typing import Final
 
 from perkamo.sandbox.messages import Reply, Request, Response, StreamingResponse
@@ -50,18 +51,14 @@ class Server:
         self._answer = answer
         self._refuse = refuse
         self._socket = _listen(host, port)
+        self.base_url = _url_of(self._socket)
+        """The URL to give to a client."""
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._connections: dict[asyncio.Task[None], int] = {}
         self._thread = threading.Thread(target=self._run, name="perkamo-sandbox", daemon=True)
         self._pid = os.getpid()
-
-    @property
-    def base_url(self) -> str:
-        """The URL to give to a client."""
-        host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def start(self) -> None:
         """Start serving; returns when connections are taken.
@@ -157,7 +154,7 @@ class _Connection:
             if len(request.body) > MAX_BODY_BYTES:
                 await self._turn_away(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
                 return
-            going_on = await self._carry_out(self._answer(request))
+            going_on = await self._carry_out(self._answer(request), bodyless=request.method == "HEAD")
 
     async def _read(self) -> Request | None:
         """Return the next request, None when the peer is done; a body that is too large ends beyond the limit."""
@@ -184,7 +181,7 @@ class _Connection:
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
         return Request(head.method.decode("ascii"), head.target.decode("latin-1"), headers, body, self._peer)
 
-    async def _carry_out(self, reply: Reply) -> bool:
+    async def _carry_out(self, reply: Reply, *, bodyless: bool) -> bool:
         """Do what the reply says; returns whether the connection goes on."""
         if reply.delay:
             await asyncio.sleep(reply.delay)
@@ -196,7 +193,7 @@ class _Connection:
         if isinstance(reply.response, StreamingResponse):
             await self._stream(reply.response, reply.keep)
             return False
-        body = reply.response.body[: reply.keep]
+        body = b"" if bodyless else reply.response.body[: reply.keep]
         end = () if reply.keep is not None else (h11.EndOfMessage(),)
         self._write(_head(reply.response, length=len(reply.response.body)), h11.Data(data=body), *end)
         await self._writer.drain()
@@ -259,7 +256,14 @@ class _Connection:
 def _head(response: Response | StreamingResponse, *, length: int | None) -> h11.Response:
     sized = () if length is None else (("content-length", str(length)),)
     headers = [(name.encode(), value.encode()) for name, value in (*response.headers, *sized, SANDBOX_HEADER)]
-    return h11.Response(status_code=response.status, headers=headers)
+    return h11.Response(
+        status_code=response.status, headers=headers, reason=responses.get(response.status, "").encode()
+    )
+
+
+def _url_of(listener: socket.socket) -> str:
+    name: tuple[str, int] = listener.getsockname()
+    return f"http://[{name[0]}]:{name[1]}" if ":" in name[0] else f"http://{name[0]}:{name[1]}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

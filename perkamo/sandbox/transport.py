@@ -1,13 +1,13 @@
 """The sandbox inside the process: an httpx transport without a socket, on asyncio and trio."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from typing import cast
 
 import anyio
 import httpx
-from attrs import frozen
 
-from perkamo.sandbox.messages import Reply, Request, Response
+from perkamo.sandbox.messages import Reply, Request, Response, StreamingResponse
 from perkamo.sandbox.server import SANDBOX_HEADER
 
 
@@ -34,35 +34,42 @@ class SandboxTransport(httpx.AsyncBaseTransport):
         head = [*reply.response.headers, SANDBOX_HEADER]
         if isinstance(reply.response, Response):
             head.append(("content-length", str(len(reply.response.body))))
-        return httpx.Response(reply.response.status, headers=head, stream=_Body(reply), request=request)
+        return httpx.Response(
+            reply.response.status, headers=head, stream=_Body(reply.response, reply.keep), request=request
+        )
 
 
-@frozen
 class _Body(httpx.AsyncByteStream):
     """The body of an answer, cut where a fault says so."""
 
-    reply: Reply
+    def __init__(self, response: Response | StreamingResponse, keep: int | None) -> None:
+        # One generator, which httpx closes through aclose(): trio refuses to tidy up those that are left behind.
+        self._pieces = _pieces(response, keep)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = self.reply.keep
-        async for chunk in self._chunks():
-            yield chunk[:left]
-            if left is not None:
-                left -= len(chunk)
-                if left < 0:
-                    raise httpx.RemoteProtocolError("the sandbox closed the connection within the answer")
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        response = self.reply.response
-        if isinstance(response, Response):
-            yield response.body
-        elif response is not None:
-            chunks = response.chunks()
-            try:
-                async for chunk in chunks:
-                    yield chunk
-            finally:
-                await chunks.aclose()
+    async def aclose(self) -> None:
+        await self._pieces.aclose()
+
+
+async def _pieces(response: Response | StreamingResponse, keep: int | None) -> AsyncGenerator[bytes, None]:
+    if isinstance(response, Response):
+        yield response.body[:keep]
+        if keep is not None and keep < len(response.body):
+            raise _cut()
+        return
+    async with aclosing(response.chunks()) as chunks:
+        async for chunk in chunks:
+            yield chunk[:keep]
+            if keep is not None:
+                keep -= len(chunk)
+                if keep <= 0:
+                    raise _cut()
+
+
+def _cut() -> httpx.RemoteProtocolError:
+    return httpx.RemoteProtocolError("the sandbox closed the connection within the answer")
 
 
 async def _wait(delay: float, request: httpx.Request) -> None:

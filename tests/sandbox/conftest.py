@@ -1,0 +1,24 @@
+"""A running sandbox for the tests of its fronts."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from perkamo.sandbox import Sandbox
+from tests.sandbox.wire import Wire
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox on a free port, stopped afterwards."""
+    sandbox = Sandbox().start()
+    yield sandbox
+    sandbox.stop()
+
+
+@pytest.fixture
+def wire(sandbox: Sandbox) -> Iterator[Wire]:
+    """A keep-alive connection to it, by the standard library alone."""
+    wire = Wire(sandbox)
+    yield wire
+    wire.close()

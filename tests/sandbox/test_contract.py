@@ -1,0 +1,632 @@
+"""Every rule of the wire, over the pure ``handle``: what is taken, what is refused, and what is answered."""
+
+import json
+import re
+
+import pytest
+
+from perkamo.sandbox.messages import Request
+from tests.sandbox.caller import BROWSER_KEY, Caller, event, make_caller
+
+CUSTOMER = "/v1/customer/customer_123"
+
+
+@pytest.fixture
+def api() -> Caller:
+    """A fresh Space with the default program."""
+    return make_caller()
+
+
+def test_a_registration_answers_as_the_published_example(api: Caller) -> None:
+    """Expect the example of the contract page, byte for byte but for the order of members."""
+    answer = api.post("/v1/events", event())
+
+    assert answer.status == 200
+    assert answer.json == {
+        "applied": True,
+        "duplicate": False,
+        "delta": [{"wallet": "points", "amount": 50}],
+        "leveled_up": False,
+        "unlocked": [{"type": "perk", "key": "welcome_member", "name": "Welcome member"}],
+        "wallet_state": {"points": 50},
+        "level": {
+            "wallet": "points",
+            "level": 1,
+            "current": 50,
+            "nextLevelAt": 100,
+            "currentLevelAt": 0,
+            "progress": 0.5,
+        },
+    }
+    assert answer.notes == ()
+
+
+def test_whole_amounts_are_written_without_a_fraction(api: Caller) -> None:
+    """Expect 129 and not 129.0, as JavaScript writes it; and 123.45 where it is one."""
+    whole = api.post("/v1/events", event(event="purchase.completed", context={"amount": 12900}))
+    broken = api.post("/v1/events", event(event="purchase.completed", context={"amount": 12345}, transaction_id="2"))
+
+    assert b'"amount":129}' in whole.raw
+    assert b'"amount":123.45}' in broken.raw
+
+
+def test_a_level_up_and_what_it_unlocks_are_reported_once(api: Caller) -> None:
+    """Expect leveled_up with the event that crosses the line, and its perk in that answer only."""
+    api.post("/v1/events", event())
+
+    up = api.post("/v1/events", event(event="purchase.completed", context={"amount": 5000}, transaction_id="2"))
+    after = api.post("/v1/events", event(event="purchase.completed", context={"amount": 100}, transaction_id="3"))
+
+    assert up.json["leveled_up"] is True
+    assert [item["key"] for item in _objects(up.json["unlocked"])] == ["free_shipping", "first_purchase"]
+    assert [item["type"] for item in _objects(up.json["unlocked"])] == ["perk", "achievement"]
+    assert (after.json["leveled_up"], after.json["unlocked"]) == (False, [])
+
+
+def test_falling_below_a_level_is_no_level_up_and_keeps_the_perk(api: Caller) -> None:
+    """Expect a refund to take points and level, and nothing that was unlocked; coming back unlocks nothing again."""
+    api.post("/v1/events", event(event="purchase.completed", context={"amount": 12000}))
+
+    down = api.post("/v1/events", event(event="purchase.refunded", context={"amount": 12000}, transaction_id="2"))
+    again = api.post("/v1/events", event(event="purchase.completed", context={"amount": 12000}, transaction_id="3"))
+
+    assert (down.json["leveled_up"], down.json["wallet_state"]) == (False, {"points": 0})
+    assert (again.json["leveled_up"], again.json["unlocked"]) == (True, [])
+    assert {perk["key"] for perk in _objects(api.get(CUSTOMER).json["perks"])} == {"welcome_member", "free_shipping"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"user_id": ...}, "user_id is missing"),
+        ({"user_id": None}, "user_id must be text"),
+        ({"user_id": 7}, "user_id must be text"),
+        ({"user_id": ""}, "user_id must not be blank"),
+        ({"user_id": " \t"}, "user_id must not be blank"),
+        ({"user_id": "a" * 257}, "user_id must be at most 256"),
+        ({"user_id": "😀" * 129}, "user_id must be at most 256"),
+        ({"user_id": "\ud800"}, "user_id holds a lone surrogate"),
+        ({"event": ...}, "event is missing"),
+        ({"event": []}, "event must be text"),
+        ({"event": ""}, "event must not be blank"),
+        ({"event": "a" * 129}, "event must be at most 128"),
+        ({"event": "😀" * 65}, "event must be at most 128"),
+        ({"transaction_id": ...}, "transaction_id is missing"),
+        ({"transaction_id": None}, "transaction_id must be text"),
+        ({"transaction_id": ""}, "transaction_id must not be blank"),
+        ({"transaction_id": "a" * 257}, "transaction_id must be at most 256"),
+        ({"context": None}, "context must be an object"),
+        ({"context": "a"}, "context must be an object"),
+        ({"context": [1]}, "context must be an object"),
+        ({"context": {"": 1}}, "context has an empty key"),
+        ({"context": {"a": {"": 1}}}, "context.a has an empty key"),
+        ({"context": {"a": [{"b": [{"": 1}]}]}}, r"context.a\[0\].b\[0\] has an empty key"),
+        ({"context": {"a": "\ud800"}}, "context.a holds a lone surrogate"),
+        ({"context": {"\udfff": 1}}, "a key of context holds a lone surrogate"),
+        ({"context": {"xp": 1}}, "context.xp is reserved"),
+        ({"context": {"wallet": 1}}, "context.wallet is reserved"),
+        ({"context": {"wallets": 1}}, "context.wallets is reserved"),
+        ({"context": {"rewards": 1}}, "context.rewards is reserved"),
+        ({"context": {"level": 1}}, "context.level is reserved"),
+        ({"context": {"perks": 1}}, "context.perks is reserved"),
+        ({"context": {"achievements": 1}}, "context.achievements is reserved"),
+        ({"context": {"LeVeL": 1}}, "context.LeVeL is reserved"),
+        ({"occurred_at": None}, "occurred_at must be a time"),
+        ({"occurred_at": 1780308000}, "occurred_at must be a time"),
+        ({"occurred_at": ""}, "occurred_at must be a time"),
+        ({"occurred_at": "2026-06-01"}, "occurred_at must be a time"),
+        ({"occurred_at": "2026-06-01T10:00:00"}, "occurred_at must be a time"),
+        ({"occurred_at": "2026-06-01 10:00:00Z"}, "occurred_at must be a time"),
+        ({"occurred_at": "٢٠٢٦-06-01T10:00:00Z"}, "occurred_at must be a time"),
+        ({"occurred_at": "2026-13-01T10:00:00Z"}, "no time of the calendar"),
+        ({"occurred_at": "2026-02-30T10:00:00Z"}, "no time of the calendar"),
+    ],
+)
+def test_an_event_that_breaks_a_rule_is_refused(api: Caller, change: dict[str, object], reason: str) -> None:
+    """Expect 400 with the path and never the value, alone and in a batch, and nothing applied."""
+    alone = api.post("/v1/events", event(**change))
+    batched = api.post("/v1/events:batch", {"events": [event(**change)]})
+
+    assert alone.status == 400
+    assert re.search(reason, alone.message)
+    result = _objects(batched.json["results"])[0]
+    assert batched.status == 200
+    assert result["applied"] is False
+    assert '"events[0].' in json.dumps(result["error"]) or "a key of events[0]." in json.dumps(result["error"])
+    assert api.space.ledger.events() == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"user_id": "a" * 256},
+        {"user_id": "😀" * 128},
+        {"user_id": " spaces stay "},
+        {"user_id": "a/b?c#d%20ěšč"},
+        {"event": "a" * 128},
+        {"event": "Any Thing"},
+        {"transaction_id": "😀" * 128},
+        {"context": ...},
+        {"context": []},
+        {"context": {"nested": {"level": 1, "xp": 2}}},
+        {"context": {"items": [{"wallet": 1}], "none": None, "yes": True, "n": 1.5, "t": "x", "big": 2**53 - 1}},
+        {"occurred_at": ...},
+        {"occurred_at": "2026-06-01T10:00:00+00:00"},
+        {"occurred_at": "2026-06-01T12:00:00+02:00"},
+        {"occurred_at": "2026-06-01t10:00:00.5z"},
+        {"occurred_at": "2026-06-01T10:00:00.123456789Z"},
+        {"occurred_at": "2028-02-29T23:59:59Z"},
+    ],
+)
+def test_an_event_within_the_rules_is_applied(api: Caller, change: dict[str, object]) -> None:
+    """Expect 200 and the id exactly as it was sent: catches trimming, narrow limits and narrow times."""
+    answer = api.post("/v1/events", event(**change))
+
+    assert answer.json["applied"] is True
+    applied = api.space.ledger.events()[0]
+    assert applied.user_id == change.get("user_id", "customer_123")
+    assert applied.occurred_at.upper() == str(change.get("occurred_at", "2026-06-01T10:00:00.000Z")).upper().replace(
+        "ELLIPSIS", "2026-06-01T10:00:00.000Z"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "no JSON"),
+        (b"{", "no JSON"),
+        (b'{"user_id":"a"}x', "no JSON"),
+        (b"[]", "must be an object"),
+        (b'"text"', "must be an object"),
+        (b"null", "must be an object"),
+        (b"\xff", "not UTF-8"),
+        (b'\xef\xbb\xbf{"user_id":"a"}', "no JSON"),
+        (b'{"user_id":NaN}', "NaN"),
+        (b'{"user_id":Infinity}', "Infinity"),
+        (b'{"user_id":-Infinity}', "Infinity"),
+        (b'{"user_id":"a","user_id":"b"}', "same key twice"),
+        (b'{"context":{"a":1,"a":2}}', "same key twice"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events:batch", "/v1/identify", "/v1/browser-tokens"])
+def test_a_body_that_is_no_strict_json_object_is_refused(api: Caller, path: str, body: bytes, reason: str) -> None:
+    """Expect 400 with the reason on every route that takes a body."""
+    answer = api.post(path, body)
+
+    assert answer.status == 400
+    assert reason in answer.message
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 400, b"9" * 5000])
+def test_a_number_beyond_all_numbers_is_refused(api: Caller, number: bytes) -> None:
+    """Expect JavaScript's infinity to be no finite number."""
+    body = json.dumps(event(context={"amount": 0})).encode().replace(b'"amount": 0', b'"amount": ' + number)
+
+    answer = api.post("/v1/events", body)
+
+    assert (answer.status, answer.message) == (400, "context.amount must be a finite number")
+
+
+def test_nesting_is_bounded_without_a_crash(api: Caller) -> None:
+    """Expect 64 levels, the client's limit, to pass, and 400 levels to be refused."""
+
+    def nested(depth: int) -> bytes:
+        inner = b"[" * depth + b"]" * depth
+        return json.dumps(event(context={"a": 0})).encode().replace(b'"a": 0', b'"a": ' + inner)
+
+    assert api.post("/v1/events", nested(64)).status == 200
+    assert "nested deeper" in api.post("/v1/events", nested(400)).message
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/jsonx", "application/x-www-form-urlencoded"])
+def test_another_content_type_is_refused(api: Caller, kind: str) -> None:
+    """Expect 415: the published clients all send application/json."""
+    raw = json.dumps(event()).encode()
+    headers = tuple((name, kind if name == "content-type" else value) for name, value in api.signed("/v1/events", raw))
+
+    answer = api.send(Request("POST", "/v1/events", headers, raw))
+
+    assert answer.status == 415
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
+def test_the_content_type_may_have_a_charset(api: Caller, kind: str) -> None:
+    """Expect parameters and letter case not to matter."""
+    raw = json.dumps(event()).encode()
+    headers = tuple((name, kind if name == "content-type" else value) for name, value in api.signed("/v1/events", raw))
+
+    assert api.send(Request("POST", "/v1/events", headers, raw)).status == 200
+
+
+def test_a_repeated_transaction_is_a_duplicate_that_earns_nothing(api: Caller) -> None:
+    """Expect applied false, duplicate true, an empty delta and the balances as they are."""
+    api.post("/v1/events", event())
+
+    again = api.post("/v1/events", event())
+
+    assert (again.json["applied"], again.json["duplicate"], again.json["delta"]) == (False, True, [])
+    assert (again.json["wallet_state"], again.json["unlocked"]) == ({"points": 50}, [])
+    assert again.notes == ()
+    assert len(api.space.ledger.events()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"context": {"a": 1}}, {"event": "review.created"}, {"user_id": "other"}, {"occurred_at": "2026-06-01T10:00:01Z"}],
+)
+def test_a_repeated_transaction_with_another_body_is_noted(api: Caller, change: dict[str, object]) -> None:
+    """Expect a duplicate all the same, and a note for the request log: the caller has mixed up ids."""
+    api.post("/v1/events", event())
+
+    again = api.post("/v1/events", event(**change))
+
+    assert again.json["duplicate"] is True
+    assert "with another body" in again.notes[0]
+    assert api.space.ledger.customer("other").wallets == {}
+
+
+def test_an_event_that_no_rule_names_is_applied_and_earns_nothing(api: Caller) -> None:
+    """Expect an assumed answer: applied, with an empty delta, and the customer exists from then on."""
+    answer = api.post("/v1/events", event(event="page.viewed"))
+
+    assert (answer.json["applied"], answer.json["delta"], answer.json["wallet_state"]) == (True, [], {})
+    assert api.space.ledger.customer("customer_123").level == 1
+
+
+def test_a_formula_without_its_value_earns_nothing_and_is_noted(api: Caller) -> None:
+    """Expect the event to be applied, and the log to say why it earned nothing."""
+    answer = api.post("/v1/events", event(event="purchase.completed"))
+
+    assert (answer.json["applied"], answer.json["delta"]) == (True, [])
+    assert answer.notes == ("a rule on purchase.completed earned nothing: context.amount is missing",)
+
+
+def test_unknown_fields_are_ignored_and_noted(api: Caller) -> None:
+    """Expect 200: the service may know more fields, and no tenant field is to be sent."""
+    answer = api.post("/v1/events", event(space="demo"))
+
+    assert answer.status == 200
+    assert answer.notes == ("space is no field of this request and was ignored",)
+
+
+def test_a_batch_answers_in_order_and_is_not_atomic(api: Caller) -> None:
+    """Expect a result for each item, failed ones decodable as event results with an error, the others applied."""
+    answer = api.post(
+        "/v1/events:batch",
+        {"events": [event(), event(context={"xp": 1}, transaction_id="2"), 7, event(), event(transaction_id="3")]},
+    )
+
+    results = _objects(answer.json["results"])
+    assert [result["applied"] for result in results] == [True, False, False, False, True]
+    assert [result["duplicate"] for result in results] == [False, False, False, True, False]
+    assert [result.get("error") for result in results] == [
+        None,
+        {"message": "events[1].context.xp is reserved: Perkamo computes it"},
+        {"message": "events[2] must be an object"},
+        None,
+        None,
+    ]
+    assert all(set(results[0]) <= set(result) for result in results)
+    assert len(answer.notes) == 2
+
+
+@pytest.mark.parametrize("count", [0, 101, 1000])
+def test_a_batch_holds_1_to_100_events(api: Caller, count: int) -> None:
+    """Expect 400 for the whole batch outside of that."""
+    answer = api.post("/v1/events:batch", {"events": [event(transaction_id=str(index)) for index in range(count)]})
+
+    assert (answer.status, answer.message) == (400, f"events must hold 1 to 100 events, not {count}")
+    assert api.space.ledger.events() == ()
+
+
+def test_a_batch_of_100_is_taken(api: Caller) -> None:
+    """Expect the limit itself to be allowed."""
+    answer = api.post("/v1/events:batch", {"events": [event(transaction_id=str(index)) for index in range(100)]})
+
+    assert len(_objects(answer.json["results"])) == 100
+    assert api.space.ledger.customer("customer_123").wallets == {"points": 5000}
+
+
+@pytest.mark.parametrize("body", [{}, {"events": None}, {"events": {}}, {"events": "a"}])
+def test_a_batch_without_a_list_is_refused(api: Caller, body: object) -> None:
+    """Expect 400."""
+    assert api.post("/v1/events:batch", body).message == "events must be a list"
+
+
+def test_identify_creates_and_merges(api: Caller) -> None:
+    """Expect later traits to replace earlier ones by name, reserved words to be fine, and the customer to show them."""
+    api.post("/v1/identify", {"user_id": "customer_123", "traits": {"plan": "free", "level": 9}})
+
+    answer = api.post("/v1/identify", {"user_id": "customer_123", "traits": {"plan": "premium"}})
+
+    assert answer.json == {"user_id": "customer_123", "traits": {"plan": "premium", "level": 9}}
+    assert api.get(CUSTOMER).json["traits"] == {"plan": "premium", "level": 9}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"traits": {}}, "user_id is missing"),
+        ({"user_id": " "}, "user_id must not be blank"),
+        ({"user_id": "a", "traits": [1]}, "traits must be an object"),
+        ({"user_id": "a", "traits": {"": 1}}, "traits has an empty key"),
+    ],
+)
+def test_identify_refuses_what_breaks_the_rules(api: Caller, body: object, reason: str) -> None:
+    """Expect 400 with the path."""
+    answer = api.post("/v1/identify", body)
+
+    assert (answer.status, answer.message) == (400, reason)
+
+
+def test_a_customer_reads_as_published_in_the_older_excerpt(api: Caller) -> None:
+    """Expect user_id, traits, wallets, level and perks."""
+    api.post("/v1/events", event())
+
+    assert api.get(CUSTOMER).json == {
+        "user_id": "customer_123",
+        "traits": {},
+        "wallets": {"points": 50},
+        "level": {
+            "wallet": "points",
+            "level": 1,
+            "current": 50,
+            "nextLevelAt": 100,
+            "currentLevelAt": 0,
+            "progress": 0.5,
+        },
+        "perks": [{"type": "perk", "key": "welcome_member", "name": "Welcome member"}],
+        "achievements": [],
+    }
+
+
+def test_a_customer_that_nothing_was_sent_for_reads_as_an_empty_one(api: Caller) -> None:
+    """Expect 200 without balances, and reading to create nobody."""
+    answer = api.get("/v1/customer/nobody")
+
+    assert answer.status == 200
+    assert (answer.json["wallets"], answer.json["level"], answer.json["perks"]) == ({}, None, [])
+    assert api.space.ledger.user_ids() == []
+
+
+@pytest.mark.parametrize(
+    ("user_id", "path"),
+    [
+        ("a b", "a%20b"),
+        ("a/b", "a%2Fb"),
+        ("a/b", "a%2fb"),
+        ("ěšč", "%C4%9B%C5%A1%C4%8D"),
+        ("a?b#c", "a%3Fb%23c"),
+        ("a%b", "a%25b"),
+        ("a-_.~Z9", "a-_.~Z9"),
+        ("😀", "%F0%9F%98%80"),
+        ("a+b", "a%2Bb"),
+        ("...", "..."),
+        ("/v1/events", "%2Fv1%2Fevents"),
+    ],
+)
+def test_the_id_in_the_path_is_percent_decoded(api: Caller, user_id: str, path: str) -> None:
+    """Expect every id to come back exactly: catches double decoding and plus signs read as spaces."""
+    answer = api.get(f"/v1/customer/{path}")
+
+    assert (answer.status, answer.json["user_id"], answer.notes) == (200, user_id, ())
+
+
+def test_an_id_that_is_not_encoded_completely_is_noted(api: Caller) -> None:
+    """Expect the service to take it, and the log to say that our rule is stricter."""
+    answer = api.get("/v1/customer/a+b!")
+
+    assert (answer.json["user_id"], answer.notes) == ("a+b!", ("the id in the path is not percent-encoded completely",))
+
+
+@pytest.mark.parametrize("path", ["%", "%2", "%zz", "%ff", "a%C3", "%ED%A0%80"])
+def test_an_id_that_cannot_be_decoded_is_refused(api: Caller, path: str) -> None:
+    """Expect 400."""
+    assert api.get(f"/v1/customer/{path}").status == 400
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "%2e", "%2E%2e", "a/b"])
+def test_dot_segments_and_deeper_paths_lead_nowhere(api: Caller, path: str) -> None:
+    """Expect 404: a proxy may have resolved them to another route."""
+    assert api.get(f"/v1/customer/{path}").status == 404
+
+
+def test_an_id_in_the_path_is_at_most_256_characters(api: Caller) -> None:
+    """Expect the same limit as in bodies."""
+    assert api.get(f"/v1/customer/{'a' * 256}").status == 200
+    assert api.get(f"/v1/customer/{'a' * 257}").status == 400
+
+
+def test_the_program_serves_its_rules_in_camel_case(api: Caller) -> None:
+    """Expect blueprint.earningRules[] with event, label and a reward that is an amount or a formula."""
+    program = api.get("/v1/program").json
+
+    blueprint = program["blueprint"]
+    assert isinstance(blueprint, dict)
+    rules = _objects(blueprint["earningRules"])
+    assert {
+        "event": "user.registered",
+        "label": "Created an account",
+        "reward": {"wallet": "points", "amount": 50},
+    } in rules
+    assert {
+        "event": "purchase.completed",
+        "label": "Bought something",
+        "reward": {"wallet": "points", "formula": "{{amount}} / 100"},
+    } in rules
+    assert set(program) == {"blueprint", "metrics", "usage"}
+
+
+def test_usage_counts_events_and_customers(api: Caller) -> None:
+    """Expect duplicates not to count."""
+    api.post("/v1/events", event())
+    api.post("/v1/events", event())
+
+    assert api.get("/v1/usage").json == {"events": 1, "customers": 1}
+
+
+@pytest.mark.parametrize(
+    ("wish", "expires_in", "expires_at"),
+    [
+        ({}, 600, "2026-06-01T10:10:00.000Z"),
+        ({"ttl_seconds": 1}, 1, "2026-06-01T10:00:01.000Z"),
+        ({"ttl_seconds": 1800}, 1800, "2026-06-01T10:30:00.000Z"),
+        ({"purpose": "stream"}, 120, "2026-06-01T10:02:00.000Z"),
+        ({"purpose": "stream", "ttl_seconds": 300}, 300, "2026-06-01T10:05:00.000Z"),
+    ],
+)
+def test_a_browser_token_is_answered_as_published(
+    api: Caller, wish: dict[str, object], expires_in: int, expires_at: str
+) -> None:
+    """Expect token, token_type, expires_at and expires_in, by the sandbox's clock."""
+    answer = api.post("/v1/browser-tokens", {"browser_key": BROWSER_KEY, "user_id": "customer_123", **wish})
+
+    token = answer.json.pop("token")
+    assert isinstance(token, str)
+    assert (answer.json["token_type"], answer.json["expires_in"]) == ("Bearer", expires_in)
+    assert answer.json["expires_at"] == expires_at
+    kept = api.space.tokens.check(token, "stream" if "purpose" in wish else "browser", api.clock.time())
+    assert kept.user_id == "customer_123"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason"),
+    [
+        ({"browser_key": "pk_other"}, 403, "not this Space's public browser key"),
+        ({"browser_key": ""}, 400, "browser_key must not be blank"),
+        ({"user_id": ""}, 400, "user_id must not be blank"),
+        ({"purpose": "write"}, 400, "purpose must be"),
+        ({"purpose": None}, 400, "purpose must be"),
+        ({"ttl_seconds": 0}, 400, "from 1 to 1800"),
+        ({"ttl_seconds": 1801}, 400, "from 1 to 1800"),
+        ({"ttl_seconds": -1}, 400, "from 1 to 1800"),
+        ({"ttl_seconds": "600"}, 400, "from 1 to 1800"),
+        ({"ttl_seconds": True}, 400, "from 1 to 1800"),
+        ({"ttl_seconds": 1.5}, 400, "from 1 to 1800"),
+        ({"ttl_seconds": None}, 400, "from 1 to 1800"),
+    ],
+)
+def test_a_wrong_wish_for_a_token_is_refused(
+    api: Caller, change: dict[str, object], status: int, reason: str
+) -> None:
+    """Expect the limits of the PHP client to be checked here too."""
+    answer = api.post("/v1/browser-tokens", {"browser_key": BROWSER_KEY, "user_id": "customer_123", **change})
+
+    assert answer.status == status
+    assert reason in answer.message
+
+
+def test_redeeming_takes_the_cost_once(api: Caller) -> None:
+    """Expect an assumed answer like an event's, idempotent by transaction id; 409 for a small balance, 404 for no reward."""
+    api.post("/v1/events", event(event="referral.completed"))
+    wish = {"user_id": "customer_123", "reward": "voucher_10", "transaction_id": "redeem_1"}
+
+    first = api.post("/v1/rewards/redeem", wish)
+    again = api.post("/v1/rewards/redeem", wish)
+
+    assert (first.json["applied"], first.json["delta"]) == (True, [{"wallet": "points", "amount": -100}])
+    assert (again.json["duplicate"], again.json["wallet_state"]) == (True, {"points": 100})
+    assert api.post("/v1/rewards/redeem", {**wish, "reward": "gift_box", "transaction_id": "2"}).status == 409
+    assert api.post("/v1/rewards/redeem", {**wish, "user_id": "nobody", "transaction_id": "3"}).status == 409
+    assert api.post("/v1/rewards/redeem", {**wish, "reward": "moon"}).status == 404
+    assert api.space.ledger.customer("nobody").level is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/events", "POST"),
+        ("PUT", "/v1/events", "POST"),
+        ("GET", "/v1/events:batch", "POST"),
+        ("POST", "/v1/customer/a", "GET"),
+        ("DELETE", "/v1/customer/a", "GET"),
+        ("POST", "/v1/program", "GET"),
+    ],
+)
+def test_the_wrong_method_is_405_and_says_which_is_right(api: Caller, method: str, path: str, allow: str) -> None:
+    """Expect the Allow header."""
+    answer = api.send(Request(method, path, api.headers()))
+
+    assert (answer.status, answer.headers["allow"]) == (405, allow)
+    assert allow in answer.message
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/events", "/v1/event", "/v1/events/", "/v1/events%3Abatch", "*"])
+def test_an_unknown_path_is_404(api: Caller, path: str) -> None:
+    """Expect 404, also for the batch route with its colon encoded."""
+    assert api.get(path).status == 404
+
+
+def test_a_gateway_prefix_is_not_part_of_the_signed_path(api: Caller) -> None:
+    """Expect a base URL with a path to work when /v1/… alone was signed."""
+    raw = json.dumps(event()).encode()
+
+    answer = api.send(Request("POST", "/pfx/deep/v1/events", api.signed("/v1/events", raw), raw))
+
+    assert (answer.status, answer.notes) == (200, ())
+
+
+def test_every_answer_carries_the_usual_headers(api: Caller) -> None:
+    """Expect date, request id and rate limit on success and on errors, each request with an id of its own."""
+    good, bad = api.get(CUSTOMER), api.get("/v1/nothing")
+
+    for answer, remaining in ((good, "99999"), (bad, "99998")):
+        assert answer.headers["date"] == "Mon, 01 Jun 2026 10:00:00 GMT"
+        assert answer.headers["content-type"] == "application/json; charset=utf-8"
+        assert answer.headers["ratelimit-limit"] == "100000"
+        assert answer.headers["ratelimit-remaining"] == remaining
+        assert answer.headers["ratelimit-reset"] == "60"
+    assert good.headers["x-perkamo-request-id"] != bad.headers["x-perkamo-request-id"]
+
+
+def test_the_rate_limit_window_moves_on_and_never_refuses(api: Caller) -> None:
+    """Expect the count to begin again after a minute of the sandbox's clock."""
+    for _ in range(5):
+        api.get(CUSTOMER)
+
+    api.clock.advance(59)
+    late = api.get(CUSTOMER)
+    api.clock.advance(1)
+    fresh = api.get(CUSTOMER)
+
+    assert (late.headers["ratelimit-remaining"], late.headers["ratelimit-reset"]) == ("99994", "1")
+    assert fresh.headers["ratelimit-remaining"] == "99999"
+
+
+def test_the_same_script_sees_the_same_bytes() -> None:
+    """Expect ids, tokens and headers to follow from the seed; another seed gives others."""
+
+    def play(seed: int) -> list[object]:
+        api = make_caller(seed=seed)
+        wish = {"browser_key": BROWSER_KEY, "user_id": "a"}
+        answers = [api.post("/v1/events", event()), api.post("/v1/browser-tokens", wish), api.get("/v1/x")]
+        return [(answer.headers, answer.raw) for answer in answers]
+
+    assert play(1) == play(1)
+    assert play(1) != play(2)
+
+
+def test_oddities_are_noted_but_not_refused(api: Caller) -> None:
+    """Expect a query, a signed GET and a missing accept header to be in the notes."""
+    headers = tuple(pair for pair in api.signed(CUSTOMER, b"", method="GET") if pair[0] != "accept")
+
+    answer = api.send(Request("GET", f"{CUSTOMER}?a=1", headers))
+
+    assert answer.status == 200
+    assert answer.notes == (
+        "the published clients send accept: application/json",
+        "GET requests are not signed",
+        "no call takes a query",
+    )
+
+
+def test_a_message_is_bounded(api: Caller) -> None:
+    """Expect a key of a megabyte not to come back in the message."""
+    assert len(api.post("/v1/events", event(context={"k" * 1_000_000: {"": 1}})).raw) < 2000
+
+
+def _objects(value: object) -> list[dict[str, object]]:
+    assert isinstance(value, list)
+    assert all(isinstance(item, dict) for item in value)
+    return value

@@ -1,0 +1,174 @@
+"""Formulas: what they calculate, and that hostile ones do no harm."""
+
+import math
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perkamo.sandbox.formula import FormulaError, FormulaValueError, parse_formula
+from perkamo.sandbox.messages import Json
+
+CONTEXT: dict[str, Json] = {
+    "product_price": 12.5,
+    "amount": 12900,
+    "item": {"quantity": 3, "tags": ["a", 7]},
+    "text": "12",
+    "yes": True,
+    "nothing": None,
+    "huge": 10**400,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("{{product_price}} * 10", 125.0),
+        ("{{ product_price }}*10", 125.0),
+        ("1 + 2 * 3", 7.0),
+        ("(1 + 2) * 3", 9.0),
+        ("10 - 4 - 3", 3.0),
+        ("100 / 10 / 2", 5.0),
+        ("2 * 3 + 4 * 5", 26.0),
+        ("-{{amount}} / 100", -129.0),
+        ("--5", 5.0),
+        ("-(2 + 3)", -5.0),
+        ("2 * -3", -6.0),
+        ("+4", 4.0),
+        ("0.1 + 0.2", 0.1 + 0.2),
+        ("{{item.quantity}} * 0.5", 1.5),
+        ("{{item.tags.1}}", 7.0),
+        ("((((5))))", 5.0),
+        ("{{amount}}", 12900.0),
+        ("  7  ", 7.0),
+    ],
+)
+def test_a_formula_calculates_with_the_usual_precedence(text: str, result: float) -> None:
+    """Expect what a pocket calculator with precedence gives."""
+    assert parse_formula(text).evaluate(CONTEXT) == result
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "1 +",
+        "* 2",
+        "1 2",
+        "(1",
+        "1)",
+        "()",
+        "1 ** 2",
+        "1 // 2",
+        "7 % 2",
+        "amount * 2",
+        "{amount}",
+        "{{amount}",
+        "{{}}",
+        "{{a..b}}",
+        "{{.a}}",
+        "{{a b}}",
+        "{{a[0]}}",
+        "{{__import__('os')}}",
+        "__import__('os').system('true')",
+        "(lambda: 1)()",
+        "1 if 1 else 2",
+        "1e5",
+        "1_000",
+        "0x10",
+        "1.",
+        ".5",
+        "1.2.3",
+        "１ + 1",
+        "٣",
+        "1\x00",
+        "1;2",
+        "'a'",
+        "{{a}}{{b}}",
+        "9" * 16,
+        "1" * 501,
+        "(" * 33 + "1" + ")" * 33,
+        "-" * 40 + "1",
+        "{{" + ".".join("a" * 17) + "}}",
+    ],
+)
+def test_what_is_no_formula_is_refused_when_it_is_read(text: str) -> None:
+    """Expect FormulaError, never another exception and never a result."""
+    with pytest.raises(FormulaError):
+        parse_formula(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{{missing}}", "context.missing is missing"),
+        ("{{item.missing}}", "context.item.missing is missing"),
+        ("{{amount.deeper}}", "context.amount.deeper is missing"),
+        ("{{item.tags.9}}", "context.item.tags.9 is missing"),
+        ("{{item.tags.-1}}", "context.item.tags.-1 is missing"),
+        ("{{item}}", "no number"),
+        ("{{text}}", "no number"),
+        ("{{yes}}", "no number"),
+        ("{{nothing}}", "no number"),
+        ("{{huge}}", "no finite number"),
+        ("1 / 0", "divides by zero"),
+        ("1 / ({{amount}} - {{amount}})", "divides by zero"),
+        (" * ".join(["999999999999999"] * 25), "no finite number"),
+    ],
+)
+def test_a_formula_without_a_result_says_why(text: str, reason: str) -> None:
+    """Expect FormulaValueError with the path, and no value from the context in it."""
+    formula = parse_formula(text)
+
+    with pytest.raises(FormulaValueError, match=reason):
+        formula.evaluate(CONTEXT)
+
+
+def test_a_formula_names_the_paths_it_reads() -> None:
+    """Expect each path once, in order: the typed catalogue will be made from them."""
+    assert parse_formula("{{b.c}} * {{a}} + {{b.c}}").paths == ("b.c", "a")
+
+
+@given(st.text(alphabet="0123456789.+-*/(){}ab \n", max_size=80))
+def test_no_text_breaks_the_parser(text: str) -> None:
+    """Expect a formula or FormulaError for any text, and a finite number or FormulaValueError from it."""
+    try:
+        formula = parse_formula(text)
+    except FormulaError:
+        return
+    try:
+        assert math.isfinite(formula.evaluate({"a": 2, "b": {"a": 3}}))
+    except FormulaValueError:
+        pass
+
+
+_numbers = st.integers(0, 999).map(str)
+_sums = st.recursive(
+    _numbers,
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda parts: f"{parts[0]} {parts[1]} {parts[2]}"),
+        inner.map(lambda text: f"({text})"),
+        inner.map(lambda text: f"-{text}"),
+    ),
+    max_leaves=12,
+)
+
+
+@given(_sums)
+def test_results_agree_with_python(text: str) -> None:
+    """Expect Python's own arithmetic, on texts that are Python too: catches wrong precedence and associativity."""
+    if len(text) <= 500 and text.count("(") + text.count("-") <= 30:
+        assert parse_formula(text).evaluate({}) == pytest.approx(float(eval(text)))
+
+
+def test_the_longest_formula_is_read_and_evaluated_at_once() -> None:
+    """Expect no recursion and no quadratic time in a chain as long as a formula may be."""
+    text = "+".join("1" * 250)
+
+    began = time.perf_counter()
+    result = parse_formula(text).evaluate({})
+
+    assert result == 250
+    assert time.perf_counter() - began < 1
