@@ -79,6 +79,7 @@ _CLAIMS: "weakref.WeakSet[Claim]" = weakref.WeakSet()
 class Claim:
     """The right to use one slot, held until ``release``, or until this process ends in any way."""
 
+    slot: int
     path: Path
     lock_path: Path
     _descriptor: int
@@ -156,14 +157,14 @@ class SpoolDirectory:
         lock_path = _lock_path(path)
         with refusing(self.path):
             descriptor = _lock(lock_path)
-        return None if descriptor is None else Claim(path, lock_path, descriptor)
+        return None if descriptor is None else Claim(slot, path, lock_path, descriptor)
 
     def claim_adoption(self) -> Claim | None:
         """Claim the right to empty slots that dead processes left; one process at a time has it."""
         path = self.path / "adoption"
         with refusing(self.path):
             descriptor = _lock(_lock_path(path))
-        return None if descriptor is None else Claim(path, _lock_path(path), descriptor)
+        return None if descriptor is None else Claim(-1, path, _lock_path(path), descriptor)
 
     def published(self, slot: int) -> Published | None:
         """Return what the owner of a slot last told, or None where nothing readable was told."""

@@ -93,6 +93,7 @@ class SpoolFile:
             SlotUnavailableError: The file is open elsewhere, or was written by a newer version of this library.
         """
         self._claim = claim
+        self.slot = claim.slot
         self.usable = True
         try:
             with translated():

@@ -86,7 +86,7 @@ async def ask(writer: "Writer", action: Callable[[SpoolFile], _T]) -> _T:
     Cancelled before the writer began, the action is never done; cancelled later, it is.
     """
     done = anyio.Event()
-    call_here = _thread_safe_caller()
+    call_here = thread_safe_caller()
 
     def notify() -> None:
         with contextlib.suppress(RuntimeError):  # the loop of whoever asked has ended
@@ -102,7 +102,8 @@ async def ask(writer: "Writer", action: Callable[[SpoolFile], _T]) -> _T:
     return job.result()
 
 
-def _thread_safe_caller() -> Callable[[Callable[[], object]], object]:
+def thread_safe_caller() -> Callable[[Callable[[], object]], object]:
+    """Return what calls a function in this event loop from any thread. It raises RuntimeError once the loop ended."""
     try:
         return asyncio.get_running_loop().call_soon_threadsafe
     except RuntimeError:
@@ -114,29 +115,29 @@ def _thread_safe_caller() -> Callable[[Callable[[], object]], object]:
 class Writer:
     """The thread and its file, which is opened at the first job and again after it was lost or handed over."""
 
-    def __init__(self, open_file: Callable[[], SpoolFile], *, hand_over: bool) -> None:
+    def __init__(self, open_file: Callable[[], SpoolFile], file: SpoolFile | None = None) -> None:
         """Prepare; nothing runs before the first job.
 
         Args:
             open_file: Claims and opens a file.
-            hand_over: Give the file back every ``HAND_OVER_AFTER`` seconds, so that another process can deliver what
-                is in it.
+            file: A file that is open already.
         """
-        self.hand_over = hand_over
+        self.keepers = 0
+        """How many deliver from this writer's file. Without any it is given back again and again, for others to do."""
         self._open_file = open_file
         self._jobs: deque[Work] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._file: SpoolFile | None = None
-        self._opened_at = 0.0
+        self._file = file
+        self._opened_at = time.monotonic()
         self._closing = False
         _WRITERS.add(self)
 
     @property
-    def counts(self) -> Counts | None:
-        """The counts of the open file as of its last commit; None while no file is open."""
+    def held(self) -> tuple[int, Counts] | None:
+        """The slot that is open, and its counts as of the last commit; None while none is."""
         file = self._file
-        return None if file is None else file.committed
+        return None if file is None else (file.slot, file.committed)
 
     def submit(self, job: Work) -> None:
         """Do the job soon, sharing a commit with others."""
@@ -161,6 +162,7 @@ class Writer:
         with self._changed:
             thread = self._thread
             if thread is None:
+                self._close_file()
                 return
             self._closing = True
             self._changed.notify()
@@ -169,22 +171,23 @@ class Writer:
     def _run(self) -> None:
         while jobs := self._next_jobs():
             self._commit(jobs)
-            if self._file is not None and self.hand_over and time.monotonic() - self._opened_at > HAND_OVER_AFTER:
+            if not self.keepers and time.monotonic() - self._opened_at > HAND_OVER_AFTER:
                 self._close_file()
 
     def _next_jobs(self) -> list[Work]:
         """Wait for jobs; an empty list ends the thread."""
         with self._changed:
             while not self._jobs:
-                waited = self._changed.wait(HAND_OVER_AFTER if self._file is not None and self.hand_over else None)
-                idle = not waited and not self._jobs
-                if idle and self.hand_over:
-                    self._close_file()
-                if self._closing and not self._jobs:
+                if self._closing:
                     self._close_file()
                     self._thread, self._closing = None, False
                     return []
+                if not self._changed.wait(None if self._file is None else HAND_OVER_AFTER) and self._may_hand_over():
+                    self._close_file()
             return [self._jobs.popleft() for _ in range(min(len(self._jobs), MAX_JOBS_PER_COMMIT))]
+
+    def _may_hand_over(self) -> bool:
+        return self._file is not None and (not self.keepers or not self._file.committed.pending)
 
     def _commit(self, jobs: list[Work]) -> None:
         try:

@@ -1,0 +1,45 @@
+"""How fast a stream of requests may go: one pace for all of its tasks."""
+
+import random
+from typing import Final
+
+import anyio
+
+from perkamo.errors import PerkamoApiError, PerkamoError
+
+FIRST_WAIT: Final = 0.5
+LONGEST_WAIT: Final = 30.0
+LONGEST_RETRY_AFTER: Final = 300.0
+"""Seconds. What the service asks for is obeyed up to here; whoever asks for more is asked again after that."""
+
+
+class Pace:
+    """Holds back all requests of a stream after one of them failed."""
+
+    def __init__(self) -> None:
+        """Begin at full speed."""
+        self.failures = 0
+        self._not_before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """For how long nothing may leave; 0 or less when it may."""
+        return self._not_before - anyio.current_time()
+
+    def succeeded(self) -> None:
+        """Go at full speed again."""
+        self.failures = 0
+
+    def failed(self, error: PerkamoError) -> None:
+        """Hold back: twice as long each time, at random within that, and no less than the service asks for."""
+        self.failures += 1
+        limit = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self.failures - 1, 30))
+        drawn = random.uniform(0, limit)  # noqa: S311 - spreads clients out, guards nothing
+        asked = error.retry_after_seconds if isinstance(error, PerkamoApiError) else None
+        if asked is not None:
+            drawn += min(asked, LONGEST_RETRY_AFTER)
+        self.hold(drawn)
+
+    def hold(self, seconds: float) -> None:
+        """Let nothing leave for so many seconds."""
+        self._not_before = max(self._not_before, anyio.current_time() + seconds)
