@@ -9,7 +9,7 @@ import pytest
 
 from perkamo.sandbox import Delay, Fault, Lost, Reset, Sandbox, Status, Truncate
 from tests.sandbox.caller import event
-from tests.sandbox.wire import Wire
+from tests.sandbox.wire import Wire, signed_headers
 
 EMIT = "POST /v1/events"
 READ = "GET /v1/customer/{user_id}"
@@ -278,7 +278,7 @@ async def test_faults_strike_the_in_process_transport_as_a_socket(
         sandbox = Sandbox()
         raw = b'{"user_id":"a","event":"user.registered","transaction_id":"1"}'
         async with sandbox:
-            headers = Wire(sandbox).signed("/v1/events", raw)
+            headers = signed_headers(sandbox.api_key, sandbox.clock.time(), "/v1/events", raw)
             sandbox.faults.next(EMIT, fault)
             transport = sandbox.transport() if in_process else None
             async with httpx.AsyncClient(transport=transport, timeout=0.2, trust_env=False) as client:

@@ -15,7 +15,7 @@ import pytest
 from perkamo.sandbox import Sandbox, SandboxError
 from perkamo.sandbox.messages import Request, StreamingResponse
 from tests.sandbox.caller import event
-from tests.sandbox.wire import Wire, address_of, exchange, read_all
+from tests.sandbox.wire import Wire, address_of, exchange, read_all, signed_headers
 
 STREAM = "/v1/client/customer/customer_123/stream"
 
@@ -376,15 +376,7 @@ def _in_child(sandbox: Sandbox) -> int:
         wire = Wire(sandbox)
         assert wire.send("GET", "/_sandbox/health", b"", {}).status == 200
         raw = json.dumps(event(transaction_id="from_the_child")).encode()
-        timestamp = str(int(time.time()))
-        from perkamo.signing import sign
-
-        headers = {
-            "x-perkamo-api-key": sandbox.api_key,
-            "content-type": "application/json",
-            "x-perkamo-timestamp": timestamp,
-            "x-perkamo-signature": sign(sandbox.api_key, timestamp, "POST", "/v1/events", raw),
-        }
+        headers = signed_headers(sandbox.api_key, time.time(), "/v1/events", raw)
         assert wire.send("POST", "/v1/events", raw, headers).json["applied"] is True
         for look in (lambda: sandbox.events(), lambda: sandbox.faults.clear(), lambda: sandbox.clock.time()):
             with pytest.raises(SandboxError, match="forked copy"):

@@ -30,14 +30,7 @@ class Wire:
 
     def signed(self, path: str, raw: bytes) -> dict[str, str]:
         """The headers of a POST, by the sandbox's clock."""
-        timestamp = str(int(self.sandbox.clock.time()))
-        return {
-            "x-perkamo-api-key": self.sandbox.api_key,
-            "accept": "application/json",
-            "content-type": "application/json",
-            "x-perkamo-timestamp": timestamp,
-            "x-perkamo-signature": sign(self.sandbox.api_key, timestamp, "POST", path, raw),
-        }
+        return signed_headers(self.sandbox.api_key, self.sandbox.clock.time(), path, raw)
 
     def send(self, method: str, path: str, raw: bytes, headers: Mapping[str, str]) -> Answer:
         """Send any request."""
@@ -49,6 +42,18 @@ class Wire:
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
+
+
+def signed_headers(api_key: str, now: float, path: str, raw: bytes) -> dict[str, str]:
+    """The headers of a signed POST."""
+    timestamp = str(int(now))
+    return {
+        "x-perkamo-api-key": api_key,
+        "accept": "application/json",
+        "content-type": "application/json",
+        "x-perkamo-timestamp": timestamp,
+        "x-perkamo-signature": sign(api_key, timestamp, "POST", path, raw),
+    }
 
 
 def address_of(sandbox: Sandbox) -> tuple[str, int]:
