@@ -14,7 +14,7 @@ from perkamo.attempt import Wire
 from perkamo.calls import Call
 from perkamo.codec import decode, decode_any
 from perkamo.connections import transport_for
-from perkamo.credentials import ApiKey, Key, check_base_url
+from perkamo.credentials import ApiKey, check_base_url, hidden
 from perkamo.errors import PerkamoConfigurationError, PerkamoResponseError
 from perkamo.events import Context, Event, Traits, create_transaction_id
 from perkamo.exchange import Exchange
@@ -72,7 +72,7 @@ class AsyncPerkamoClient:
         Raises:
             PerkamoConfigurationError: There is no key, or a value can't work.
         """
-        key, api_key = Key(api_key), None
+        api_key = key = hidden(api_key)
         if key.problem is not None:
             raise PerkamoConfigurationError(key.problem)
         if http_client is not None and proxy is not None:
@@ -318,13 +318,7 @@ class AsyncPerkamoClient:
 
     def __del__(self) -> None:
         """Complain about a client that was used and never closed, and name the remedy."""
-        if getattr(self, "_owns_connections", False) and self._exchange.wire.left_open:
-            warnings.warn(
-                f"{self!r} was never closed; use it with 'async with', or call 'await client.aclose()'",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
+        self._complain(self, "use it with 'async with', or call 'await client.aclose()'")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._exchange.wire.base_url}>"
@@ -332,3 +326,8 @@ class AsyncPerkamoClient:
     async def _browser_token(self, call: Call) -> BrowserToken:
         reply = await self._exchange.send(call)
         return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown")
+
+    def _complain(self, owner: object, remedy: str) -> None:
+        if getattr(self, "_owns_connections", False) and self._exchange.wire.left_open:
+            self._owns_connections = False
+            warnings.warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)

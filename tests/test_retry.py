@@ -84,7 +84,7 @@ def test_a_two_digit_year_lies_within_fifty_years() -> None:
         (409, True, True),
     ],
 )
-def test_the_table_of_statuses_holds(status: int, has_retry_after: bool, again: bool) -> None:  # noqa: FBT001 - a table
+def test_the_table_of_statuses_holds(status: int, has_retry_after: bool, again: bool) -> None:
     """Each row of the table in the module's docstring; catches a status that moved."""
     assert is_retried(status, has_retry_after=has_retry_after) is again
 

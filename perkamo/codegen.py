@@ -1,0 +1,242 @@
+"""Writes the sync twins of the async classes: ``python -m perkamo.codegen``, or ``--check`` to compare only.
+
+Each twin is real source: the same signatures and docstrings, worded for synchronous code, over the same coroutines,
+which run in the portal's event loop. The async source is the only place where anything is written by hand.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+ROOMS: Final = Path(__file__).parent
+WIDTH: Final = 120
+
+CLASSES: Final[Mapping[str, str]] = {"AsyncPerkamoClient": "PerkamoClient"}
+"""Each async class and its twin."""
+
+METHODS: Final[Mapping[str, str]] = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__"}
+"""Methods whose names differ; all others keep theirs."""
+
+WORDS: Final[Sequence[tuple[str, str]]] = (
+    (r"'async with'", "'with'"),
+    (r"'await client\.aclose\(\)'", "'client.close()'"),
+    (r"\basync with\b", "with"),
+    (r"\bawait ", ""),
+    (r"\baclose\b", "close"),
+    (r"The async client", "The sync client"),
+    (r", from asyncio or trio\.", ", from synchronous code."),
+    (r"serves any number of tasks", "serves any number of threads"),
+    (r", also before the event loop runs\.", ", also before a fork."),
+)
+"""How docstrings and messages are worded for synchronous code, besides the names of classes."""
+
+
+@frozen
+class Source:
+    """An async room and the room of its twins."""
+
+    room: str
+    twin: str
+
+
+SOURCES: Final[Sequence[Source]] = (Source("client", "sync_client"),)
+"""Every room that has twins. To add one, add a line."""
+
+
+def generate(text: str, source: Source) -> str:
+    """Return the source of the twins of one room.
+
+    Args:
+        text: The async room's source.
+        source: Its name and that of its twin.
+    """
+    tree = ast.parse(text)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in CLASSES]
+    body = "\n\n\n".join(_Twin(text, node).write() for node in classes)
+    doc = _reworded(ast.get_docstring(tree) or "")
+    title = doc.splitlines()[0]
+    header = (
+        f'"""{title}\n\n'
+        f"GENERATED from {source.room}.py by ``python -m perkamo.codegen``: change that file, never this one.\n"
+        '"""\n\n'
+    )
+    names = [node.name for node in classes]
+    own = f"from perkamo.{source.room} import {', '.join(names)}\nfrom perkamo.portal import run\n"
+    return header + _imports(tree, body, own) + "\n\n" + body + "\n"
+
+
+def _imports(tree: ast.Module, body: str, own: str) -> str:
+    """Return the import statements of the async room, reduced to the names that the twins use."""
+    used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
+    standard: list[str] = []
+    foreign: list[str] = []
+    ours = own.splitlines()
+    for node in tree.body:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        kept = [one.name for one in node.names if one.name in used]
+        if isinstance(node, ast.Import):
+            target = foreign if "httpx" in kept else standard
+            target.extend(f"import {name}" for name in kept)
+        elif kept:
+            target = ours if (node.module or "").startswith("perkamo") else standard
+            target.append(_import_line(node.module or "", kept))
+    standard.sort(key=lambda line: (line.startswith("from"), line))
+    ours.sort(key=lambda line: line.split()[1])
+    return "\n\n".join("\n".join(group) for group in (standard, foreign, ours) if group) + "\n"
+
+
+def _import_line(module: str, names: Sequence[str]) -> str:
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= WIDTH:
+        return line
+    return f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")"
+
+
+class _Twin:
+    """Writes the twin of one class."""
+
+    def __init__(self, text: str, node: ast.ClassDef) -> None:
+        self._lines = text.splitlines()
+        self._node = node
+        self._name = CLASSES[node.name]
+
+    def write(self) -> str:
+        parts = [f"class {self._name}:", self._docstring(self._node, "    "), ""]
+        for method in self._public_methods():
+            parts.extend([self._method(method), ""])
+        parts.append(self._wrapper())
+        return "\n".join(parts)
+
+    def _public_methods(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        for node in self._node.body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if node.name.startswith("__") or not node.name.startswith("_"):
+                yield node
+
+    def _wrapper(self) -> str:
+        return (
+            "    @classmethod\n"
+            f'    def _over(cls, twin: {self._node.name}) -> "{self._name}":\n'
+            "        made = object.__new__(cls)\n"
+            "        made._async = twin\n"
+            "        return made"
+        )
+
+    def _docstring(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, indent: str) -> str:
+        expression = node.body[0]
+        if not isinstance(expression, ast.Expr) or ast.get_docstring(node) is None:
+            return ""
+        text = "\n".join(self._lines[expression.lineno - 1 : expression.end_lineno])
+        return _reworded(indent + text.lstrip())
+
+    def _method(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+        parts = (_reworded(_head(node)), self._docstring(node, "        "), self._body(node))
+        return "\n".join(part for part in parts if part)
+
+    def _body(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+        special = self._special_body(node)
+        if special is not None:
+            return special
+        if isinstance(node, ast.AsyncFunctionDef):
+            returns = "" if node.returns is None or ast.unparse(node.returns) == "None" else "return "
+            return _call(f"{returns}run", [f"self._async.{node.name}", *_arguments(node)])
+        returned = ast.unparse(node.returns).strip("'\"") if node.returns is not None else ""
+        if returned in CLASSES:
+            return _call(f"return {CLASSES[returned]}._over", [_inline(f"self._async.{node.name}", _arguments(node))])
+        return _call(f"return self._async.{node.name}", _arguments(node))
+
+    def _special_body(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
+        match node.name:
+            case "__init__":
+                # A key stands in no frame of the twin either.
+                hide = "        api_key = hidden(api_key)\n" if "api_key" in _arguments(node) else ""
+                return hide + _call(f"self._async = {self._node.name}", _arguments(node))
+            case "__aenter__":
+                return "        return self"
+            case "__aexit__":
+                return "        self.close()"
+            case "__del__":
+                text = "\n".join("    " + line for line in self._lines[node.body[1].lineno - 1 : node.end_lineno])
+                text = _reworded(text.replace("self._complain(", "self._async._complain("))
+                return f'        if hasattr(self, "_async"):  # not when construction failed\n{text}'
+            case "__repr__":
+                return f'        return repr(self._async).replace("{self._node.name}", "{self._name}")'
+            case _:
+                return None
+
+
+def _head(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Write a signature as ruff formats it."""
+    arguments = node.args
+    plain = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(plain) - len(arguments.defaults)) + list(arguments.defaults)
+    parts = [_parameter(one, default) for one, default in zip(plain, defaults, strict=True)]
+    if arguments.kwonlyargs:
+        parts.append("*")
+    parts += [_parameter(*one) for one in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
+    return _call(f"def {METHODS.get(node.name, node.name)}", parts, f"{returns}:", " " * 4).replace("'", '"')
+
+
+def _parameter(one: ast.arg, default: ast.expr | None) -> str:
+    text = one.arg if one.annotation is None else f"{one.arg}: {ast.unparse(one.annotation)}"
+    return text if default is None else f"{text} = {ast.unparse(default)}"
+
+
+def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    positional = [one.arg for one in (*node.args.posonlyargs, *node.args.args)][1:]
+    return positional + [f"{one.arg}={one.arg}" for one in node.args.kwonlyargs]
+
+
+def _inline(function: str, arguments: Sequence[str]) -> str:
+    return f"{function}({', '.join(arguments)})"
+
+
+def _call(function: str, arguments: Sequence[str], end: str = "", indent: str = " " * 8) -> str:
+    """Write a call as ruff formats it: on one line, on one line of its own, or one argument a line."""
+    line = f"{indent}{_inline(function, arguments)}{end}"
+    if len(line) <= WIDTH:
+        return line
+    middle = f"{indent}    {', '.join(arguments)}"
+    if len(middle) <= WIDTH:
+        return f"{indent}{function}(\n{middle}\n{indent}){end}"
+    inner = "".join(f"{indent}    {argument},\n" for argument in arguments)
+    return f"{indent}{function}(\n{inner}{indent}){end}"
+
+
+def _reworded(text: str) -> str:
+    for pattern, words in WORDS:
+        text = re.sub(pattern, words, text)
+    for name, twin in CLASSES.items():
+        text = re.sub(rf"\b{name}\b", twin, text)
+    return text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the twins, or compare them with ``--check``.
+
+    Returns:
+        0, or 1 when ``--check`` finds a twin that differs from what its source makes.
+    """
+    check = "--check" in arguments
+    stale = 0
+    for source in SOURCES:
+        twin = ROOMS / f"{source.twin}.py"
+        text = generate((ROOMS / f"{source.room}.py").read_text("utf-8"), source)
+        if check and (not twin.exists() or twin.read_text("utf-8") != text):
+            stale += 1
+            print(f"{twin.name} is not what {source.room}.py makes: run python -m perkamo.codegen", file=sys.stderr)
+        elif not check:
+            twin.write_text(text, "utf-8")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

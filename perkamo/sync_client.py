@@ -1,0 +1,286 @@
+"""The sync client: the whole surface of the Perkamo API, one short coroutine per call.
+
+GENERATED from client.py by ``python -m perkamo.codegen``: change that file, never this one.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from types import EllipsisType, TracebackType
+from typing import Self
+
+import httpx
+
+from perkamo.client import AsyncPerkamoClient
+from perkamo.credentials import ApiKey, hidden
+from perkamo.events import Context, Event, Traits
+from perkamo.jsontext import JSONInput
+from perkamo.models import (
+    ApiResponse,
+    BatchIngestResponse,
+    BrowserToken,
+    Customer,
+    EventIngestResponse,
+    IdentifyResponse,
+    Program,
+    ProgramEvent,
+)
+from perkamo.portal import run
+from perkamo.retry import RetryPolicy
+
+
+class PerkamoClient:
+    """Sends trusted events to Perkamo and reads what came of them, from synchronous code.
+
+    One client serves any number of threads. It may be built anywhere, also before a fork.
+
+    Example:
+        >>> with PerkamoClient() as perkamo:
+        ...     result = perkamo.emit("customer_123", "purchase.completed", {"amount": 12900})
+    """
+
+    def __init__(
+        self,
+        api_key: ApiKey | None = None,
+        *,
+        base_url: str | None = None,
+        timeout: float | None = 30.0,
+        retry: RetryPolicy = RetryPolicy(),
+        http_client: httpx.AsyncClient | None = None,
+        proxy: str | None = None,
+        allow_insecure_http: bool = False,
+    ) -> None:
+        """Set up a client; nothing is sent and no connection is made.
+
+        Args:
+            api_key: The server key as text, or a function, sync or async, that is asked for it before every attempt,
+                so that keys can rotate. From ``PERKAMO_SECRET_KEY`` when not given (published name).
+            base_url: Where the API is; a path prefix is kept out of the signature. From ``PERKAMO_BASE_URL`` when not
+                given (assumed name), else the hosted API (published).
+            timeout: Seconds for a whole call: waits, retries and the answer's body included. None means no limit.
+            retry: How often and how patiently a call is tried.
+            http_client: Your own ``httpx.AsyncClient`` to send with. It is never closed here, its redirects are not
+                followed, and its default headers, cookies and parameters are not sent. Its connection pool is
+                httpx's own, which can lose connections when calls are cancelled.
+            proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
+            allow_insecure_http: Let plain http go to other hosts than loopback.
+
+        Raises:
+            PerkamoConfigurationError: There is no key, or a value can't work.
+        """
+        api_key = hidden(api_key)
+        self._async = AsyncPerkamoClient(
+            api_key,
+            base_url=base_url,
+            timeout=timeout,
+            retry=retry,
+            http_client=http_client,
+            proxy=proxy,
+            allow_insecure_http=allow_insecure_http,
+        )
+
+    def identify(self, user_id: str, traits: Traits | None = None) -> IdentifyResponse:
+        """Create or update a customer's trusted traits: ``POST /v1/identify`` (published; its answer is not).
+
+        Args:
+            user_id: The application's own id of the customer, 1 to 256 characters.
+            traits: Facts that the application may share. ``OMIT`` leaves a property out.
+
+        Returns:
+            The answer, as ``.raw``.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+        """
+        return run(self._async.identify, user_id, traits)
+
+    def emit(
+        self,
+        user_id: str,
+        event: str,
+        context: Context | None = None,
+        *,
+        transaction_id: str | None = None,
+        occurred_at: datetime | str | None = None,
+    ) -> EventIngestResponse:
+        """Send one activity event: ``POST /v1/events`` (published).
+
+        Args:
+            user_id: The application's own id of the customer, 1 to 256 characters.
+            event: The event key, such as ``purchase.completed``, 1 to 128 characters.
+            context: Business facts, such as the order's id, amount and currency. ``OMIT`` leaves a property out.
+            transaction_id: 1 to 256 characters; the service applies it once. Give the business's own id, such as the
+                order's, so that your own retries earn once too; without one, ``tx_<uuid4>`` is made.
+            occurred_at: When it happened: a datetime with a zone, or ISO 8601 text with one; now when not given.
+
+        Returns:
+            What the event did. Look at ``.accepted``: after a retry, an event may read as ``duplicate``.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+        """
+        return run(self._async.emit, user_id, event, context, transaction_id=transaction_id, occurred_at=occurred_at)
+
+    def emit_event(self, event: Event) -> EventIngestResponse:
+        """Send one event that was built before: ``POST /v1/events`` (published).
+
+        Args:
+            event: The event; without a transaction id, ``tx_<uuid4>`` is made.
+
+        Returns:
+            What the event did.
+
+        Raises:
+            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+        """
+        return run(self._async.emit_event, event)
+
+    def batch(self, events: Iterable[Event | Mapping[str, object]]) -> BatchIngestResponse:
+        """Send 1 to 100 events in one request: ``POST /v1/events:batch`` (published). It is not atomic.
+
+        Args:
+            events: Events, or mappings with the wire's field names. Each needs a transaction id of its own.
+
+        Returns:
+            One result for each event, in the same order.
+
+        Raises:
+            PerkamoValidationError: An event can't be sent (``.path`` begins with ``events[i]``), or there are none or
+                more than 100; nothing was sent.
+            PerkamoError: The call failed; ``.outcome`` tells whether some may have been applied.
+        """
+        return run(self._async.batch, events)
+
+    def customer(self, user_id: str) -> Customer:
+        """Read a customer: ``GET /v1/customer/{user_id}`` (published; some fields for an earlier version).
+
+        Args:
+            user_id: The application's own id of the customer, 1 to 256 characters. ``.`` and ``..`` are refused,
+                because servers and proxies read them as directions in a path.
+
+        Returns:
+            The customer. One that nothing was ever sent for reads as empty (assumed).
+
+        Raises:
+            PerkamoValidationError: It is no customer's id; nothing was sent.
+            PerkamoError: The call failed.
+        """
+        return run(self._async.customer, user_id)
+
+    def program(self) -> Program:
+        """Read the Space's active program: ``GET /v1/program`` (published).
+
+        Returns:
+            The blueprint's earning rules, and everything else in ``.raw``.
+
+        Raises:
+            PerkamoError: The call failed.
+        """
+        return run(self._async.program)
+
+    def event_catalog(self) -> tuple[ProgramEvent, ...]:
+        """Read which events earn: the earning rules of ``program()``; empty where there are none (published).
+
+        Returns:
+            One entry for each earning rule.
+
+        Raises:
+            PerkamoError: The call failed.
+        """
+        return run(self._async.event_catalog)
+
+    def create_browser_token(self, browser_key: str, user_id: str, *, ttl_seconds: int | None = None) -> BrowserToken:
+        """Get a short-lived token for one customer's browser: ``POST /v1/browser-tokens`` (published).
+
+        Args:
+            browser_key: The public browser key, ``pk_…``; ``PERKAMO_BROWSER_KEY`` by convention.
+            user_id: The customer that the application has authenticated itself.
+            ttl_seconds: How long the token is good, 1 to 1800 seconds; the service decides when not given.
+
+        Returns:
+            The token, to be handed to that customer's browser only.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed.
+        """
+        return run(self._async.create_browser_token, browser_key, user_id, ttl_seconds=ttl_seconds)
+
+    def create_stream_token(self, browser_key: str, user_id: str, *, ttl_seconds: int | None = 120) -> BrowserToken:
+        """Get a short-lived token for one customer's stream: ``POST /v1/browser-tokens`` (published; preview).
+
+        Args:
+            browser_key: The public browser key, ``pk_…``; ``PERKAMO_BROWSER_KEY`` by convention.
+            user_id: The customer that the application has authenticated itself.
+            ttl_seconds: How long the token is good, 1 to 1800 seconds; the service decides when None.
+
+        Returns:
+            The token, to be handed to that customer's browser or to ``subscribe_customer`` only.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed.
+        """
+        return run(self._async.create_stream_token, browser_key, user_id, ttl_seconds=ttl_seconds)
+
+    def request(self, method: str, path: str, json: JSONInput = None) -> ApiResponse:
+        """Call an endpoint that has no method here: signed, tried again and bounded like all others.
+
+        Args:
+            method: ``GET``, ``POST``, ``PUT``, ``PATCH`` or ``DELETE``. Every method but GET is signed (published for
+                POST). A failed call is made again, so a write should carry a transaction id or be safe to repeat.
+            path: From ``/v1/`` on, percent-encoded; only a GET may have a query.
+            json: The body, or None for no body.
+
+        Returns:
+            The parsed JSON as ``.raw``.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+        """
+        return run(self._async.request, method, path, json)
+
+    def with_options(
+        self, *, timeout: float | EllipsisType | None = ..., retry: RetryPolicy | EllipsisType = ...
+    ) -> "PerkamoClient":
+        """Return a view of this client with other limits; it shares connections, key and retry quota.
+
+        Args:
+            timeout: Seconds for a whole call, or None for no limit; as before when not given.
+            retry: How often and how patiently a call is tried; as before when not given.
+
+        Returns:
+            A client that needs no closing; it ends with this one.
+
+        Raises:
+            PerkamoConfigurationError: The timeout is no positive number.
+        """
+        return PerkamoClient._over(self._async.with_options(timeout=timeout, retry=retry))
+
+    def close(self) -> None:
+        """Close the connections. A client of your own, given as ``http_client``, stays open. Doing it twice is fine."""
+        run(self._async.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        """Complain about a client that was used and never closed, and name the remedy."""
+        if hasattr(self, "_async"):  # not when construction failed
+            self._async._complain(self, "use it with 'with', or call 'client.close()'")
+
+    def __repr__(self) -> str:
+        return repr(self._async).replace("AsyncPerkamoClient", "PerkamoClient")
+
+    @classmethod
+    def _over(cls, twin: AsyncPerkamoClient) -> "PerkamoClient":
+        made = object.__new__(cls)
+        made._async = twin
+        return made
