@@ -37,6 +37,10 @@ class Answer:
         assert isinstance(value, dict)
         return cast("dict[str, object]", value)
 
+    def objects(self, name: str) -> list[dict[str, object]]:
+        """The list of objects under this name in the body."""
+        return objects(self.json[name])
+
     @property
     def message(self) -> str:
         """The message of an error body."""
@@ -78,6 +82,13 @@ class Caller:
             ("x-perkamo-timestamp", moment),
             ("x-perkamo-signature", sign(API_KEY, moment, method, path, body)),
         )
+
+
+def objects(value: object) -> list[dict[str, object]]:
+    """The same value, known to be a list of objects."""
+    assert isinstance(value, list)
+    assert all(isinstance(item, dict) for item in value)
+    return cast("list[dict[str, object]]", value)
 
 
 def answer_of(response: Response) -> Answer:

@@ -21,7 +21,11 @@ from tests.sandbox.wire import address_of
 def perkamo(*words: str) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "perkamo", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-m", "perkamo", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -91,7 +95,11 @@ def test_a_program_is_read_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('{"wallets": []}', "program.wallets must name at least one wallet"), ("{", "program is no JSON"), (None, "cannot read")],
+    [
+        ('{"wallets": []}', "program.wallets must name at least one wallet"),
+        ("{", "program is no JSON"),
+        (None, "cannot read"),
+    ],
 )
 def test_a_wrong_program_ends_with_1_and_its_place(tmp_path: Path, text: str | None, reason: str) -> None:
     """Expect one line on stderr, no traceback."""
@@ -123,7 +131,8 @@ def test_help_names_every_command_and_loads_none() -> None:
         "import sys; from perkamo.__main__ import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "print([name for name in ('httpx', 'asyncio', 'anyio', 'perkamo.sandbox', 'perkamo.demo') if name in sys.modules])"
+        "rooms = ('httpx', 'asyncio', 'anyio', 'perkamo.sandbox', 'perkamo.demo')\n"
+        "print([name for name in rooms if name in sys.modules])"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from perkamo.sandbox.messages import Request
-from tests.sandbox.caller import BROWSER_KEY, Caller, event, make_caller
+from tests.sandbox.caller import BROWSER_KEY, Caller, event, make_caller, objects
 
 CUSTOMER = "/v1/customer/customer_123"
 
@@ -58,8 +58,8 @@ def test_a_level_up_and_what_it_unlocks_are_reported_once(api: Caller) -> None:
     after = api.post("/v1/events", event(event="purchase.completed", context={"amount": 100}, transaction_id="3"))
 
     assert up.json["leveled_up"] is True
-    assert [item["key"] for item in _objects(up.json["unlocked"])] == ["free_shipping", "first_purchase"]
-    assert [item["type"] for item in _objects(up.json["unlocked"])] == ["perk", "achievement"]
+    assert [item["key"] for item in up.objects("unlocked")] == ["free_shipping", "first_purchase"]
+    assert [item["type"] for item in up.objects("unlocked")] == ["perk", "achievement"]
     assert (after.json["leveled_up"], after.json["unlocked"]) == (False, [])
 
 
@@ -72,7 +72,7 @@ def test_falling_below_a_level_is_no_level_up_and_keeps_the_perk(api: Caller) ->
 
     assert (down.json["leveled_up"], down.json["wallet_state"]) == (False, {"points": 0})
     assert (again.json["leveled_up"], again.json["unlocked"]) == (True, [])
-    assert {perk["key"] for perk in _objects(api.get(CUSTOMER).json["perks"])} == {"welcome_member", "free_shipping"}
+    assert {perk["key"] for perk in api.get(CUSTOMER).objects("perks")} == {"welcome_member", "free_shipping"}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_an_event_that_breaks_a_rule_is_refused(api: Caller, change: dict[str, o
 
     assert alone.status == 400
     assert re.search(reason, alone.message)
-    result = _objects(batched.json["results"])[0]
+    result = batched.objects("results")[0]
     assert batched.status == 200
     assert result["applied"] is False
     assert '"events[0].' in json.dumps(result["error"]) or "a key of events[0]." in json.dumps(result["error"])
@@ -297,7 +297,7 @@ def test_a_batch_answers_in_order_and_is_not_atomic(api: Caller) -> None:
         {"events": [event(), event(context={"xp": 1}, transaction_id="2"), 7, event(), event(transaction_id="3")]},
     )
 
-    results = _objects(answer.json["results"])
+    results = answer.objects("results")
     assert [result["applied"] for result in results] == [True, False, False, False, True]
     assert [result["duplicate"] for result in results] == [False, False, False, True, False]
     assert [result.get("error") for result in results] == [
@@ -324,7 +324,7 @@ def test_a_batch_of_100_is_taken(api: Caller) -> None:
     """Expect the limit itself to be allowed."""
     answer = api.post("/v1/events:batch", {"events": [event(transaction_id=str(index)) for index in range(100)]})
 
-    assert len(_objects(answer.json["results"])) == 100
+    assert len(answer.objects("results")) == 100
     assert api.space.ledger.customer("customer_123").wallets == {"points": 5000}
 
 
@@ -444,7 +444,7 @@ def test_the_program_serves_its_rules_in_camel_case(api: Caller) -> None:
 
     blueprint = program["blueprint"]
     assert isinstance(blueprint, dict)
-    rules = _objects(blueprint["earningRules"])
+    rules = objects(blueprint["earningRules"])
     assert {
         "event": "user.registered",
         "label": "Created an account",
@@ -507,9 +507,7 @@ def test_a_browser_token_is_answered_as_published(
         ({"ttl_seconds": None}, 400, "from 1 to 1800"),
     ],
 )
-def test_a_wrong_wish_for_a_token_is_refused(
-    api: Caller, change: dict[str, object], status: int, reason: str
-) -> None:
+def test_a_wrong_wish_for_a_token_is_refused(api: Caller, change: dict[str, object], status: int, reason: str) -> None:
     """Expect the limits of the PHP client to be checked here too."""
     answer = api.post("/v1/browser-tokens", {"browser_key": BROWSER_KEY, "user_id": "customer_123", **change})
 
@@ -518,7 +516,7 @@ def test_a_wrong_wish_for_a_token_is_refused(
 
 
 def test_redeeming_takes_the_cost_once(api: Caller) -> None:
-    """Expect an assumed answer like an event's, idempotent by transaction id; 409 for a small balance, 404 for no reward."""
+    """Expect an assumed answer like an event's, idempotent; 409 for a small balance, 404 for no reward."""
     api.post("/v1/events", event(event="referral.completed"))
     wish = {"user_id": "customer_123", "reward": "voucher_10", "transaction_id": "redeem_1"}
 
@@ -552,7 +550,9 @@ def test_the_wrong_method_is_405_and_says_which_is_right(api: Caller, method: st
     assert allow in answer.message
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/events", "/v1/event", "/v1/events/", "/v1/events%3Abatch", "*"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/", "/v2/events", "/v1/event", "/v1/events/", "/v1/events%3Abatch", "*"]
+)
 def test_an_unknown_path_is_404(api: Caller, path: str) -> None:
     """Expect 404, also for the batch route with its colon encoded."""
     assert api.get(path).status == 404
@@ -624,9 +624,3 @@ def test_oddities_are_noted_but_not_refused(api: Caller) -> None:
 def test_a_message_is_bounded(api: Caller) -> None:
     """Expect a key of a megabyte not to come back in the message."""
     assert len(api.post("/v1/events", event(context={"k" * 1_000_000: {"": 1}})).raw) < 2000
-
-
-def _objects(value: object) -> list[dict[str, object]]:
-    assert isinstance(value, list)
-    assert all(isinstance(item, dict) for item in value)
-    return value

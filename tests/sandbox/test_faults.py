@@ -1,15 +1,18 @@
 """Faults: each kind over a real socket and inside the process, the counting of them, and that none goes unnoticed."""
 
+import os
 import socket
 import time
+from collections.abc import AsyncGenerator, Callable
 
 import anyio
 import httpx
 import pytest
 
-from perkamo.sandbox import Delay, Fault, Lost, Reset, Sandbox, Status, Truncate
+from perkamo.sandbox import Delay, Fault, Faults, Lost, Reset, Sandbox, Status, Truncate
 from tests.sandbox.caller import event
-from tests.sandbox.wire import Wire, signed_headers
+from tests.sandbox.test_server import STREAM, stream_of
+from tests.sandbox.wire import Wire, address_of, signed_headers
 
 EMIT = "POST /v1/events"
 READ = "GET /v1/customer/{user_id}"
@@ -52,7 +55,7 @@ def test_a_status_may_bring_any_body(sandbox: Sandbox, wire: Wire, body: bytes |
 
 
 def test_a_delay_applies_at_once_and_answers_late(sandbox: Sandbox) -> None:
-    """Expect a client that gives up to have its event applied all the same, and the sandbox to serve others meanwhile."""
+    """Expect the event of a client that gives up to be applied, and the sandbox to serve others meanwhile."""
     sandbox.faults.next(EMIT, Delay(3600))
     impatient, patient = Wire(sandbox, timeout=0.2), Wire(sandbox)
 
@@ -187,7 +190,8 @@ def test_every_firing_is_in_the_request_log(sandbox: Sandbox, wire: Wire, fault:
 
 def test_leaving_the_sandbox_fails_when_an_armed_fault_never_fired() -> None:
     """Expect AssertionError that names it: a test of a fault that did not happen proves nothing."""
-    with pytest.raises(AssertionError, match=r"POST /v1/events: Status\(503\), Lost\(\); any route: Status\(500\)"), Sandbox() as sandbox:
+    named = r"POST /v1/events: Status\(503\), Lost\(\); any route: Status\(500\)"
+    with pytest.raises(AssertionError, match=named), Sandbox() as sandbox:  # noqa: PT012 - leaving the block is what fails
         sandbox.faults.sequence(EMIT, [Status(503), Lost()])
         sandbox.faults.rate(0.1, Status(500), seed=1)
 
@@ -207,7 +211,7 @@ def test_a_partly_fired_fault_is_not_forgotten(sandbox: Sandbox, wire: Wire) -> 
 
 def test_an_exception_is_not_hidden_by_unfired_faults() -> None:
     """Expect the test's own error to come through."""
-    with pytest.raises(KeyError), Sandbox() as sandbox:
+    with pytest.raises(KeyError), Sandbox() as sandbox:  # noqa: PT012 - the block is what a test would hold
         sandbox.faults.next(EMIT, Status(503))
         raise KeyError
 
@@ -252,7 +256,7 @@ def test_clear_and_reset_disarm(sandbox: Sandbox, wire: Wire) -> None:
         lambda _: Reset(before="apply", after="apply"),
     ],
 )
-def test_what_could_never_happen_cannot_be_armed(sandbox: Sandbox, arm: object) -> None:
+def test_what_could_never_happen_cannot_be_armed(sandbox: Sandbox, arm: Callable[[Faults], object]) -> None:
     """Expect ValueError where it is written, not a fault that silently never fires."""
     with pytest.raises(ValueError):
         arm(sandbox.faults)
@@ -302,9 +306,8 @@ async def test_a_short_delay_passes_in_process() -> None:
 
 def test_a_truncated_stream_is_cut(sandbox: Sandbox) -> None:
     """Expect the seam for streams to know cuts: so many bytes, and the end without the last chunk."""
-    from tests.sandbox.test_server import STREAM, stream_of
 
-    async def chunks():  # noqa: ANN202
+    async def chunks() -> AsyncGenerator[bytes, None]:
         yield b"12345"
         yield b"67890"
         await anyio.sleep(3600)
@@ -313,7 +316,7 @@ def test_a_truncated_stream_is_cut(sandbox: Sandbox) -> None:
     sandbox.faults.next("GET /v1/client/customer/{user_id}/stream", Truncate(7))
     with httpx.Client(trust_env=False) as client, client.stream("GET", sandbox.base_url + STREAM) as answer:
         received = bytearray()
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012 - it is the reading that fails
             for chunk in answer.iter_raw():
                 received += chunk
     assert received == b"1234567"
@@ -321,8 +324,6 @@ def test_a_truncated_stream_is_cut(sandbox: Sandbox) -> None:
 
 def test_a_reset_reaches_the_client_although_a_child_was_forked(sandbox: Sandbox, wire: Wire) -> None:
     """Expect RST: a copy of the connection in a child would keep it open."""
-    import os
-
     wire.get("/v1/program")
     ours, theirs = os.pipe()
     child = os.fork()
@@ -359,8 +360,6 @@ def test_faults_leave_the_sandbox_healthy(sandbox: Sandbox, wire: Wire) -> None:
 def test_many_armed_faults_survive_a_socket_that_dies_first(sandbox: Sandbox) -> None:
     """Expect a client that resets its own connection during a delayed answer not to disturb the server."""
     sandbox.faults.next("GET /v1/program", Delay(0.05))
-    from tests.sandbox.wire import address_of
-
     connection = socket.create_connection(address_of(sandbox), timeout=20)
     connection.sendall(b"GET /v1/program HTTP/1.1\r\nhost: a\r\n\r\n")
     while not sandbox.requests:

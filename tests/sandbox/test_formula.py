@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -81,8 +82,8 @@ def test_a_formula_calculates_with_the_usual_precedence(text: str, result: float
         "1.",
         ".5",
         "1.2.3",
-        "１ + 1",
-        "٣",
+        "\uff11 + 1",
+        "\u0663",
         "1\x00",
         "1;2",
         "'a'",
@@ -138,10 +139,8 @@ def test_no_text_breaks_the_parser(text: str) -> None:
         formula = parse_formula(text)
     except FormulaError:
         return
-    try:
+    with suppress(FormulaValueError):
         assert math.isfinite(formula.evaluate({"a": 2, "b": {"a": 3}}))
-    except FormulaValueError:
-        pass
 
 
 _numbers = st.integers(0, 999).map(str)

@@ -22,15 +22,20 @@ def send(api: Caller, path: str, body: bytes) -> Request:
 @pytest.mark.parametrize(
     "body",
     [
-        rb'{"user_id":"customer_123","event":"user.registered","transaction_id":"tx_9f86d081884c7d659a2feaa0c55ad015",'
-        rb'"context":[],"occurred_at":"2026-06-01T10:00:00+00:00"}',
-        rb'{"user_id":"customer_123","event":"user.registered","transaction_id":"order\/1092",'
-        rb'"context":{"path":"\/pricing","name":"P\u0159\u00edli\u0161 \ud83d\ude00","nested":{"a":[],"b":{"c":1.5}}},'
-        rb'"occurred_at":"2026-06-01T10:00:00+00:00"}',
+        (
+            rb'{"user_id":"customer_123","event":"user.registered",'
+            rb'"transaction_id":"tx_9f86d081884c7d659a2feaa0c55ad015",'
+            rb'"context":[],"occurred_at":"2026-06-01T10:00:00+00:00"}'
+        ),
+        (
+            rb'{"user_id":"customer_123","event":"user.registered","transaction_id":"order\/1092",'
+            rb'"context":{"path":"\/pricing","name":"P\u0159\u00edli\u0161 \ud83d\ude00","nested":{"a":[],"b":{"c":1.5}}},'
+            rb'"occurred_at":"2026-06-01T10:00:00+00:00"}'
+        ),
     ],
 )
 def test_an_event_of_the_php_client_is_applied(api: Caller, body: bytes) -> None:
-    """Expect [] for an empty context, escaped slashes, \\u escapes and whole seconds with an offset to be taken."""
+    """Expect [] for an empty context, escaped slashes, escaped letters and whole seconds with an offset to be taken."""
     answer = api.send(send(api, "/v1/events", body))
 
     assert answer.json["applied"] is True

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def test_events_are_kept_in_order_and_by_customer(sandbox: Sandbox, wire: Wire) 
 
     assert [applied.transaction_id for applied in sandbox.events()] == ["0", "1", "2"]
     mine = sandbox.events("a")
-    assert [(applied.context, applied.delta) for applied in mine] == [({"n": 0}, {"points": 50}), ({"n": 2}, {"points": 50})]
+    assert [(applied.context, applied.delta) for applied in mine] == [
+        ({"n": 0}, {"points": 50}),
+        ({"n": 2}, {"points": 50}),
+    ]
     assert mine[0].occurred_at == "2026-06-01T10:00:00.000Z"
 
 
@@ -182,7 +186,7 @@ def test_the_clock_stands_runs_and_moves() -> None:
         lambda _: Sandbox(now=datetime(2026, 6, 1)),  # noqa: DTZ001 - as above
     ],
 )
-def test_the_clock_refuses_what_is_no_time(wrong: object) -> None:
+def test_the_clock_refuses_what_is_no_time(wrong: Callable[[Clock], object]) -> None:
     """Expect ValueError for a time without a zone and for endless moves."""
     with pytest.raises(ValueError):
         wrong(Clock(ProcessLock()))
@@ -238,12 +242,14 @@ def test_the_token_book_is_bounded() -> None:
 
 
 def test_listeners_hear_of_changes_and_resets(sandbox: Sandbox, wire: Wire) -> None:
-    """Expect one call for each change with the customer as it is then, none for reads and duplicates, none after the end."""
+    """Expect one call for each change, with the customer as it is then; none for reads and duplicates."""
     heard: list[CustomerChange | LedgerCleared] = []
     end = sandbox.listen(heard.append)
 
     wire.post("/v1/identify", {"user_id": "a", "traits": {"plan": "premium"}})
-    wire.post("/v1/events:batch", {"events": [event(user_id="a"), event(user_id="a"), event(user_id="b", transaction_id="2")]})
+    wire.post(
+        "/v1/events:batch", {"events": [event(user_id="a"), event(user_id="a"), event(user_id="b", transaction_id="2")]}
+    )
     wire.get("/v1/customer/a")
     sandbox.reset()
     wire.post("/v1/events", event(user_id="c"))
@@ -265,7 +271,9 @@ async def test_the_in_process_transport_knows_the_same_truth() -> None:
     sandbox = Sandbox()
     raw = json.dumps(event()).encode()
     async with httpx.AsyncClient(transport=sandbox.transport(), base_url="http://sandbox") as client:
-        applied = await client.post("/v1/events", content=raw, headers=signed_headers(sandbox.api_key, sandbox.clock.time(), "/v1/events", raw))
+        applied = await client.post(
+            "/v1/events", content=raw, headers=signed_headers(sandbox.api_key, sandbox.clock.time(), "/v1/events", raw)
+        )
         unsigned = await client.post("/v1/events", content=raw, headers={"x-perkamo-api-key": sandbox.api_key})
 
     assert applied.json()["applied"] is True
@@ -281,7 +289,7 @@ async def test_the_in_process_transport_streams() -> None:
     """Expect chunks as they are made, and the generator closed when the client leaves early."""
     closed = False
 
-    async def chunks():  # noqa: ANN202
+    async def chunks() -> AsyncGenerator[bytes, None]:
         nonlocal closed
         try:
             yield b"first"
@@ -309,14 +317,16 @@ def test_the_control_plane_tells_and_resets(sandbox: Sandbox, wire: Wire) -> Non
     wire.post("/v1/events", event())
     sandbox.faults.rate(0.001, Status(503), seed=1, route="GET /v1/usage")
 
-    pages = {name: wire.send("GET", f"/_sandbox/{name}", b"", {}) for name in ("health", "state", "requests", "fidelity")}
+    pages = {
+        name: wire.send("GET", f"/_sandbox/{name}", b"", {}) for name in ("health", "state", "requests", "fidelity")
+    }
 
     assert pages["health"].json["status"] == "ok"
-    assert [customer["wallets"] for customer in pages["state"].json["customers"]] == [{"points": 50}]
-    assert [applied["transaction_id"] for applied in pages["state"].json["events"]] == ["registration_1"]
+    assert [customer["wallets"] for customer in pages["state"].objects("customers")] == [{"points": 50}]
+    assert [applied["transaction_id"] for applied in pages["state"].objects("events")] == ["registration_1"]
     assert pages["state"].json["faults_unfired"] == ["GET /v1/usage: Status(503) at a rate of 0.001"]
-    assert [record["route"] for record in pages["requests"].json["requests"]] == ["POST /v1/events"]
-    assert len(pages["fidelity"].json["fidelity"]) == len(sandbox.fidelity())
+    assert [record["route"] for record in pages["requests"].objects("requests")] == ["POST /v1/events"]
+    assert len(pages["fidelity"].objects("fidelity")) == len(sandbox.fidelity())
     assert not any(sandbox.api_key.encode() in page.raw for page in pages.values())
     assert len(sandbox.requests) == 1
     assert wire.send("GET", "/_sandbox/reset", b"", {}).status == 405
@@ -326,7 +336,9 @@ def test_the_control_plane_tells_and_resets(sandbox: Sandbox, wire: Wire) -> Non
     assert sandbox.events() == ()
 
 
-@pytest.mark.parametrize(("peer", "status"), [("127.0.0.1", 200), ("::1", 200), ("192.0.2.7", 403), ("fe80::1%eth0", 403)])
+@pytest.mark.parametrize(
+    ("peer", "status"), [("127.0.0.1", 200), ("::1", 200), ("192.0.2.7", 403), ("fe80::1%eth0", 403)]
+)
 def test_the_control_plane_answers_on_this_machine_only(peer: str, status: int) -> None:
     """Expect a sandbox that was opened to the network to keep its state to itself."""
     reply = Sandbox().answer(Request("GET", "/_sandbox/state", (), b"", peer))
@@ -348,14 +360,17 @@ def test_fidelity_says_what_is_assumed() -> None:
 
 def test_a_program_of_ones_own_is_served(wire: Wire) -> None:
     """Expect rules from a dict to earn, and to be in the catalogue."""
-    program = {"wallets": [{"key": "xp"}], "earningRules": [{"event": "lesson.done", "reward": {"formula": "{{minutes}} * 2"}}]}
+    program = {
+        "wallets": [{"key": "xp"}],
+        "earningRules": [{"event": "lesson.done", "reward": {"formula": "{{minutes}} * 2"}}],
+    }
     with Sandbox(program) as sandbox:
         wire = Wire(sandbox)
         answer = wire.post("/v1/events", event(event="lesson.done", context={"minutes": 7}))
 
         assert (answer.json["wallet_state"], answer.json["level"]) == ({"xp": 14}, None)
         assert sandbox.customer("customer_123").level is None
-        assert wire.get("/v1/program").json["blueprint"]["earningRules"][0]["event"] == "lesson.done"
+        assert b'"earningRules":[{"event":"lesson.done"' in wire.get("/v1/program").raw
         wire.close()
 
 
@@ -364,7 +379,8 @@ def test_the_sandbox_knows_nothing_of_the_client() -> None:
     code = (
         "import sys, perkamo.sandbox; "
         "rooms = {'client', 'exchange', 'codec', 'connections', 'retry', 'calls', 'attempt', 'sync_client'}; "
-        "print(sorted(rooms & {name.partition('.')[2] for name in sys.modules if name.startswith('perkamo.')}), 'httpx' in sys.modules)"
+        "loaded = {name.partition('.')[2] for name in sys.modules if name.startswith('perkamo.')}; "
+        "print(sorted(rooms & loaded), 'httpx' in sys.modules)"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -5,15 +5,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator
+import traceback
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 
-from perkamo.sandbox import Sandbox, SandboxError
-from perkamo.sandbox.messages import Request, StreamingResponse
+from perkamo.sandbox import Delay, Sandbox, SandboxError
+from perkamo.sandbox.messages import Handler, Request, StreamingResponse
 from tests.sandbox.caller import event
 from tests.sandbox.wire import Wire, address_of, exchange, read_all, signed_headers
 
@@ -35,7 +37,10 @@ def test_a_keep_alive_connection_serves_many_calls(sandbox: Sandbox, wire: Wire)
 @pytest.mark.anyio
 async def test_stock_httpx_works_on_both_backends(sandbox: Sandbox) -> None:
     """Expect concurrent calls from asyncio and from trio to be served by the sandbox's own thread."""
-    async with httpx.AsyncClient(base_url=sandbox.base_url, trust_env=False) as client, anyio.create_task_group() as group:
+    async with (
+        httpx.AsyncClient(base_url=sandbox.base_url, trust_env=False) as client,
+        anyio.create_task_group() as group,
+    ):
 
         async def read(number: int) -> None:
             answer = await client.get(f"/v1/customer/user_{number}", headers={"x-perkamo-api-key": sandbox.api_key})
@@ -63,7 +68,7 @@ def test_threads_may_call_and_look_at_once(sandbox: Sandbox) -> None:
 
 
 def test_small_answers_are_not_held_back(wire: Wire) -> None:
-    """Expect TCP_NODELAY: without it each call waits some 40 ms for a delayed acknowledgement (reliability row 0.13)."""
+    """Expect TCP_NODELAY: without it each call waits some 40 ms for an acknowledgement (reliability row 0.13)."""
     wire.get("/v1/program")
 
     fastest = min(_seconds(wire) for _ in range(20))
@@ -177,11 +182,11 @@ def test_it_can_be_started_again_but_not_twice(sandbox: Sandbox) -> None:
 
 def test_stopping_ends_a_delayed_answer(sandbox: Sandbox) -> None:
     """Expect stop not to wait for a request that was to be answered in an hour."""
-    from perkamo.sandbox import Delay
-
     sandbox.faults.next("GET /v1/program", Delay(3600))
     with socket.create_connection(address_of(sandbox), timeout=20) as connection:
-        connection.sendall(f"GET /v1/program HTTP/1.1\r\nhost: a\r\nx-perkamo-api-key: {sandbox.api_key}\r\n\r\n".encode())
+        connection.sendall(
+            f"GET /v1/program HTTP/1.1\r\nhost: a\r\nx-perkamo-api-key: {sandbox.api_key}\r\n\r\n".encode()
+        )
         _until(lambda: len(sandbox.requests) == 1)
 
         began = time.perf_counter()
@@ -245,7 +250,9 @@ def test_what_is_no_http_is_turned_away(sandbox: Sandbox, data: bytes, status: b
 @pytest.mark.parametrize("data", [b"", b"GET / HT"])
 def test_a_client_that_goes_without_a_word_does_no_harm(sandbox: Sandbox, data: bytes) -> None:
     """Expect a connection that ends before its request to be closed, and nothing logged."""
-    assert exchange(sandbox, data) in (b"",) or exchange(sandbox, data).startswith(b"HTTP/1.1 400")
+    answer = exchange(sandbox, data)
+
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
     assert sandbox.requests == ()
 
 
@@ -281,7 +288,8 @@ def test_expect_100_continue_is_answered_at_once(sandbox: Sandbox, wire: Wire) -
     head = "".join(f"{name}: {value}\r\n" for name, value in wire.signed("/v1/events", raw).items())
     with socket.create_connection(address_of(sandbox), timeout=20) as connection:
         connection.sendall(
-            f"POST /v1/events HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {len(raw)}\r\n{head}\r\n".encode()
+            f"POST /v1/events HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n"
+            f"content-length: {len(raw)}\r\n{head}\r\n".encode()
         )
         assert connection.recv(1000).startswith(b"HTTP/1.1 100")
         connection.sendall(raw)
@@ -297,8 +305,7 @@ def test_a_streaming_answer_arrives_chunk_by_chunk(sandbox: Sandbox) -> None:
     async def chunks() -> AsyncGenerator[bytes, None]:
         try:
             yield b"first"
-            while not gate.is_set():
-                await anyio.sleep(0.005)
+            await anyio.to_thread.run_sync(gate.wait)
             yield b"second"
         finally:
             closed.set()
@@ -378,13 +385,11 @@ def _in_child(sandbox: Sandbox) -> int:
         raw = json.dumps(event(transaction_id="from_the_child")).encode()
         headers = signed_headers(sandbox.api_key, time.time(), "/v1/events", raw)
         assert wire.send("POST", "/v1/events", raw, headers).json["applied"] is True
-        for look in (lambda: sandbox.events(), lambda: sandbox.faults.clear(), lambda: sandbox.clock.time()):
+        for look in (sandbox.events, sandbox.faults.clear, sandbox.clock.time):
             with pytest.raises(SandboxError, match="forked copy"):
                 look()
         sandbox.stop()
-    except BaseException:
-        import traceback
-
+    except BaseException:  # noqa: BLE001 - a child must not go on with the parent's tests, whatever happens
         traceback.print_exc()
         return 1
     return 0
@@ -413,7 +418,9 @@ def test_a_living_child_does_not_keep_connections_or_the_port(sandbox: Sandbox, 
         os.waitpid(child, 0)
 
 
-def stream_of(chunks: object):  # noqa: ANN202
+def stream_of(chunks: Callable[[], AsyncGenerator[bytes, None]]) -> Handler:
+    """Make a handler that answers the customer stream with these chunks."""
+
     def handle(request: Request) -> StreamingResponse | None:
         if request.path != STREAM:
             return None
@@ -422,7 +429,7 @@ def stream_of(chunks: object):  # noqa: ANN202
     return handle
 
 
-def _until(condition: object) -> None:
+def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline

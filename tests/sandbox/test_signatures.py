@@ -180,12 +180,12 @@ def test_a_timestamp_in_milliseconds_is_recognised(api: Caller) -> None:
     assert "is it in milliseconds?" in post(api, f"v1={digest(stamp).hex()}", timestamp=stamp).message
 
 
-@pytest.mark.parametrize("stamp", ["", "1.5", "-1", "+1", "1e9", " 1780308000", "١٢٣", "²", "1_0", "9" * 16, "9" * 5000])
+@pytest.mark.parametrize(
+    "stamp", ["", "1.5", "-1", "+1", "1e9", " 1780308000", "١٢٣", "²", "1_0", "9" * 16, "9" * 5000]
+)
 def test_a_timestamp_that_is_no_whole_number_is_refused(api: Caller, stamp: str) -> None:
     """Expect 401 for what int() or float() would take, and no crash for what they would not."""
-    headers = tuple(
-        (name, stamp if name == "x-perkamo-timestamp" else value) for name, value in api.signed(PATH, BODY)
-    )
+    headers = tuple((name, stamp if name == "x-perkamo-timestamp" else value) for name, value in api.signed(PATH, BODY))
 
     answer = api.send(Request("POST", PATH, headers, BODY))
 
@@ -230,7 +230,9 @@ def test_a_wrong_key_is_refused_without_being_shown(api: Caller, path: str, key:
     assert not key.strip() or key not in answer.message
 
 
-@pytest.mark.parametrize("path", ["/v1/identify", "/v1/events", "/v1/events:batch", "/v1/browser-tokens", "/v1/rewards/redeem"])
+@pytest.mark.parametrize(
+    "path", ["/v1/identify", "/v1/events", "/v1/events:batch", "/v1/browser-tokens", "/v1/rewards/redeem"]
+)
 def test_every_post_must_be_signed(api: Caller, path: str) -> None:
     """Expect 401 before the body is even looked at."""
     answer = api.send(Request("POST", path, (*api.headers(), ("content-type", "application/json")), b"{"))
