@@ -32,6 +32,9 @@ MAX_CLOCK_SKEW: Final = 30.0
 """Seconds; assumed: the skew that the service allows is unpublished."""
 
 REQUEST_ID_HEADERS: Final = ("x-perkamo-request-id", "x-request-id")
+_HTTPX_BAD_LOCATION: Final = "Invalid URL in location header"
+"""What httpx says when a redirect that it does not follow can't be parsed; the answer itself is lost then."""
+
 _RESEND: Final = "It may have been applied; sending it again with the same transaction id is safe."
 
 
@@ -139,6 +142,9 @@ def broken(call: Call, problem: Exception, number: int, *, begun: bool) -> Failu
     what = "ran out of time" if timed_out else clean(str(problem), *call.ids) or type(problem).__name__
     if permanent:
         what, advice = f"the TLS connection was refused ({what})", "Nothing was sent; check base_url and certificates."
+    elif what.startswith(_HTTPX_BAD_LOCATION):
+        permanent = True
+        what, advice = "the answer was a redirect to no valid URL, and redirects are not followed", "Check base_url."
     cls = PerkamoTimeoutError if timed_out else PerkamoConnectionError
     error = cls(f"{call.label}: {what}. {advice}", outcome=outcome, retryable=not permanent, attempts=number)
     return Failure(error, again=not permanent, timed_out=timed_out)
