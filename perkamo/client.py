@@ -321,7 +321,8 @@ class AsyncPerkamoClient:
         self._complain(self, "use it with 'async with', or call 'await client.aclose()'")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._exchange.wire.base_url}>"
+        where = self._exchange.wire.base_url if hasattr(self, "_exchange") else "not built"
+        return f"<{type(self).__name__} {where}>"
 
     async def _browser_token(self, call: Call) -> BrowserToken:
         reply = await self._exchange.send(call)

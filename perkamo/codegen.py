@@ -167,7 +167,8 @@ class _Twin:
                 text = _reworded(text.replace("self._complain(", "self._async._complain("))
                 return f'        if hasattr(self, "_async"):  # not when construction failed\n{text}'
             case "__repr__":
-                return f'        return repr(self._async).replace("{self._node.name}", "{self._name}")'
+                shown = f'repr(self._async).replace("{self._node.name}", "{self._name}")'
+                return f'        return {shown} if hasattr(self, "_async") else "<{self._name} not built>"'
             case _:
                 return None
 

@@ -277,7 +277,7 @@ class PerkamoClient:
             self._async._complain(self, "use it with 'with', or call 'client.close()'")
 
     def __repr__(self) -> str:
-        return repr(self._async).replace("AsyncPerkamoClient", "PerkamoClient")
+        return repr(self._async).replace("AsyncPerkamoClient", "PerkamoClient") if hasattr(self, "_async") else "<PerkamoClient not built>"
 
     @classmethod
     def _over(cls, twin: AsyncPerkamoClient) -> "PerkamoClient":

@@ -1,11 +1,13 @@
 """Fixtures that every test room shares."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 
-from perkamo import AsyncPerkamoClient, RetryPolicy
+from perkamo import AsyncPerkamoClient, PerkamoError, RetryPolicy
 from perkamo.sandbox import Sandbox
+from tests.canary import CanaryHandler, find_canary
 
 QUICK = RetryPolicy(base_delay=0.001, max_delay=0.002)
 """Three attempts as by default, without the waits between them."""
@@ -37,3 +39,27 @@ def sandbox(_running_sandbox: Sandbox) -> Iterator[Sandbox]:
 def client(sandbox: Sandbox) -> AsyncPerkamoClient:
     """An async client of the sandbox that retries without waiting; the test closes it with ``async with client``."""
     return AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=QUICK)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_shows_the_canary() -> Iterator[None]:
+    """Search every log record and every error of ours, of the whole session, for key and e-mail."""
+    handler = CanaryHandler()
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    init = PerkamoError.__init__
+    patch = pytest.MonkeyPatch()
+
+    def init_and_look(self: PerkamoError, message: str, **state: object) -> None:
+        if find_canary(message):
+            handler.seen.append(f"{type(self).__name__}: {message!r}")
+        init(self, message, **state)  # type: ignore[arg-type]  # handed on as it came
+
+    patch.setattr(PerkamoError, "__init__", init_and_look)
+    yield
+    patch.undo()
+    root.removeHandler(handler)
+    root.setLevel(level)
+    assert not handler.seen, f"{len(handler.seen)} places show the canary: {handler.seen[:5]}"
