@@ -167,8 +167,11 @@ class _Twin:
                 text = _reworded(text.replace("self._complain(", "self._async._complain("))
                 return f'        if hasattr(self, "_async"):  # not when construction failed\n{text}'
             case "__repr__":
-                shown = f'repr(self._async).replace("{self._node.name}", "{self._name}")'
-                return f'        return {shown} if hasattr(self, "_async") else "<{self._name} not built>"'
+                return (
+                    '        if not hasattr(self, "_async"):\n'
+                    f'            return "<{self._name} not built>"\n'
+                    f'        return repr(self._async).replace("{self._node.name}", "{self._name}")'
+                )
             case _:
                 return None
 

@@ -277,7 +277,9 @@ class PerkamoClient:
             self._async._complain(self, "use it with 'with', or call 'client.close()'")
 
     def __repr__(self) -> str:
-        return repr(self._async).replace("AsyncPerkamoClient", "PerkamoClient") if hasattr(self, "_async") else "<PerkamoClient not built>"
+        if not hasattr(self, "_async"):
+            return "<PerkamoClient not built>"
+        return repr(self._async).replace("AsyncPerkamoClient", "PerkamoClient")
 
     @classmethod
     def _over(cls, twin: AsyncPerkamoClient) -> "PerkamoClient":
