@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import AsyncGenerator, Callable
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from attrs import evolve, field, frozen
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
 Headers: TypeAlias = tuple[tuple[str, str], ...]
+
+WITHOUT_BODY: Final = (204, 304)
+"""The status codes whose answers have no body in HTTP."""
 
 
 @frozen

@@ -13,7 +13,16 @@ from perkamo.sandbox.control import Control
 from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Status, Truncate, name_of
 from perkamo.sandbox.fidelity import FIDELITY, Fidelity
 from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
-from perkamo.sandbox.messages import Handler, JsonObject, Reply, Request, Response, StreamingResponse, with_headers
+from perkamo.sandbox.messages import (
+    WITHOUT_BODY,
+    Handler,
+    JsonObject,
+    Reply,
+    Request,
+    Response,
+    StreamingResponse,
+    with_headers,
+)
 from perkamo.sandbox.process import ProcessLock, SandboxError
 from perkamo.sandbox.requestlog import RequestLog, RequestRecord, masked
 from perkamo.sandbox.routes import ROUTES, find
@@ -247,9 +256,10 @@ class Sandbox:
     def _status(self, fault: Status) -> Response:
         headers = tuple((name.lower(), value) for name, value in fault.headers.items())
         response = self._space.error(fault.code, f"A fault of the sandbox: {fault.code}", headers=headers)
-        if fault.body is not None:
-            body = fault.body.encode() if isinstance(fault.body, str) else fault.body
-            response = evolve(response, body=body)
+        if fault.code in WITHOUT_BODY:
+            response = evolve(response, body=b"")
+        elif fault.body is not None:
+            response = evolve(response, body=fault.body.encode() if isinstance(fault.body, str) else fault.body)
         return with_headers(response, self._space.common_headers())
 
     def _record(self, request: Request, route: str | None, reply: Reply, fault: Fault | None) -> RequestRecord:

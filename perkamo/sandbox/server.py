@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 from http.client import responses
 from typing import Final
 
-from perkamo.sandbox.messages import Reply, Request, Response, StreamingResponse
+from perkamo.sandbox.messages import WITHOUT_BODY, Reply, Request, Response, StreamingResponse
 from perkamo.sandbox.process import SandboxError, servers
 
 try:
@@ -195,7 +195,8 @@ class _Connection:
             return False
         body = b"" if bodyless else reply.response.body[: reply.keep]
         end = () if reply.keep is not None else (h11.EndOfMessage(),)
-        self._write(_head(reply.response, length=len(reply.response.body)), h11.Data(data=body), *end)
+        length = None if reply.response.status in WITHOUT_BODY else len(reply.response.body)
+        self._write(_head(reply.response, length=length), h11.Data(data=body), *end)
         await self._writer.drain()
         if reply.keep is not None or self._http.our_state is h11.MUST_CLOSE:
             return False
@@ -277,7 +278,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind(address)
         listener.listen(socket.SOMAXCONN)
     except OSError as error:

@@ -62,7 +62,7 @@ def test_the_sandbox_prints_what_works_and_stops_cleanly(number: signal.Signals)
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
 
-    assert (process.returncode, out, err) == (0, "Stopped.\n", "")
+    assert (process.returncode, out.strip(), err) == (0, "Stopped.", "")
 
 
 def test_a_busy_port_ends_with_1_and_one_clear_line() -> None:

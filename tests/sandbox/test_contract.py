@@ -272,6 +272,7 @@ def test_an_event_that_no_rule_names_is_applied_and_earns_nothing(api: Caller) -
 
     assert (answer.json["applied"], answer.json["delta"], answer.json["wallet_state"]) == (True, [], {})
     assert api.space.ledger.customer("customer_123").level == 1
+    assert api.post("/v1/events", event(event="page.viewed")).json["duplicate"] is True
 
 
 def test_a_formula_without_its_value_earns_nothing_and_is_noted(api: Caller) -> None:
@@ -556,6 +557,11 @@ def test_the_wrong_method_is_405_and_says_which_is_right(api: Caller, method: st
 def test_an_unknown_path_is_404(api: Caller, path: str) -> None:
     """Expect 404, also for the batch route with its colon encoded."""
     assert api.get(path).status == 404
+
+
+def test_the_stream_is_404_where_nobody_serves_it(api: Caller) -> None:
+    """Expect the pure Space to leave streams to a handler."""
+    assert api.get("/v1/client/customer/a/stream").status == 404
 
 
 def test_a_gateway_prefix_is_not_part_of_the_signed_path(api: Caller) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from perkamo.sandbox import Delay, Fault, Faults, Lost, Reset, Sandbox, Status, Truncate
 from tests.sandbox.caller import event
-from tests.sandbox.test_server import STREAM, stream_of
+from tests.sandbox.test_server import STREAM, forking, stream_of
 from tests.sandbox.wire import Wire, address_of, signed_headers
 
 EMIT = "POST /v1/events"
@@ -52,6 +52,17 @@ def test_a_status_may_bring_any_body(sandbox: Sandbox, wire: Wire, body: bytes |
 
     assert (answer.status, answer.headers["content-type"]) == (502, "text/html")
     assert answer.raw == (body if isinstance(body, bytes) else body.encode())
+
+
+@pytest.mark.parametrize("code", [200, 204, 301, 304, 404, 599])
+def test_every_status_code_can_be_answered(sandbox: Sandbox, wire: Wire, code: int) -> None:
+    """Expect the connection to go on after any of them, those without a body too."""
+    sandbox.faults.next(READ, Status(code, body="text"))
+
+    answer = wire.get("/v1/customer/a")
+
+    assert (answer.status, answer.raw) == (code, b"" if code in {204, 304} else b"text")
+    assert wire.get("/v1/customer/a").status == 200
 
 
 def test_a_delay_applies_at_once_and_answers_late(sandbox: Sandbox) -> None:
@@ -136,6 +147,9 @@ def test_a_fault_strikes_its_own_route_only(sandbox: Sandbox, wire: Wire) -> Non
     assert wire.get("/v1/program").status == 200
     assert wire.get("/v1/customer/anyone%20at%20all").status == 502
     assert wire.post("/v1/events:batch", {"events": [event()]}).status == 503
+    sandbox.faults.next(EMIT, Status(503))
+    assert wire.post("/v1/events:batch", {"events": [event()]}).status == 200
+    assert wire.post("/v1/events", event()).status == 503
 
 
 def test_a_fault_strikes_before_the_key_is_looked_at(sandbox: Sandbox, wire: Wire) -> None:
@@ -322,6 +336,28 @@ def test_a_truncated_stream_is_cut(sandbox: Sandbox) -> None:
     assert received == b"1234567"
 
 
+@pytest.mark.anyio
+async def test_a_truncated_stream_is_cut_in_process() -> None:
+    """Expect the same bytes and the same error as over the socket."""
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"12345"
+        yield b"67890"
+        await anyio.sleep(3600)
+
+    sandbox = Sandbox()
+    sandbox.add_handler(stream_of(chunks))
+    sandbox.faults.next("GET /v1/client/customer/{user_id}/stream", Truncate(7))
+    answer = await sandbox.transport().handle_async_request(httpx.Request("GET", f"http://sandbox{STREAM}"))
+    assert isinstance(answer.stream, httpx.AsyncByteStream)
+    received = bytearray()
+    with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012 - it is the reading that fails
+        async for chunk in answer.stream:
+            received += chunk
+    assert received == b"1234567"
+
+
+@forking
 def test_a_reset_reaches_the_client_although_a_child_was_forked(sandbox: Sandbox, wire: Wire) -> None:
     """Expect RST: a copy of the connection in a child would keep it open."""
     wire.get("/v1/program")

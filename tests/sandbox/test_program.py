@@ -153,8 +153,13 @@ def test_the_level_state_follows_the_balance(
 
 
 def test_two_rules_on_one_event_both_earn() -> None:
-    """Expect amounts to be added by wallet."""
+    """Expect amounts to be added by wallet, also when both fill the same one; what comes to nothing is left out."""
+    rules = [{"event": "a", "reward": {"amount": 1}}, {"event": "a", "reward": {"formula": "{{n}}"}}]
+    same = read_program({"wallets": POINTS, "earningRules": rules})
+
     assert SHOP.earn("review.created", {}) == ({"points": 20.0, "stars": 1.0}, [])
+    assert same.earn("a", {"n": 2}) == ({"points": 3.0}, [])
+    assert same.earn("a", {"n": -1}) == ({}, [])
 
 
 def test_a_formula_without_a_value_earns_nothing_and_leaves_a_note() -> None:

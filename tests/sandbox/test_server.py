@@ -20,6 +20,14 @@ from tests.sandbox.caller import event
 from tests.sandbox.wire import Wire, address_of, exchange, read_all, signed_headers
 
 STREAM = "/v1/client/customer/customer_123/stream"
+FORK_WARNING = "ignore:.*multi-threaded, use of fork:DeprecationWarning"
+"""From Python 3.12 on; forking with the sandbox's thread running is what these tests are about."""
+
+
+def forking(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that forks this process."""
+    marked = pytest.mark.filterwarnings(FORK_WARNING)(test)
+    return pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")(marked)
 
 
 def test_a_keep_alive_connection_serves_many_calls(sandbox: Sandbox, wire: Wire) -> None:
@@ -365,7 +373,7 @@ def test_stopping_ends_streams(sandbox: Sandbox) -> None:
     assert closed.wait(5)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@forking
 def test_a_forked_child_calls_the_parents_sandbox(sandbox: Sandbox, wire: Wire) -> None:
     """Expect the child to reach it by its port, reading its copy to be an error, and the parent to see the event."""
     wire.get("/v1/program")
@@ -395,7 +403,30 @@ def _in_child(sandbox: Sandbox) -> int:
     return 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@forking
+def test_a_forked_copy_that_serves_no_socket_works() -> None:
+    """Expect an in-process sandbox to go on in a child, even when its lock was held by another thread at the fork."""
+    sandbox = Sandbox()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sandbox._lock:
+            held.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(20)
+    child = os.fork()
+    if child == 0:
+        os._exit(len(sandbox.events()))
+    done.set()
+    thread.join()
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@forking
 def test_a_living_child_does_not_keep_connections_or_the_port(sandbox: Sandbox, wire: Wire) -> None:
     """Expect what the parent closes to be closed while a child lives: else clients would wait for a dead server."""
     wire.get("/v1/program")
