@@ -61,6 +61,7 @@ def generate(text: str, source: Source) -> str:
     doc = _reworded(ast.get_docstring(tree) or "")
     title = doc.splitlines()[0]
     header = (
+        "# pyright: reportPrivateUsage=false\n# A twin and its async class are one thing.\n"
         f'"""{title}\n\n'
         f"GENERATED from {source.room}.py by ``python -m perkamo.codegen``: change that file, never this one.\n"
         '"""\n\n'

@@ -1,3 +1,5 @@
+# pyright: reportPrivateUsage=false
+# A twin and its async class are one thing.
 """The sync client: the whole surface of the Perkamo API, one short coroutine per call.
 
 GENERATED from client.py by ``python -m perkamo.codegen``: change that file, never this one.
