@@ -26,8 +26,9 @@ FORK_WARNING = "ignore:.*multi-threaded, use of fork:DeprecationWarning"
 
 def forking(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that forks this process."""
-    marked = pytest.mark.filterwarnings(FORK_WARNING)(test)
-    return pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")(marked)
+    marked: Callable[..., None] = pytest.mark.filterwarnings(FORK_WARNING)(test)
+    skipped: Callable[..., None] = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")(marked)
+    return skipped
 
 
 def test_a_keep_alive_connection_serves_many_calls(sandbox: Sandbox, wire: Wire) -> None:
