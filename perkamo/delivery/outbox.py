@@ -306,6 +306,8 @@ class Outbox:
     async def _relay_own(self, writer: Writer, relay: Relay) -> None:
         while not relay.stopping:
             await relay.hold_back()
+            if relay.stopping:
+                break
             if not (_pending(writer) and await relay.deliver_some(writer)):
                 await relay.bell.wait(_LOOK_AGAIN)
 
@@ -313,6 +315,8 @@ class Outbox:
         unwanted: dict[int, Counts] = {}
         while not relay.stopping:
             await relay.hold_back()
+            if relay.stopping:
+                break
             adopted: Adopted | None = None
             with suppress(SlotUnavailableError):
                 adopted = await anyio.to_thread.run_sync(self._slots.adopt, unwanted)

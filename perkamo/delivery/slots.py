@@ -43,9 +43,15 @@ class Slots:
         """Take a directory that was checked."""
         self.directory = directory
 
-    def open_lowest(self) -> SpoolFile:
-        """Claim and open the lowest slot that is free, whatever is in it, or a new one."""
+    def open_lowest(self, avoid: int | None) -> SpoolFile:
+        """Claim and open the lowest slot that is free, whatever is in it, or a new one.
+
+        Args:
+            avoid: A slot to leave to others.
+        """
         for slot in count():
+            if slot == avoid:
+                continue
             try:
                 return self.open(slot)
             except SlotUnavailableError:
@@ -140,7 +146,7 @@ class Slots:
         if file.committed.pending == 0 or unwanted.get(slot) == file.committed:
             file.close()
             return None
-        writer = Writer(lambda: self.open(slot), file)
+        writer = Writer(lambda _: self.open(slot), file)
         writer.keepers += 1
         return writer
 

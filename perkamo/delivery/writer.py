@@ -115,11 +115,11 @@ def thread_safe_caller() -> Callable[[Callable[[], object]], object]:
 class Writer:
     """The thread and its file, which is opened at the first job and again after it was lost or handed over."""
 
-    def __init__(self, open_file: Callable[[], SpoolFile], file: SpoolFile | None = None) -> None:
+    def __init__(self, open_file: Callable[[int | None], SpoolFile], file: SpoolFile | None = None) -> None:
         """Prepare; nothing runs before the first job.
 
         Args:
-            open_file: Claims and opens a file.
+            open_file: Claims and opens a file; not that of the slot it is given, which waits for another to deliver.
             file: A file that is open already.
         """
         self.keepers = 0
@@ -130,6 +130,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._file = file
         self._opened_at = time.monotonic()
+        self._handed_over: int | None = None
         self._closing = False
         _WRITERS.add(self)
 
@@ -208,12 +209,13 @@ class Writer:
     def _usable_file(self) -> SpoolFile:
         if self._file is None or not self._file.usable:
             self._file = None
-            self._file = self._open_file()
+            self._file = self._open_file(self._handed_over)
             self._opened_at = time.monotonic()
         return self._file
 
     def _close_file(self) -> None:
         if self._file is not None:
+            self._handed_over = self._file.slot if self._file.committed.pending else None
             self._file.close()
             self._file = None
 
