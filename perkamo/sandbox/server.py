@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from http.client import responses
 from typing import Final
 
@@ -32,7 +33,7 @@ START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
 SANDBOX_HEADER: Final = ("x-perkamo-sandbox", "1")
 
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_RESET_ON_CLOSE: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 class Server:
@@ -97,27 +98,37 @@ class Server:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._take, sock=self._socket, limit=READ_BYTES)
+        self._loop.add_reader(self._socket, self._accept)
         self._ready.set()
         await self._stop.wait()
-        server.close()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
         tasks = tuple(self._connections)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None:  # only a callback has none
-            return
-        peer: socket.socket = writer.get_extra_info("socket")
-        self._connections[task] = peer.fileno()
+    def _accept(self) -> None:
+        # Neither asyncio.start_server nor sock_accept: stopped at the wrong step, both lose a connection that they have
+        # accepted and not handed over yet, and it stays open for ever.
+        with suppress(OSError):  # the peer went already, or the process has no file descriptor left for now
+            connection, _ = self._socket.accept()
+            connection.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+            task = asyncio.ensure_future(self._take(connection))
+            self._connections[task] = connection.fileno()
+            task.add_done_callback(partial(self._forget, connection))
+
+    def _forget(self, connection: socket.socket, task: "asyncio.Task[None]") -> None:
+        self._connections.pop(task, None)
+        connection.close()
+
+    async def _take(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection, limit=READ_BYTES)
         try:
             await _Connection(reader, writer, self._answer, self._refuse).serve()
         except (OSError, asyncio.CancelledError):
             pass  # the peer went, or the server stops: either way the connection ends here
         finally:
-            self._connections.pop(task, None)
             writer.close()
             with suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
@@ -280,6 +291,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(socket.SOMAXCONN)
+        listener.setblocking(False)  # noqa: FBT003 - the standard library's own signature
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import anyio
 import anyio.to_thread
@@ -175,6 +176,21 @@ def test_stopping_closes_port_and_connections(sandbox: Sandbox, wire: Wire) -> N
     assert len(sandbox.events()) == 1
     with pytest.raises(SandboxError, match="not running"):
         _ = sandbox.base_url
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.0003, 0.001])
+def test_stopping_ends_connections_that_were_only_just_made(pause: float) -> None:
+    """Expect each to end, at whatever step of being accepted: catches one that nobody owns yet and that stays open."""
+    for _ in range(30):
+        sandbox = Sandbox().start()
+        connections = [socket.create_connection(address_of(sandbox), timeout=20) for _ in range(4)]
+        time.sleep(pause)
+
+        sandbox.stop()
+
+        for connection in connections:
+            with connection, suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
 
 
 def test_it_can_be_started_again_but_not_twice(sandbox: Sandbox) -> None:
