@@ -104,9 +104,8 @@ def main() -> None:
     """Print the table."""
     print("events per second, EventStreamDecoder / httpx-sse")
     for row in rows():
-        print(
-            f"  {row.name:<18} {row.ratio:5.2f}x (target {row.target}x; {row.ours:.2f} and {row.theirs:.2f} us an event)"
-        )
+        times = f"{row.ours:.2f} and {row.theirs:.2f} us an event"
+        print(f"  {row.name:<18} {row.ratio:5.2f}x  (target {row.target}x; {times})")
 
 
 if __name__ == "__main__":
