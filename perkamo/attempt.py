@@ -65,10 +65,10 @@ class Wire:
         self._headers = [("Host", host), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
         self._headers.append(("User-Agent", _USER_AGENT))
 
-    @property
     def left_open(self) -> bool:
-        """Whether connections of our own may still be open."""
-        return self.owned and self._used and not self.client.is_closed
+        """Tell, once, whether connections of our own may still be open when nobody needs them any more."""
+        used, self._used = self._used, False
+        return used and self.owned and not self.client.is_closed
 
     async def attempt(self, call: Call, seconds: float, number: int) -> Reply | Failure:
         """Make one request.

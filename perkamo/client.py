@@ -81,7 +81,7 @@ class AsyncPerkamoClient:
         limit = calls.check_timeout(timeout)
         client = http_client
         if client is None:
-            client = httpx.AsyncClient(transport=transport_for(url, proxy), trust_env=False, timeout=None)  # noqa: S113 - the exchange bounds every call
+            client = _own_client(url, proxy)
         guard_httpx_logs()
         wire = Wire(key=key, base_url=url, client=client, owned=http_client is None)
         self._exchange = Exchange(wire=wire, timeout=limit, retry=retry)
@@ -329,6 +329,15 @@ class AsyncPerkamoClient:
         return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown")
 
     def _complain(self, owner: object, remedy: str) -> None:
-        if getattr(self, "_owns_connections", False) and self._exchange.wire.left_open:
-            self._owns_connections = False
+        if getattr(self, "_owns_connections", False) and self._exchange.wire.left_open():
             warnings.warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
+
+
+def _own_client(base_url: str, proxy: str | None) -> httpx.AsyncClient:
+    try:
+        transport = transport_for(base_url, proxy)
+    except ValueError as error:
+        problem = str(error)
+    else:
+        return httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - the exchange bounds every call
+    raise PerkamoConfigurationError(f"The client can't be built: {problem}.")

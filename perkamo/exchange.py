@@ -67,6 +67,8 @@ class Exchange:
             if isinstance(result, Reply):
                 self.quota.give_back(taken)
                 return result
+            if self.wire.client.is_closed:
+                break
             uncertain = uncertain or result.error.outcome == "unknown"
             if result.clock_offset is not None and not signed_again:
                 signed_again = True
