@@ -1,10 +1,12 @@
 """``python -m perkamo``: the commands as processes, as a user runs them."""
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -101,17 +103,37 @@ def test_a_program_is_read_from_a_file(tmp_path: Path) -> None:
         (None, "cannot read"),
     ],
 )
-def test_a_wrong_program_ends_with_1_and_its_place(tmp_path: Path, text: str | None, reason: str) -> None:
+def test_a_wrong_program_ends_with_1_and_its_place(
+    tmp_path: Path, text: str | None, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Expect one line on stderr, no traceback."""
     file = tmp_path / "program.json"
     if text is not None:
         file.write_text(text)
 
-    done = perkamo("sandbox", "--port", "0", "--program", str(file))
+    assert main(["sandbox", "--port", "0", "--program", str(file)]) == 1
 
-    assert done.returncode == 1
-    assert reason in done.stderr
-    assert done.stderr.count("\n") == 1
+    err = capsys.readouterr().err
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+def test_the_command_gives_the_signals_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect Ctrl-C to end it with 0, and to mean again what it meant before: a program may call main()."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def interrupt() -> None:
+        while signal.getsignal(signal.SIGINT) is before[0]:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    code = main(["sandbox", "--port", "0"])
+    helper.join()
+
+    assert (code, capsys.readouterr().out.endswith("Stopped.\n")) == (0, True)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 @pytest.mark.parametrize(
@@ -178,6 +200,12 @@ def test_the_demo_shows_everything_in_three_seconds() -> None:
     assert done.stdout.isascii()
     assert max(len(line) for line in done.stdout.splitlines()) <= 120
     assert took < 10, "three seconds on a quiet machine"
+
+
+def test_the_demo_may_be_called(capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect main() to play it in this process too."""
+    assert main(["demo"]) == 0
+    assert "LEVEL UP: level 2" in capsys.readouterr().out
 
 
 def test_the_demo_needs_nothing_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
