@@ -5,8 +5,7 @@ import os
 import socket
 import threading
 import time
-import traceback
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -16,20 +15,8 @@ import httpx
 import pytest
 
 from perkamo.sandbox import Delay, Sandbox, SandboxError
-from perkamo.sandbox.messages import Handler, Request, StreamingResponse
 from tests.sandbox.caller import event
-from tests.sandbox.wire import Wire, address_of, exchange, read_all, signed_headers
-
-STREAM = "/v1/client/customer/customer_123/stream"
-FORK_WARNING = "ignore:.*multi-threaded, use of fork:DeprecationWarning"
-"""From Python 3.12 on; forking with the sandbox's thread running is what these tests are about."""
-
-
-def forking(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test that forks this process."""
-    marked: Callable[..., None] = pytest.mark.filterwarnings(FORK_WARNING)(test)
-    skipped: Callable[..., None] = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")(marked)
-    return skipped
+from tests.sandbox.wire import Wire, address_of, exchange, read_all
 
 
 def test_a_keep_alive_connection_serves_many_calls(sandbox: Sandbox, wire: Wire) -> None:
@@ -320,161 +307,6 @@ def test_expect_100_continue_is_answered_at_once(sandbox: Sandbox, wire: Wire) -
         connection.sendall(raw)
         connection.shutdown(socket.SHUT_WR)
         assert b'"applied":true' in read_all(connection)
-
-
-def test_a_streaming_answer_arrives_chunk_by_chunk(sandbox: Sandbox) -> None:
-    """Expect the second chunk to be made only after the first was read: the seam for the customer stream."""
-    gate = threading.Event()
-    closed = threading.Event()
-
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        try:
-            yield b"first"
-            await anyio.to_thread.run_sync(gate.wait)
-            yield b"second"
-        finally:
-            closed.set()
-
-    sandbox.add_handler(stream_of(chunks))
-    with httpx.Client(trust_env=False) as client, client.stream("GET", sandbox.base_url + STREAM) as answer:
-        received = answer.iter_raw()
-        assert next(received) == b"first"
-        assert not closed.is_set()
-        gate.set()
-        assert next(received) == b"second"
-        assert list(received) == []
-    assert closed.wait(5)
-    assert sandbox.requests[0].route == "GET /v1/client/customer/{user_id}/stream"
-
-
-def test_a_stream_ends_when_the_peer_goes(sandbox: Sandbox) -> None:
-    """Expect the generator to be closed although it has nothing to send: catches one leaked task per lost client."""
-    started, closed = threading.Event(), threading.Event()
-
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        try:
-            yield b"first"
-            started.set()
-            await anyio.sleep(3600)
-        finally:
-            closed.set()
-
-    sandbox.add_handler(stream_of(chunks))
-    with httpx.Client(trust_env=False) as client, client.stream("GET", sandbox.base_url + STREAM) as answer:
-        assert next(answer.iter_raw()) == b"first"
-        assert started.wait(5)
-
-    assert closed.wait(5)
-
-
-def test_stopping_ends_streams(sandbox: Sandbox) -> None:
-    """Expect open streams to be closed with the sandbox, their generators too."""
-    started, closed = threading.Event(), threading.Event()
-
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        try:
-            yield b"first"
-            started.set()
-            await anyio.sleep(3600)
-        finally:
-            closed.set()
-
-    sandbox.add_handler(stream_of(chunks))
-    with httpx.Client(trust_env=False) as client, client.stream("GET", sandbox.base_url + STREAM) as answer:
-        received = answer.iter_raw()
-        assert next(received) == b"first"
-        assert started.wait(5)
-        sandbox.stop()
-        with pytest.raises(httpx.RemoteProtocolError):
-            list(received)
-    assert closed.wait(5)
-
-
-@forking
-def test_a_forked_child_calls_the_parents_sandbox(sandbox: Sandbox, wire: Wire) -> None:
-    """Expect the child to reach it by its port, reading its copy to be an error, and the parent to see the event."""
-    wire.get("/v1/program")
-    child = os.fork()
-    if child == 0:
-        os._exit(_in_child(sandbox))
-
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert [applied.transaction_id for applied in sandbox.events()] == ["from_the_child"]
-    assert wire.get("/v1/program").status == 200
-
-
-def _in_child(sandbox: Sandbox) -> int:
-    try:
-        wire = Wire(sandbox)
-        assert wire.send("GET", "/_sandbox/health", b"", {}).status == 200
-        raw = json.dumps(event(transaction_id="from_the_child")).encode()
-        headers = signed_headers(sandbox.api_key, time.time(), "/v1/events", raw)
-        assert wire.send("POST", "/v1/events", raw, headers).json["applied"] is True
-        for look in (sandbox.events, sandbox.faults.clear, sandbox.clock.time):
-            with pytest.raises(SandboxError, match="forked copy"):
-                look()
-        sandbox.stop()
-    except BaseException:  # noqa: BLE001 - a child must not go on with the parent's tests, whatever happens
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-@forking
-def test_a_forked_copy_that_serves_no_socket_works() -> None:
-    """Expect an in-process sandbox to go on in a child, even when its lock was held by another thread at the fork."""
-    sandbox = Sandbox()
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with sandbox._lock:
-            held.set()
-            done.wait(20)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(20)
-    child = os.fork()
-    if child == 0:
-        os._exit(len(sandbox.events()))
-    done.set()
-    thread.join()
-
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-@forking
-def test_a_living_child_does_not_keep_connections_or_the_port(sandbox: Sandbox, wire: Wire) -> None:
-    """Expect what the parent closes to be closed while a child lives: else clients would wait for a dead server."""
-    wire.get("/v1/program")
-    address = address_of(sandbox)
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(theirs)
-        os.read(ours, 1)
-        os._exit(0)
-    os.close(ours)
-    try:
-        sandbox.stop()
-
-        assert wire.connection.sock.recv(1) == b""
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(address, timeout=5)
-    finally:
-        os.close(theirs)
-        os.waitpid(child, 0)
-
-
-def stream_of(chunks: Callable[[], AsyncGenerator[bytes, None]]) -> Handler:
-    """Make a handler that answers the customer stream with these chunks."""
-
-    def handle(request: Request) -> StreamingResponse | None:
-        if request.path != STREAM:
-            return None
-        return StreamingResponse(200, (("content-type", "text/event-stream"),), chunks)
-
-    return handle
 
 
 def _until(condition: Callable[[], bool]) -> None:
