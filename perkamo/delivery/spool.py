@@ -23,6 +23,7 @@ from attrs import astuple, frozen
 from perkamo.delivery.errors import (
     PerkamoOutboxConflictError,
     PerkamoOutboxCorruptError,
+    PerkamoOutboxError,
     PerkamoOutboxFullError,
     PerkamoOutboxStorageError,
 )
@@ -232,6 +233,8 @@ class SpoolFile:
         """Close the file and give its slot back. Twice is as good as once."""
         if self.usable:
             self.usable = False
+            with contextlib.suppress(PerkamoOutboxError):
+                self._keep_in_place()
             with contextlib.suppress(sqlite3.Error):
                 self.connection.close()
             self._claim.publish(self.committed, closed=True)

@@ -310,6 +310,21 @@ def test_a_file_that_a_cleaner_removed_is_written_again_before_the_answer(
     after_kill.close()
 
 
+def test_a_file_that_was_removed_while_nothing_was_put_is_written_again_at_the_end(
+    file: SpoolFile, tmp_path: Path
+) -> None:
+    """F73: an idle process in a long outage must not take its events with it."""
+    put(file, "a")
+    for path in tmp_path.glob("events-0000.sqlite3*"):
+        path.unlink()
+
+    file.close()
+
+    again = open_slot(tmp_path)
+    assert waiting(again) == ["a"]
+    again.close()
+
+
 def test_a_rescue_that_was_killed_halfway_is_finished(file: SpoolFile, tmp_path: Path) -> None:
     """The complete copy takes the name, and the log of the lost file is not replayed into it."""
     put(file, "a")
