@@ -96,7 +96,7 @@ class Wire:
                 finally:
                     await response.aclose()
             except (httpx.HTTPError, httpx.StreamError) as error:
-                problem = _bare(error)
+                problem = bare(error)
             else:
                 return judge(call, response, data, number, timestamp)
         return broken(call, problem, number, begun=body.begun)
@@ -123,7 +123,7 @@ async def _read(response: httpx.Response) -> bytes | ValueError:
         return ValueError(str(error))
 
 
-def _bare(error: Exception) -> Exception:
+def bare(error: Exception) -> Exception:
     """Return the same kind of error without traceback, cause and request, all of which may hold secrets."""
     if isinstance(error, httpx.ConnectError) and _is_refused_certificate(error):
         return ssl.SSLCertVerificationError(str(error))

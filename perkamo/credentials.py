@@ -61,7 +61,7 @@ class Key:
         if isinstance(self._source, str):
             return self._source
         try:
-            value = await _ask(self._source)
+            value = await ask(self._source)
         except Exception as error:
             raise PerkamoConfigurationError(
                 f"The api_key function raised {type(error).__name__}. Nothing was sent.", outcome="not_sent"
@@ -108,7 +108,8 @@ class SignedHeaders:
         return "<SignedHeaders ***>"
 
 
-async def _ask(supplier: Callable[[], object]) -> object:
+async def ask(supplier: Callable[[], object]) -> object:
+    """Call a supplier, sync or async, and return what it supplies."""
     if inspect.iscoroutinefunction(supplier):
         value: object = supplier()
     else:
