@@ -1,0 +1,156 @@
+"""A server that costs next to nothing: it looks for the end of a request and answers canned bytes, with keep-alive.
+
+It runs in a process of its own and tells its processor time when asked, so that a benchmark can show that the server
+was not the limit. A request whose path begins with ``/slow`` is answered after 20 ms.
+"""
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from types import TracebackType
+from typing import Final, Self
+
+SLOW_SECONDS: Final = 0.02
+SLOW_PREFIX: Final = "/slow"
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+_END: Final = b"\r\n\r\n"
+
+EVENT_RESULT: Final = {
+    "applied": True,
+    "duplicate": False,
+    "delta": [{"wallet": "points", "amount": 50}],
+    "leveled_up": False,
+    "unlocked": [{"type": "perk", "key": "welcome_member", "name": "Welcome member"}],
+    "wallet_state": {"points": 50},
+    "level": {
+        "wallet": "points",
+        "level": 1,
+        "current": 50,
+        "nextLevelAt": 100,
+        "currentLevelAt": 0,
+        "progress": 0.5,
+    },
+}
+_COMPLETION: Final = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1780300800,
+    "model": "gpt-4o-mini",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Welcome"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 40, "completion_tokens": 1, "total_tokens": 41},
+}
+_STRIPE_CUSTOMER: Final = {
+    "id": "cus_1",
+    "object": "customer",
+    "created": 1780300800,
+    "email": None,
+    "livemode": False,
+    "metadata": {"order_id": "order_1092", "amount": "12900", "currency": "CZK"},
+    "name": "customer_123",
+    "balance": 0,
+    "currency": "czk",
+    "delinquent": False,
+    "description": None,
+    "invoice_prefix": "ABC",
+}
+
+
+@cache
+def _answer(path: str, events: int) -> bytes:
+    """Return the whole answer for a path: what its endpoint says, and for a batch one result for each event."""
+    value: object = EVENT_RESULT
+    if "chat/completions" in path:
+        value = _COMPLETION
+    elif path.endswith("/customers"):
+        value = _STRIPE_CUSTOMER
+    elif path.endswith("events:batch"):
+        value = {"results": [EVENT_RESULT] * events}
+    body = json.dumps(value, separators=(",", ":")).encode()
+    head = (
+        "HTTP/1.1 200 OK\r\n"
+        "date: Mon, 01 Jun 2026 10:00:00 GMT\r\n"
+        "content-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n"
+        "x-request-id: req_0123456789\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self) -> None:
+        self._data = b""
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        data = self._data + data if self._data else data
+        while (end := data.find(_END)) >= 0:
+            head = data[:end]
+            found = _LENGTH.search(head)
+            size = end + len(_END) + (int(found[1]) if found else 0)
+            if len(data) < size:
+                break
+            self._reply(head.split(b" ", 2)[1].decode(), data[:size])
+            data = data[size:]
+        self._data = data
+
+    def _reply(self, path: str, request: bytes) -> None:
+        if path == "/busy":
+            text = f"{time.process_time():.6f}"
+            self._transport.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode())
+            return
+        events = request.count(b'"transaction_id"') if path.endswith(":batch") else 1
+        if path.startswith(SLOW_PREFIX):
+            asyncio.get_running_loop().call_later(SLOW_SECONDS, self._transport.write, _answer(path, events))
+        else:
+            self._transport.write(_answer(path, events))
+
+
+async def _serve() -> None:
+    server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    # The end of standard input is the end of whoever started this process, however it ends.
+    await asyncio.to_thread(sys.stdin.read)
+
+
+class CannedServer:
+    """The server in a process of its own, for as long as a block lasts.
+
+    Attributes:
+        port: Where it listens, on 127.0.0.1.
+        url: The same as a base URL.
+    """
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._socket = socket.create_connection(("127.0.0.1", self.port))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._socket.close()
+        self._process.communicate()
+
+    def busy(self) -> float:
+        """Return the processor time that the server has used, in seconds."""
+        self._socket.sendall(b"GET /busy HTTP/1.1\r\n\r\n")
+        return float(self._socket.recv(1024).partition(_END)[2])
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())

@@ -1,0 +1,35 @@
+"""The benchmarks run, all of them; what they find is for people to judge."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parent.parent
+_ROWS = {str(number) for number in range(1, 17)}
+_NEED_PEERS = {"8", "12", "15"}
+
+
+@pytest.mark.stress
+def test_a_quick_run_of_the_benchmarks_prints_every_row(tmp_path: Path) -> None:
+    """One command measures every row; one that breaks or is forgotten fails here, one that is slow does not."""
+    saved = tmp_path / "found.json"
+
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--save", saved],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    lines = [line.split("|") for line in run.stdout.splitlines() if line.startswith("| ")]
+    printed = {cells[1].strip() for cells in lines}
+    skipped = {cells[1].strip() for cells in lines if "skipped" in cells[3]}
+    assert printed >= _ROWS
+    assert skipped <= _NEED_PEERS
+    assert {row["number"] for row in json.loads(saved.read_text())["rows"]} >= _ROWS
