@@ -18,7 +18,7 @@ from perkamo.calls import Call
 from perkamo.credentials import Key, SignedHeaders
 from perkamo.verdict import Failure, Reply, broken, judge
 
-_USER_AGENT: Final = f"perkamo-python/{__version__}"
+USER_AGENT: Final = f"perkamo-python/{__version__}"
 
 
 class _Body(httpx.AsyncByteStream):
@@ -63,7 +63,7 @@ class Wire:
         self._urls: dict[str, httpx.URL] = {}
         host = self._origin.netloc.decode("ascii")
         self._headers = [("Host", host), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
-        self._headers.append(("User-Agent", _USER_AGENT))
+        self._headers.append(("User-Agent", USER_AGENT))
 
     def left_open(self) -> bool:
         """Tell, once, whether connections of our own may still be open when nobody needs them any more."""
