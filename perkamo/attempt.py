@@ -22,7 +22,10 @@ USER_AGENT: Final = f"perkamo-python/{__version__}"
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body's bytes; remembers whether they began to leave, because before that nothing can have been applied."""
+    """The body's bytes; remembers whether they began to leave, because before that nothing can have been applied.
+
+    An iterator of its own and no generator, which an interrupted send would leave behind unfinished.
+    """
 
     __slots__ = ("_data", "begun")
 
@@ -30,10 +33,15 @@ class _Body(httpx.AsyncByteStream):
         self._data = data
         self.begun = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.begun or not self._data:
+            self.begun = True
+            raise StopAsyncIteration
         self.begun = True
-        if self._data:
-            yield self._data
+        return self._data
 
 
 class _Auth(httpx.Auth):

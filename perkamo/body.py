@@ -25,38 +25,64 @@ async def read_bounded(response: httpx.Response) -> bytes:
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
         raise ValueError("is encoded in a way that was not asked for")
-    inflate = None if encoding == "identity" else _Inflate()
     if response.is_stream_consumed:  # a mock's answer is read already
         return response.content
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_raw():
-        plain = chunk if inflate is None else inflate.feed(chunk, MAX_BODY_BYTES - size)
-        size += len(plain)
-        if size > MAX_BODY_BYTES:
-            raise ValueError(_TOO_LARGE)
-        chunks.append(plain)
-    if inflate is not None:
-        inflate.check_end()
-    return b"".join(chunks)
+    body = _Body() if encoding == "identity" else _CompressedBody()
+    try:
+        async for chunk in response.aiter_raw():
+            if body.problem is None:
+                body.feed(chunk)
+            if body.problem is not None:
+                # Closed first, the iteration comes to its end by itself; broken off, it would leave generators behind.
+                await response.aclose()
+    except httpx.TransportError:
+        if body.problem is None:
+            raise
+    return body.whole()
 
 
-class _Inflate:
+class _Body:
+    """Collects a body up to the bound."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self._chunks: list[bytes] = []
+        self._room = MAX_BODY_BYTES
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._chunks.append(chunk)
+        self._room -= len(chunk)
+        if self._room < 0:
+            self.problem = _TOO_LARGE
+
+    def whole(self) -> bytes:
+        """Return the body.
+
+        Raises:
+            ValueError: There is a problem with it.
+        """
+        if self.problem is not None:
+            raise ValueError(self.problem)
+        return b"".join(self._chunks)
+
+
+class _CompressedBody(_Body):
     """Decompresses step by step, so that a bomb ends at the bound and not in memory."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip and zlib by their headers
 
-    def feed(self, data: bytes, room: int) -> bytes:
-        plain = bytearray()
+    def feed(self, chunk: bytes) -> None:
         try:
-            while data and len(plain) <= room:
-                plain += self._decoder.decompress(data, _STEP)
-                data = self._decoder.unconsumed_tail
+            while chunk and self.problem is None:
+                super().feed(self._decoder.decompress(chunk, _STEP))
+                chunk = self._decoder.unconsumed_tail
         except zlib.error:
-            raise ValueError("is compressed, and broken") from None
-        return bytes(plain)
+            self.problem = "is compressed, and broken"
 
-    def check_end(self) -> None:
-        if not self._decoder.eof:
-            raise ValueError("is compressed, and incomplete")
+    def whole(self) -> bytes:
+        if self.problem is None and not self._decoder.eof:
+            self.problem = "is compressed, and incomplete"
+        return super().whole()

@@ -12,7 +12,7 @@ import os
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from functools import cache
 from ipaddress import ip_address
@@ -304,28 +304,46 @@ class _Body(httpx.AsyncByteStream):
         self._origin = origin
         self._connection = connection
         self._response = response
+        self._parts: AsyncIterator[bytes] | None = None
         self._ended = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._parts = cast("AsyncIterable[bytes]", self._response.stream).__aiter__()
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._ended or self._parts is None:
+            raise StopAsyncIteration
         try:
-            async for part in self._response.aiter_stream():
-                yield part
+            return await anext(self._parts)
+        except StopAsyncIteration:
+            self._parts = None
+            raise
         except Exception as error:  # noqa: BLE001 - each has its row in the table, or is handed on as it is
+            self._parts = None
             problem = _as_httpx(error)
-        else:
-            return
         raise problem
 
     async def aclose(self) -> None:
         if self._ended:
             return
         self._ended = True
+        if self._parts is not None:
+            await self._break_off(self._parts)
+            return
         try:
             await self._response.aclose()
         except BaseException:
             await self._pool.drop(self._connection)
             raise
         await self._pool.put_back(self._connection, self._origin)
+
+    async def _break_off(self, parts: AsyncIterator[bytes]) -> None:
+        """Close the socket first: httpcore's generators then end by themselves, as trio wants them to."""
+        await self._pool.drop(self._connection)
+        with suppress(Exception):
+            while True:
+                await anext(parts)
 
 
 def _as_httpx(error: Exception) -> Exception:
