@@ -169,7 +169,6 @@ UNTRUSTED: Final[list[Row]] = [
         ("F42 invalid UTF-8", says(b'{"a":"\xff"}')),
         ("F42 UTF-16", says(RESULT.decode().encode("utf-16"))),
         ("F42 a byte-order mark", says(b"\xef\xbb\xbf" + RESULT)),
-        (
         ("F43 100,000 levels", says(b"[" * 100_000 + b"]" * 100_000)),
         ("F43 an integer of 5,000 digits", says(b'{"a":' + b"9" * 5000 + b"}")),
         ("F43 1e999", says(b'{"a":1e999}')),
