@@ -29,6 +29,8 @@ class Command(Protocol):
 
 COMMANDS: Final = {
     "demo": ("perkamo.demo", "see events earn points, in three seconds, on this machine"),
+    "import": ("perkamo.delivery.import_command", "emit a file of events, one JSON object a line"),
+    "outbox": ("perkamo.delivery.outbox_command", "look at an outbox, deliver it, see to its dead letters"),
     "sandbox": ("perkamo.sandbox.command", "run a small Perkamo on this machine until Ctrl-C"),
 }
 """Each command's module and summary. Only the module of the command that was asked for is loaded."""
