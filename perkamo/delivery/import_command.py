@@ -166,9 +166,14 @@ class Import:
         print(f"{state.refused:,} refused" + (f", see {self._rejected_path}" if state.refused else ""))
 
     def _open(self, stack: ExitStack) -> IO[bytes]:
-        raw = sys.stdin.buffer if self._name == "-" else stack.enter_context(Path(self._name).open("rb"))
+        raw: IO[bytes] = sys.stdin.buffer
+        if self._name != "-":
+            raw = Path(self._name).open("rb")  # noqa: SIM115 - the stack closes it
+            stack.callback(raw.close)
         self._show_progress = _progress_bar(stack, raw, self._name)
-        return cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=raw))) if self._name.endswith(".gz") else raw
+        if self._name.endswith(".gz"):
+            return cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=raw)))
+        return raw
 
     def _events(self, lines: IO[bytes]) -> Iterator[Event]:
         number = 0
