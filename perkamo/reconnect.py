@@ -1,0 +1,98 @@
+"""After how long a stream connects again: a policy, and an immutable strategy, each step of which returns the next one.
+
+Pure: time and chance are given.
+"""
+
+from typing import Final
+
+from attrs import evolve, field, frozen
+from attrs.validators import ge, instance_of, le
+
+HEALTHY_SECONDS: Final = 60.0
+"""A connection that stood so long was a good one, also where the customer did not change meanwhile."""
+
+
+def _check_attempts(_: object, __: object, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise ValueError("attempts must be a whole number from 1 on, or None")
+
+
+@frozen
+class ReconnectPolicy:
+    """How patiently a stream connects again.
+
+    The wait after fruitless attempt n is ``base_delay * 2**(n-1)``, at most ``max_delay``; a ``retry`` of the stream
+    takes the place of ``base_delay`` (below it for the first wait only). ``jitter`` spreads the waits of many clients.
+    Fruitless is what brought neither an update nor a connection that stood for a minute.
+
+    Args:
+        base_delay: Seconds before the first reconnection, where the stream does not say.
+        max_delay: Seconds; no wait is longer, unless the service asks for it.
+        jitter: 0 to 1: each wait is lengthened at random by up to this share, and stays within ``max_delay``.
+        attempts: How many fruitless attempts in a row end the stream with an error; None to go on for ever.
+        max_asked: Seconds; the longest wait that ``retry`` or Retry-After may ask for, anything above counts as this.
+
+    Raises:
+        ValueError: A number is out of its range.
+        TypeError: A value is no number.
+    """
+
+    base_delay: float = field(default=3.0, validator=[instance_of((int, float)), ge(0), le(3_600)])
+    max_delay: float = field(default=30.0, validator=[instance_of((int, float)), ge(0), le(3_600)])
+    jitter: float = field(default=1.0, validator=[instance_of((int, float)), ge(0), le(1)])
+    attempts: int | None = field(default=20, validator=_check_attempts)
+    max_asked: float = field(default=300.0, validator=[instance_of((int, float)), ge(0), le(86_400)])
+
+
+DEFAULT_RECONNECT: Final = ReconnectPolicy()
+
+
+@frozen
+class Backoff:
+    """Where a stream stands between its policy and its failures.
+
+    Attributes:
+        policy: The caller's wishes.
+        retry: Seconds that the stream asked for with ``retry``, within bounds; None when it never did.
+        failures: Fruitless attempts in a row.
+    """
+
+    policy: ReconnectPolicy
+    retry: float | None = None
+    failures: int = 0
+
+    def with_retry(self, retry_ms: int | None) -> "Backoff":
+        """Return the strategy after a connection that asked for this reconnection time; None keeps the one before."""
+        if retry_ms is None:
+            return self
+        return evolve(self, retry=min(retry_ms / 1000, self.policy.max_asked))
+
+    def step(
+        self, chance: float, retry_after: float | None = None, *, fruitless: bool = True
+    ) -> tuple[float | None, "Backoff"]:
+        """Take note of a lost connection or a failed attempt.
+
+        Args:
+            chance: A random number from 0 to 1.
+            retry_after: Seconds that the answer asked for, or None.
+            fruitless: Whether it brought nothing; otherwise the count starts again.
+
+        Returns:
+            The seconds to wait, or None when it is time to give up; and the strategy from here on.
+        """
+        after = evolve(self, failures=self.failures + 1 if fruitless else 0)
+        policy = self.policy
+        if policy.attempts is not None and after.failures >= policy.attempts:
+            return None, after
+        ceiling = policy.max_delay / (1 + policy.jitter)
+        wait = max(min(self._grown(after.failures), ceiling), self._asked(retry_after))
+        return wait + chance * policy.jitter * min(wait, ceiling), after
+
+    def _grown(self, failures: int) -> float:
+        base = self.policy.base_delay if self.retry is None else self.retry
+        if failures > 1:
+            base = max(base, self.policy.base_delay)  # retry: 0 must not make a loop without a pause
+        return base * 2.0 ** min(max(failures - 1, 0), 32)
+
+    def _asked(self, retry_after: float | None) -> float:
+        return min(max(self.retry or 0.0, retry_after or 0.0), self.policy.max_asked)
