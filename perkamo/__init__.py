@@ -47,8 +47,12 @@ if TYPE_CHECKING:
         UnlockedPerk,
         WalletDelta,
     )
+    from perkamo.reconnect import ReconnectPolicy
     from perkamo.retry import RetryPolicy
+    from perkamo.stream import CustomerStream, CustomerUpdate
+    from perkamo.streamtoken import StreamToken
     from perkamo.sync_client import PerkamoClient
+    from perkamo.sync_stream import SyncCustomerStream
 
 __version__ = "0.1.0"
 
@@ -62,6 +66,8 @@ __all__ = [
     "BrowserToken",
     "Context",
     "Customer",
+    "CustomerStream",
+    "CustomerUpdate",
     "Event",
     "EventIngestResponse",
     "IdentifyResponse",
@@ -90,8 +96,11 @@ __all__ = [
     "Program",
     "ProgramEvent",
     "RateLimit",
+    "ReconnectPolicy",
     "ResponseMeta",
     "RetryPolicy",
+    "StreamToken",
+    "SyncCustomerStream",
     "Traits",
     "UnlockedPerk",
     "WalletDelta",
@@ -110,8 +119,12 @@ _ROOMS: Final = {
         *("ApiResponse", "BatchIngestResponse", "Blueprint", "BrowserToken", "Customer", "EventIngestResponse"),
         *("IdentifyResponse", "Level", "Program", "ProgramEvent", "ResponseMeta", "UnlockedPerk", "WalletDelta"),
     ),
+    "reconnect": ("ReconnectPolicy",),
     "retry": ("RetryPolicy",),
+    "stream": ("CustomerStream", "CustomerUpdate"),
+    "streamtoken": ("StreamToken",),
     "sync_client": ("PerkamoClient",),
+    "sync_stream": ("SyncCustomerStream",),
 }
 _ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -27,6 +27,10 @@ from perkamo.jsontext import JSONInput, encode
 
 MAX_TTL_SECONDS: Final = 1800
 MAX_TIMEOUT: Final = 86_400
+STREAM_PATH: Final = "/v1/client/customer/{user_id}/stream"
+"""Assumed: the stream is announced, its path is unpublished."""
+
+USER_ID: Final = "{user_id}"
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -79,11 +83,14 @@ def batch(events: Iterable[Event | Mapping[str, object]]) -> tuple[Call, int]:
 
 def customer(user_id: str) -> Call:
     """Make the call that reads one customer."""
-    check_id(user_id, "user_id", MAX_USER_ID_LENGTH)
-    if user_id in {".", ".."}:
-        raise refusal("user_id", "must not be . or .., which servers read as directions in a path")
-    path = f"/v1/customer/{quote(user_id, safe='')}"
+    path = f"/v1/customer/{_user_segment(user_id)}"
     return Call("GET", path, "GET /v1/customer/{user_id}", ids=(user_id,))
+
+
+def customer_stream(user_id: str, template: str) -> Call:
+    """Make the call that opens one customer's stream, at a path that ``check_stream_path`` has passed."""
+    path = template.replace(USER_ID, _user_segment(user_id))
+    return Call("GET", path, f"GET {template}", ids=(user_id,))
 
 
 def browser_token(browser_key: str, user_id: str, ttl_seconds: int | None, *, purpose: str | None) -> Call:
@@ -109,6 +116,13 @@ def other(method: str, path: str, json: JSONInput) -> Call:
 
 def _post(path: str, text: str, user_id: str) -> Call:
     return Call("POST", path, f"POST {path}", text.encode(), (user_id,))
+
+
+def _user_segment(user_id: str) -> str:
+    check_id(user_id, "user_id", MAX_USER_ID_LENGTH)
+    if user_id in {".", ".."}:
+        raise refusal("user_id", "must not be . or .., which servers read as directions in a path")
+    return quote(user_id, safe="")
 
 
 def _quoted_user(user_id: str) -> str:
@@ -153,6 +167,32 @@ def check_timeout(timeout: object) -> float | None:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT:
         raise PerkamoConfigurationError("timeout must be a number of seconds above 0 and up to 86,400, or None.")
     return float(timeout)
+
+
+def check_stream_path(path: str) -> str:
+    """Return the path of customer streams.
+
+    Raises:
+        PerkamoConfigurationError: It can't be one.
+    """
+    try:
+        _path_without_ids(path, "POST")
+    except PerkamoValidationError as error:
+        problem = str(error)
+    else:
+        if path.split("/").count(USER_ID) == 1:
+            return path
+        problem = f"path must have {USER_ID} as one of its segments."
+    raise PerkamoConfigurationError(f"stream_path can't be used: {problem}")
+
+
+def check_last_event_id(last_event_id: str | None) -> str:
+    """Return where a stream begins, ``""`` for now; refuse what would be another header."""
+    if last_event_id is None:
+        return ""
+    if not isinstance(cast("object", last_event_id), str) or not last_event_id.isprintable():
+        raise refusal("last_event_id", "must be printable text")
+    return last_event_id
 
 
 def _ttl(ttl_seconds: object) -> int:

@@ -1,7 +1,7 @@
 """The async client: the whole surface of the Perkamo API, one short coroutine per call."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import EllipsisType, TracebackType
 from typing import Self
@@ -11,7 +11,7 @@ from attrs import evolve
 
 from perkamo import calls
 from perkamo.attempt import Wire
-from perkamo.calls import Call
+from perkamo.calls import STREAM_PATH, Call
 from perkamo.codec import decode, decode_any
 from perkamo.connections import transport_for
 from perkamo.credentials import ApiKey, check_base_url, hidden
@@ -29,8 +29,12 @@ from perkamo.models import (
     Program,
     ProgramEvent,
 )
+from perkamo.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.redaction import guard_httpx_logs
 from perkamo.retry import RetryPolicy
+from perkamo.stream import BadData, CustomerStream, StreamState
+from perkamo.streamtoken import StreamToken, sealed
+from perkamo.subscription import Origin, Subscription
 
 
 class AsyncPerkamoClient:
@@ -53,6 +57,7 @@ class AsyncPerkamoClient:
         http_client: httpx.AsyncClient | None = None,
         proxy: str | None = None,
         allow_insecure_http: bool = False,
+        stream_path: str = STREAM_PATH,
     ) -> None:
         """Set up a client; nothing is sent and no connection is made.
 
@@ -68,6 +73,7 @@ class AsyncPerkamoClient:
                 httpx's own, which can lose connections when calls are cancelled.
             proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
             allow_insecure_http: Let plain http go to other hosts than loopback.
+            stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
 
         Raises:
             PerkamoConfigurationError: There is no key, or a value can't work.
@@ -86,6 +92,13 @@ class AsyncPerkamoClient:
         wire = Wire(key=key, base_url=url, client=client, owned=http_client is None)
         self._exchange = Exchange(wire=wire, timeout=limit, retry=retry)
         self._owns_connections = http_client is None
+        self._streams = Origin(
+            base_url=url,
+            path=calls.check_stream_path(stream_path),
+            client=lambda: _own_client(url, proxy) if http_client is None else http_client,
+            borrowed=http_client is not None,
+            is_closed=lambda: client.is_closed,
+        )
 
     async def identify(self, user_id: str, traits: Traits | None = None) -> IdentifyResponse:
         """Create or update a customer's trusted traits: ``POST /v1/identify`` (published; its answer is not).
@@ -258,6 +271,56 @@ class AsyncPerkamoClient:
         """
         return await self._browser_token(calls.browser_token(browser_key, user_id, ttl_seconds, purpose="stream"))
 
+    def subscribe_customer(
+        self,
+        user_id: str,
+        stream_token: StreamToken,
+        *,
+        last_event_id: str | None = None,
+        idle_timeout: float | None = 60.0,
+        reconnect: ReconnectPolicy = DEFAULT_RECONNECT,
+        bad_data: BadData = "raise",
+        on_state: Callable[[StreamState], None] | None = None,
+    ) -> CustomerStream:
+        """Subscribe to a customer's live state (preview: path, parameters and event names are unpublished).
+
+        Nothing is sent before the first update is asked for.
+
+        Args:
+            user_id: The application's own id of the customer, 1 to 256 characters.
+            stream_token: The token of ``create_stream_token`` or its text; or a function, sync or async, that returns
+                one and is asked before each connection, because tokens live for minutes only:
+                ``lambda: client.create_stream_token(browser_key, user_id)``. The server key is never sent.
+            last_event_id: Where to resume: the ``id`` of an earlier update.
+            idle_timeout: Seconds without a byte after which the connection counts as lost; None for no limit.
+            reconnect: How patiently a lost connection is made again.
+            bad_data: ``"raise"`` where an event is no customer, or ``"skip"`` it with a warning in the log.
+            on_state: Called with each new state, in the event loop: ``"connecting"``, ``"open"``, ``"waiting"`` between
+                two connections, ``"closed"``. It must return at once.
+
+        Returns:
+            The stream, to be used with 'async with' and iterated.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoConfigurationError: The timeout is no positive number.
+        """
+        stream_token = token = sealed(stream_token)
+        token.check()
+        subscription = Subscription(
+            origin=self._streams,
+            call=calls.customer_stream(user_id, self._streams.path),
+            token=token,
+            idle_timeout=calls.check_timeout(idle_timeout),
+        )
+        return CustomerStream(
+            subscription,
+            reconnect=reconnect,
+            last_event_id=calls.check_last_event_id(last_event_id),
+            bad_data=bad_data,
+            on_state=on_state,
+        )
+
     async def request(self, method: str, path: str, json: JSONInput = None) -> ApiResponse:
         """Call an endpoint that has no method here: signed, tried again and bounded like all others.
 
@@ -301,6 +364,7 @@ class AsyncPerkamoClient:
             retry=exchange.retry if isinstance(retry, EllipsisType) else retry,
         )
         view._owns_connections = False
+        view._streams = self._streams
         return view
 
     async def aclose(self) -> None:

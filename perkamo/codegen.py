@@ -16,13 +16,46 @@ from attrs import frozen
 ROOMS: Final = Path(__file__).parent
 WIDTH: Final = 120
 
-CLASSES: Final[Mapping[str, str]] = {"AsyncPerkamoClient": "PerkamoClient"}
+CLASSES: Final[Mapping[str, str]] = {"AsyncPerkamoClient": "PerkamoClient", "CustomerStream": "SyncCustomerStream"}
 """Each async class and its twin."""
 
-METHODS: Final[Mapping[str, str]] = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__"}
+METHODS: Final[Mapping[str, str]] = {
+    "aclose": "close",
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
+    "__aiter__": "__iter__",
+}
 """Methods whose names differ; all others keep theirs."""
 
+OMITTED: Final = frozenset({"__anext__"})
+"""Methods without a twin: iterating is ``__iter__``'s alone, which closes what is broken off."""
+
+COPIED: Final = frozenset({"run"})
+"""Methods that call the caller's functions, so that their bodies run in the caller's thread."""
+
+BODIES: Final[Mapping[str, str]] = {
+    "__aenter__": "        return self",
+    "__aexit__": "        self.close()",
+    "__aiter__": """\
+        try:
+            while (one := self.receive()) is not None:
+                yield one
+        finally:
+            self.close()""",
+}
+"""Methods whose twins have bodies of their own."""
+
+SEALS: Final[Mapping[str, str]] = {"api_key": "hidden", "stream_token": "sealed"}
+"""Secrets among the arguments, which stand in no frame of a twin either, and what puts them away."""
+
 WORDS: Final[Sequence[tuple[str, str]]] = (
+    (r"await settle\((.*)\)", r"\1"),
+    (r"Awaitable\[None\] \| None", "None"),
+    (r"\bAsyncIterator\b", "Iterator"),
+    (r"'await stream\.aclose\(\)'", "'stream.close()'"),
+    (r"\basync for\b", "for"),
+    (r"\b([Oo])ne task\b", r"\1ne thread"),
+    (r"\banother task\b", "another thread"),
     (r"'async with'", "'with'"),
     (r"'await client\.aclose\(\)'", "'client.close()'"),
     (r"\basync with\b", "with"),
@@ -44,7 +77,7 @@ class Source:
     twin: str
 
 
-SOURCES: Final[Sequence[Source]] = (Source("client", "sync_client"),)
+SOURCES: Final[Sequence[Source]] = (Source("client", "sync_client"), Source("stream", "sync_stream"))
 """Every room that has twins. To add one, add a line."""
 
 
@@ -66,21 +99,24 @@ def generate(text: str, source: Source) -> str:
         f"GENERATED from {source.room}.py by ``python -m perkamo.codegen``: change that file, never this one.\n"
         '"""\n\n'
     )
-    names = [node.name for node in classes]
-    own = f"from perkamo.{source.room} import {', '.join(names)}\nfrom perkamo.portal import run\n"
-    return header + _imports(tree, body, own) + "\n\n" + body + "\n"
+    return header + _imports(tree, body, source.room) + "\n\n" + body + "\n"
 
 
-def _imports(tree: ast.Module, body: str, own: str) -> str:
+def _imports(tree: ast.Module, body: str, room: str) -> str:
     """Return the import statements of the async room, reduced to the names that the twins use."""
     used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
+    twins = {f"perkamo.{source.room}": f"perkamo.{source.twin}" for source in SOURCES}
     standard: list[str] = []
     foreign: list[str] = []
-    ours = own.splitlines()
+    ours = [_import_line(f"perkamo.{room}", sorted(_defined(tree) & used)), "from perkamo.portal import run"]
     for node in tree.body:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        kept = [one.name for one in node.names if one.name in used]
+        kept = sorted((name for one in node.names if (name := _reworded(one.name)) in used), key=_isort_key)
+        if isinstance(node, ast.ImportFrom) and node.module in twins:
+            there = [name for name in kept if name in CLASSES.values()]
+            kept = [name for name in kept if name not in there]
+            ours.extend(_import_line(twins[node.module], [name]) for name in there)
         if isinstance(node, ast.Import):
             target = foreign if "httpx" in kept else standard
             target.extend(f"import {name}" for name in kept)
@@ -90,6 +126,17 @@ def _imports(tree: ast.Module, body: str, own: str) -> str:
     standard.sort(key=lambda line: (line.startswith("from"), line))
     ours.sort(key=lambda line: line.split()[1])
     return "\n\n".join("\n".join(group) for group in (standard, foreign, ours) if group) + "\n"
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Return the names that a room defines itself."""
+    names = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)}
+    targets = [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+    return names | {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _isort_key(name: str) -> tuple[bool, bool, str]:
+    return (not name.isupper(), not name[0].isupper(), name)  # constants, classes, functions
 
 
 def _import_line(module: str, names: Sequence[str]) -> str:
@@ -118,8 +165,9 @@ class _Twin:
         for node in self._node.body:
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
-            if node.name.startswith("__") or not node.name.startswith("_"):
-                yield node
+            if node.name in OMITTED or (node.name.startswith("_") and not node.name.startswith("__")):
+                continue
+            yield node
 
     def _wrapper(self) -> str:
         return (
@@ -138,31 +186,38 @@ class _Twin:
         return _reworded(indent + text.lstrip())
 
     def _method(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-        parts = (_reworded(_head(node)), self._docstring(node, "        "), self._body(node))
+        decorator = "    @property" if _is_property(node) else ""
+        parts = (decorator, _reworded(_head(node)), self._docstring(node, "        "), self._body(node))
         return "\n".join(part for part in parts if part)
 
     def _body(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         special = self._special_body(node)
         if special is not None:
             return special
+        if _is_property(node):
+            return f"        return self._async.{node.name}"
+        if node.name in COPIED:
+            return _reworded("\n".join(self._lines[node.body[1].lineno - 1 : node.end_lineno]))
+        return _seals(node) + self._delegation(node)
+
+    def _delegation(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         if isinstance(node, ast.AsyncFunctionDef):
             returns = "" if node.returns is None or ast.unparse(node.returns) == "None" else "return "
             return _call(f"{returns}run", [f"self._async.{node.name}", *_arguments(node)])
         returned = ast.unparse(node.returns).strip("'\"") if node.returns is not None else ""
         if returned in CLASSES:
-            return _call(f"return {CLASSES[returned]}._over", [_inline(f"self._async.{node.name}", _arguments(node))])
+            made = _inline(f"self._async.{node.name}", _arguments(node))
+            line = f"        return {CLASSES[returned]}._over({made})"
+            if len(line) <= WIDTH:
+                return line
+            made = _call(f"twin = self._async.{node.name}", _arguments(node))
+            return f"{made}\n        return {CLASSES[returned]}._over(twin)"
         return _call(f"return self._async.{node.name}", _arguments(node))
 
     def _special_body(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
         match node.name:
             case "__init__":
-                # A key stands in no frame of the twin either.
-                hide = "        api_key = hidden(api_key)\n" if "api_key" in _arguments(node) else ""
-                return hide + _call(f"self._async = {self._node.name}", _arguments(node))
-            case "__aenter__":
-                return "        return self"
-            case "__aexit__":
-                return "        self.close()"
+                return _seals(node) + _call(f"self._async = {self._node.name}", _arguments(node))
             case "__del__":
                 text = "\n".join("    " + line for line in self._lines[node.body[1].lineno - 1 : node.end_lineno])
                 text = _reworded(text.replace("self._complain(", "self._async._complain("))
@@ -174,7 +229,7 @@ class _Twin:
                     f'        return repr(self._async).replace("{self._node.name}", "{self._name}")'
                 )
             case _:
-                return None
+                return BODIES.get(node.name)
 
 
 def _head(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -193,6 +248,16 @@ def _head(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 def _parameter(one: ast.arg, default: ast.expr | None) -> str:
     text = one.arg if one.annotation is None else f"{one.arg}: {ast.unparse(one.annotation)}"
     return text if default is None else f"{text} = {ast.unparse(default)}"
+
+
+def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(isinstance(one, ast.Name) and one.id == "property" for one in node.decorator_list)
+
+
+def _seals(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Write what puts a method's secrets away before anything else."""
+    names = [one.partition("=")[0] for one in _arguments(node)]
+    return "".join(f"        {name} = {SEALS[name]}({name})\n" for name in names if name in SEALS)
 
 
 def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:

@@ -5,13 +5,14 @@
 GENERATED from client.py by ``python -m perkamo.codegen``: change that file, never this one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import EllipsisType, TracebackType
 from typing import Self
 
 import httpx
 
+from perkamo.calls import STREAM_PATH
 from perkamo.client import AsyncPerkamoClient
 from perkamo.credentials import ApiKey, hidden
 from perkamo.events import Context, Event, Traits
@@ -27,7 +28,11 @@ from perkamo.models import (
     ProgramEvent,
 )
 from perkamo.portal import run
+from perkamo.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.retry import RetryPolicy
+from perkamo.stream import BadData, StreamState
+from perkamo.streamtoken import StreamToken, sealed
+from perkamo.sync_stream import SyncCustomerStream
 
 
 class PerkamoClient:
@@ -50,6 +55,7 @@ class PerkamoClient:
         http_client: httpx.AsyncClient | None = None,
         proxy: str | None = None,
         allow_insecure_http: bool = False,
+        stream_path: str = STREAM_PATH,
     ) -> None:
         """Set up a client; nothing is sent and no connection is made.
 
@@ -65,6 +71,7 @@ class PerkamoClient:
                 httpx's own, which can lose connections when calls are cancelled.
             proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
             allow_insecure_http: Let plain http go to other hosts than loopback.
+            stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
 
         Raises:
             PerkamoConfigurationError: There is no key, or a value can't work.
@@ -78,6 +85,7 @@ class PerkamoClient:
             http_client=http_client,
             proxy=proxy,
             allow_insecure_http=allow_insecure_http,
+            stream_path=stream_path,
         )
 
     def identify(self, user_id: str, traits: Traits | None = None) -> IdentifyResponse:
@@ -225,6 +233,52 @@ class PerkamoClient:
             PerkamoError: The call failed.
         """
         return run(self._async.create_stream_token, browser_key, user_id, ttl_seconds=ttl_seconds)
+
+    def subscribe_customer(
+        self,
+        user_id: str,
+        stream_token: StreamToken,
+        *,
+        last_event_id: str | None = None,
+        idle_timeout: float | None = 60.0,
+        reconnect: ReconnectPolicy = DEFAULT_RECONNECT,
+        bad_data: BadData = "raise",
+        on_state: Callable[[StreamState], None] | None = None,
+    ) -> SyncCustomerStream:
+        """Subscribe to a customer's live state (preview: path, parameters and event names are unpublished).
+
+        Nothing is sent before the first update is asked for.
+
+        Args:
+            user_id: The application's own id of the customer, 1 to 256 characters.
+            stream_token: The token of ``create_stream_token`` or its text; or a function, sync or async, that returns
+                one and is asked before each connection, because tokens live for minutes only:
+                ``lambda: client.create_stream_token(browser_key, user_id)``. The server key is never sent.
+            last_event_id: Where to resume: the ``id`` of an earlier update.
+            idle_timeout: Seconds without a byte after which the connection counts as lost; None for no limit.
+            reconnect: How patiently a lost connection is made again.
+            bad_data: ``"raise"`` where an event is no customer, or ``"skip"`` it with a warning in the log.
+            on_state: Called with each new state, in the event loop: ``"connecting"``, ``"open"``, ``"waiting"`` between
+                two connections, ``"closed"``. It must return at once.
+
+        Returns:
+            The stream, to be used with 'with' and iterated.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoConfigurationError: The timeout is no positive number.
+        """
+        stream_token = sealed(stream_token)
+        twin = self._async.subscribe_customer(
+            user_id,
+            stream_token,
+            last_event_id=last_event_id,
+            idle_timeout=idle_timeout,
+            reconnect=reconnect,
+            bad_data=bad_data,
+            on_state=on_state,
+        )
+        return SyncCustomerStream._over(twin)
 
     def request(self, method: str, path: str, json: JSONInput = None) -> ApiResponse:
         """Call an endpoint that has no method here: signed, tried again and bounded like all others.

@@ -91,6 +91,9 @@ def test_check_notices_a_missing_twin(copy: Path) -> None:
     assert codegen.main(["--check"]) == 1
 
 
+WORDS_OF_SIGNATURES = (("collections.abc.Awaitable[None] | None", "None"), ("AsyncIterator", "Iterator"))
+
+
 def _surface(cls: type) -> dict[str, str]:
     """Every public member with its signature, in the words of the sync side."""
     found: dict[str, str] = {}
@@ -100,6 +103,8 @@ def _surface(cls: type) -> dict[str, str]:
             signature = str(inspect.signature(member))
             for asynchronous, twin in CLASSES.items():
                 signature = re.sub(rf"\b{asynchronous}\b", twin, signature)
+            for asynchronous, twin in WORDS_OF_SIGNATURES:
+                signature = signature.replace(asynchronous, twin)
             found[METHODS.get(name, name)] = re.sub(r"perkamo\.(sync_)?\w+\.", "", signature)
     return found
 
