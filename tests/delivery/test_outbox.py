@@ -17,6 +17,8 @@ from perkamo.client import AsyncPerkamoClient
 from perkamo.delivery import relay as relay_module
 from perkamo.delivery.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError
 from perkamo.delivery.outbox import Outbox, OutboxStats
+from perkamo.delivery.spool import SpoolFile
+from perkamo.delivery.writer import ask, thread_safe_caller
 from perkamo.errors import PerkamoAuthenticationError, PerkamoServerError, PerkamoValidationError
 from perkamo.events import Event
 from perkamo.sandbox import Lost, Reset, Sandbox, Status
@@ -175,6 +177,7 @@ async def test_a_refused_key_pauses_everything_and_keeps_everything(
         await outbox.put(event(3))
         await anyio.wait_all_tasks_blocked()
         stats = await outbox.stats()
+        assert relay._pace.seconds > relay_module.PAUSE / 2
 
     assert (stats.pending, stats.dead, len(sandbox.requests)) == (4, 0, 1)
     assert [record.levelno for record in caplog.records if record.name == "perkamo.outbox"] == [logging.ERROR]
@@ -414,6 +417,30 @@ async def test_cancelled_putters_and_relays_leave_the_counts_right(
     delivered = [sent.transaction_id for sent in sandbox.events()]
     assert set(returned) <= set(delivered)
     assert len(delivered) == len(set(delivered)) == stats.accepted == stats.delivered
+
+
+async def test_a_put_that_is_cancelled_before_it_began_is_not_kept(outbox: Outbox) -> None:
+    """While the disk is slow, whoever gives up waiting and tries elsewhere must not find the event sent as well."""
+    busy, go_on = anyio.Event(), threading.Event()
+
+    async def hold_up() -> None:
+        def action(_: SpoolFile) -> None:
+            busy_here(busy.set)
+            go_on.wait(10)
+
+        await ask(outbox._writer, action)
+
+    busy_here = thread_safe_caller()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hold_up)
+        await busy.wait()
+        with anyio.move_on_after(0.05) as scope:
+            await outbox.put(event(1))
+        go_on.set()
+    await ask(outbox._writer, lambda _: None)
+
+    assert scope.cancelled_caught
+    assert (await outbox.stats()).accepted == 0
 
 
 async def test_a_forked_child_puts_into_a_file_of_its_own(

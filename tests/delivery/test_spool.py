@@ -450,6 +450,36 @@ def test_a_file_that_somebody_reads_is_left_to_them(file: SpoolFile, tmp_path: P
     again.close()
 
 
+def test_a_forked_child_that_exits_leaves_the_parents_file_alone(tmp_path: Path) -> None:
+    """Pitfall 9: the child's exit would close the inherited connection, and with it checkpoint and unlink the log."""
+    script = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_spool import open_slot, put
+file = open_slot(Path(sys.argv[1]))
+put(file, "before")
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+assert os.path.exists(file._claim.path.with_name(file._claim.path.name + "-wal")), "the child unlinked the log"
+put(file, "after")
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    again = open_slot(tmp_path)
+    assert done.stderr == ""
+    assert waiting(again) == ["before", "after"]
+    again.close()
+
+
 def test_pages_are_given_back_after_a_flood(file: SpoolFile, tmp_path: Path) -> None:
     """A day's outage must not leave gigabytes of empty file behind."""
     put(file, *map(str, range(500)), body=b"x" * 20_000)
