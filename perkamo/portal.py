@@ -60,7 +60,7 @@ def run(function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) 
     async def call() -> T:
         return await function(*args, **kwargs)
 
-    return _Call(portal, call, copy_context()).result()
+    return _Call(portal, call, _callers_context()).result()
 
 
 def iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
@@ -149,6 +149,15 @@ def later(function: Callable[[], Coroutine[object, object, object]]) -> None:
 
     with suppress(RuntimeError):  # the loop has just ended
         portal.loop.call_soon_threadsafe(lambda: portal.keep(portal.loop.create_task(quietly())))
+
+
+def _callers_context() -> Context:
+    """Copy the caller's context, without the note of sniffio that the caller runs on trio: the call does not."""
+    context = copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None and context.get(sniffio.current_async_library_cvar) is not None:
+        context.run(sniffio.current_async_library_cvar.set, None)
+    return context
 
 
 class _Call(Generic[T]):
