@@ -9,6 +9,20 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from perkamo.client import AsyncPerkamoClient
     from perkamo.credentials import ApiKey
+    from perkamo.delivery.batcher import Batcher
+    from perkamo.delivery.bulk import EmitOutcome, emit_many
+    from perkamo.delivery.errors import (
+        PerkamoOutboxConflictError,
+        PerkamoOutboxCorruptError,
+        PerkamoOutboxError,
+        PerkamoOutboxFullError,
+        PerkamoOutboxStorageError,
+    )
+    from perkamo.delivery.outbox import DeadLetter, Outbox, OutboxStats
+    from perkamo.delivery.relay import Relay
+    from perkamo.delivery.sync_batcher import SyncBatcher
+    from perkamo.delivery.sync_bulk import sync_emit_many
+    from perkamo.delivery.sync_outbox import SyncOutbox
     from perkamo.errors import (
         Outcome,
         PerkamoApiError,
@@ -62,18 +76,23 @@ __all__ = [
     "ApiResponse",
     "AsyncPerkamoClient",
     "BatchIngestResponse",
+    "Batcher",
     "Blueprint",
     "BrowserToken",
     "Context",
     "Customer",
     "CustomerStream",
     "CustomerUpdate",
+    "DeadLetter",
+    "EmitOutcome",
     "Event",
     "EventIngestResponse",
     "IdentifyResponse",
     "JSONInput",
     "JSONValue",
     "Level",
+    "Outbox",
+    "OutboxStats",
     "Outcome",
     "PerkamoApiError",
     "PerkamoAsyncUsageWarning",
@@ -85,6 +104,11 @@ __all__ = [
     "PerkamoConnectionError",
     "PerkamoError",
     "PerkamoNotFoundError",
+    "PerkamoOutboxConflictError",
+    "PerkamoOutboxCorruptError",
+    "PerkamoOutboxError",
+    "PerkamoOutboxFullError",
+    "PerkamoOutboxStorageError",
     "PerkamoPermissionError",
     "PerkamoRateLimitError",
     "PerkamoRedirectError",
@@ -97,10 +121,13 @@ __all__ = [
     "ProgramEvent",
     "RateLimit",
     "ReconnectPolicy",
+    "Relay",
     "ResponseMeta",
     "RetryPolicy",
     "StreamToken",
+    "SyncBatcher",
     "SyncCustomerStream",
+    "SyncOutbox",
     "Traits",
     "UnlockedPerk",
     "WalletDelta",
@@ -108,11 +135,24 @@ __all__ = [
     "assert_safe_event",
     "canonical_json",
     "create_transaction_id",
+    "emit_many",
+    "sync_emit_many",
 ]
 
 _ROOMS: Final = {
     "client": ("AsyncPerkamoClient",),
     "credentials": ("ApiKey",),
+    "delivery.batcher": ("Batcher",),
+    "delivery.bulk": ("EmitOutcome", "emit_many"),
+    "delivery.errors": (
+        *("PerkamoOutboxConflictError", "PerkamoOutboxCorruptError", "PerkamoOutboxError", "PerkamoOutboxFullError"),
+        "PerkamoOutboxStorageError",
+    ),
+    "delivery.outbox": ("DeadLetter", "Outbox", "OutboxStats"),
+    "delivery.relay": ("Relay",),
+    "delivery.sync_batcher": ("SyncBatcher",),
+    "delivery.sync_bulk": ("sync_emit_many",),
+    "delivery.sync_outbox": ("SyncOutbox",),
     "events": ("Context", "Event", "Traits", "assert_safe_event", "create_transaction_id"),
     "jsontext": ("OMIT", "JSONInput", "JSONValue", "canonical_json"),
     "models": (

@@ -16,7 +16,12 @@ from attrs import frozen
 ROOMS: Final = Path(__file__).parent
 WIDTH: Final = 120
 
-CLASSES: Final[Mapping[str, str]] = {"AsyncPerkamoClient": "PerkamoClient", "CustomerStream": "SyncCustomerStream"}
+CLASSES: Final[Mapping[str, str]] = {
+    "AsyncPerkamoClient": "PerkamoClient",
+    "CustomerStream": "SyncCustomerStream",
+    "Batcher": "SyncBatcher",
+    "Outbox": "SyncOutbox",
+}
 """Each async class and its twin."""
 
 METHODS: Final[Mapping[str, str]] = {
@@ -45,6 +50,22 @@ BODIES: Final[Mapping[str, str]] = {
 }
 """Methods whose twins have bodies of their own."""
 
+HELD: Final[Mapping[str, str]] = {
+    "__aenter__": "        self._held = Held(self._async)\n        return self",
+    "__aexit__": "        self._held.leave(kind, error, traceback)",
+}
+"""The same for classes without ``aclose``: what they open in one task must be closed in that task."""
+
+RELAYED: Final = """\
+        try:
+            yield held.value
+        except BaseException as error:
+            if not held.leave(type(error), error, error.__traceback__):
+                raise
+        else:
+            held.leave(None, None, None)"""
+"""The body of a context manager, once its twin is held."""
+
 SEALS: Final[Mapping[str, str]] = {"api_key": "hidden", "stream_token": "sealed"}
 """Secrets among the arguments, which stand in no frame of a twin either, and what puts them away."""
 
@@ -52,6 +73,8 @@ WORDS: Final[Sequence[tuple[str, str]]] = (
     (r"await settle\((.*)\)", r"\1"),
     (r"Awaitable\[None\] \| None", "None"),
     (r"\bAsyncIterator\b", "Iterator"),
+    (r"\bAsyncGenerator\b", "Generator"),
+    (r"\basynccontextmanager\b", "contextmanager"),
     (r"'await stream\.aclose\(\)'", "'stream.close()'"),
     (r"\basync for\b", "for"),
     (r"\b([Oo])ne task\b", r"\1ne thread"),
@@ -77,7 +100,12 @@ class Source:
     twin: str
 
 
-SOURCES: Final[Sequence[Source]] = (Source("client", "sync_client"), Source("stream", "sync_stream"))
+SOURCES: Final[Sequence[Source]] = (
+    Source("client", "sync_client"),
+    Source("stream", "sync_stream"),
+    Source("delivery/batcher", "delivery/sync_batcher"),
+    Source("delivery/outbox", "delivery/sync_outbox"),
+)
 """Every room that has twins. To add one, add a line."""
 
 
@@ -93,8 +121,9 @@ def generate(text: str, source: Source) -> str:
     body = "\n\n\n".join(_Twin(text, node).write() for node in classes)
     doc = _reworded(ast.get_docstring(tree) or "")
     title = doc.splitlines()[0]
+    noqa = "# ruff: noqa: SLF001\n" if re.search(r"\b(?!self\b|made\b)\w+\._async\b", body) else ""
     header = (
-        "# pyright: reportPrivateUsage=false\n# A twin and its async class are one thing.\n"
+        f"# pyright: reportPrivateUsage=false\n{noqa}# A twin and its async class are one thing.\n"
         f'"""{title}\n\n'
         f"GENERATED from {source.room}.py by ``python -m perkamo.codegen``: change that file, never this one.\n"
         '"""\n\n'
@@ -105,10 +134,14 @@ def generate(text: str, source: Source) -> str:
 def _imports(tree: ast.Module, body: str, room: str) -> str:
     """Return the import statements of the async room, reduced to the names that the twins use."""
     used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
-    twins = {f"perkamo.{source.room}": f"perkamo.{source.twin}" for source in SOURCES}
+    twins = {_module(source.room): _module(source.twin) for source in SOURCES}
     standard: list[str] = []
     foreign: list[str] = []
-    ours = [_import_line(f"perkamo.{room}", sorted(_defined(tree) & used)), "from perkamo.portal import run"]
+    from_portal = sorted({"Held", "iterate", "later", "run"} & used, key=_isort_key)
+    ours = [
+        _import_line(_module(room), sorted(_defined(tree) & used, key=_isort_key)),
+        _import_line("perkamo.portal", from_portal),
+    ]
     for node in tree.body:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
@@ -126,6 +159,10 @@ def _imports(tree: ast.Module, body: str, room: str) -> str:
     standard.sort(key=lambda line: (line.startswith("from"), line))
     ours.sort(key=lambda line: line.split()[1])
     return "\n\n".join("\n".join(group) for group in (standard, foreign, ours) if group) + "\n"
+
+
+def _module(room: str) -> str:
+    return f"perkamo.{room.replace('/', '.')}"
 
 
 def _defined(tree: ast.Module) -> set[str]:
@@ -186,7 +223,8 @@ class _Twin:
         return _reworded(indent + text.lstrip())
 
     def _method(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-        decorator = "    @property" if _is_property(node) else ""
+        decorators = [one.id for one in node.decorator_list if isinstance(one, ast.Name)]
+        decorator = _reworded("\n".join(f"    @{name}" for name in decorators))
         parts = (decorator, _reworded(_head(node)), self._docstring(node, "        "), self._body(node))
         return "\n".join(part for part in parts if part)
 
@@ -194,13 +232,17 @@ class _Twin:
         special = self._special_body(node)
         if special is not None:
             return special
-        if _is_property(node):
+        if _is_decorated(node, "property"):
             return f"        return self._async.{node.name}"
         if node.name in COPIED:
             return _reworded("\n".join(self._lines[node.body[1].lineno - 1 : node.end_lineno]))
         return _seals(node) + self._delegation(node)
 
     def _delegation(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+        if _is_decorated(node, "asynccontextmanager"):
+            return _call("held = Held", [_inline(f"self._async.{node.name}", _arguments(node))]) + f"\n{RELAYED}"
+        if isinstance(node, ast.AsyncFunctionDef) and ast.unparse(node.returns or node).startswith("AsyncIterator"):
+            return _call("return iterate", [_inline(f"self._async.{node.name}", _arguments(node))])
         if isinstance(node, ast.AsyncFunctionDef):
             returns = "" if node.returns is None or ast.unparse(node.returns) == "None" else "return "
             return _call(f"{returns}run", [f"self._async.{node.name}", *_arguments(node)])
@@ -219,9 +261,15 @@ class _Twin:
             case "__init__":
                 return _seals(node) + _call(f"self._async = {self._node.name}", _arguments(node))
             case "__del__":
-                text = "\n".join("    " + line for line in self._lines[node.body[1].lineno - 1 : node.end_lineno])
-                text = _reworded(text.replace("self._complain(", "self._async._complain("))
-                return f'        if hasattr(self, "_async"):  # not when construction failed\n{text}'
+                lines = self._lines[node.body[1].lineno - 1 : node.end_lineno]
+                text = "\n".join(f"        {line}" for line in lines).replace(
+                    "self._complain(", "self._async._complain("
+                )
+                return (
+                    '        if hasattr(self, "_async"):  # not when construction failed\n'
+                    f"            try:\n{_reworded(text)}\n"
+                    "            finally:\n                later(self._async.aclose)"
+                )
             case "__repr__":
                 return (
                     '        if not hasattr(self, "_async"):\n'
@@ -229,7 +277,8 @@ class _Twin:
                     f'        return repr(self._async).replace("{self._node.name}", "{self._name}")'
                 )
             case _:
-                return BODIES.get(node.name)
+                closes = any(isinstance(one, ast.AsyncFunctionDef) and one.name == "aclose" for one in self._node.body)
+                return (BODIES if closes else HELD).get(node.name)
 
 
 def _head(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -250,8 +299,8 @@ def _parameter(one: ast.arg, default: ast.expr | None) -> str:
     return text if default is None else f"{text} = {ast.unparse(default)}"
 
 
-def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any(isinstance(one, ast.Name) and one.id == "property" for one in node.decorator_list)
+def _is_decorated(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> bool:
+    return any(isinstance(one, ast.Name) and one.id == name for one in node.decorator_list)
 
 
 def _seals(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -261,8 +310,14 @@ def _seals(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    positional = [one.arg for one in (*node.args.posonlyargs, *node.args.args)][1:]
-    return positional + [f"{one.arg}={one.arg}" for one in node.args.kwonlyargs]
+    positional = [_passed(one) for one in (*node.args.posonlyargs, *node.args.args)][1:]
+    return positional + [f"{one.arg}={_passed(one)}" for one in node.args.kwonlyargs]
+
+
+def _passed(one: ast.arg) -> str:
+    """Write an argument as the async class takes it: a twin passes the async object that it stands for."""
+    is_twin = one.annotation is not None and ast.unparse(one.annotation) in CLASSES
+    return f"{one.arg}._async" if is_twin else one.arg
 
 
 def _inline(function: str, arguments: Sequence[str]) -> str:

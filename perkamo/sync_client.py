@@ -27,7 +27,7 @@ from perkamo.models import (
     Program,
     ProgramEvent,
 )
-from perkamo.portal import run
+from perkamo.portal import later, run
 from perkamo.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.retry import RetryPolicy
 from perkamo.stream import BadData, StreamState
@@ -330,7 +330,10 @@ class PerkamoClient:
     def __del__(self) -> None:
         """Complain about a client that was used and never closed, and name the remedy."""
         if hasattr(self, "_async"):  # not when construction failed
-            self._async._complain(self, "use it with 'with', or call 'client.close()'")
+            try:
+                self._async._complain(self, "use it with 'with', or call 'client.close()'")
+            finally:
+                later(self._async.aclose)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_async"):

@@ -11,7 +11,7 @@ from typing import Self
 
 from perkamo.errors import PerkamoError
 from perkamo.models import Customer
-from perkamo.portal import run
+from perkamo.portal import later, run
 from perkamo.reconnect import ReconnectPolicy
 from perkamo.stream import BadData, CustomerStream, CustomerUpdate, StreamState
 from perkamo.subscription import Subscription
@@ -139,7 +139,10 @@ class SyncCustomerStream:
     def __del__(self) -> None:
         """Complain about a stream that was left open, and name the remedy."""
         if hasattr(self, "_async"):  # not when construction failed
-            self._async._complain(self, "use it with 'with', or call 'stream.close()'")
+            try:
+                self._async._complain(self, "use it with 'with', or call 'stream.close()'")
+            finally:
+                later(self._async.aclose)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_async"):

@@ -22,7 +22,8 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the rooms that codegen works on."""
     for source in SOURCES:
         for room in (source.room, source.twin):
-            shutil.copy(ROOMS / f"{room}.py", tmp_path)
+            (tmp_path / room).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOMS / f"{room}.py", tmp_path / f"{room}.py")
     monkeypatch.setattr(codegen, "ROOMS", tmp_path)
     return tmp_path
 
@@ -91,7 +92,11 @@ def test_check_notices_a_missing_twin(copy: Path) -> None:
     assert codegen.main(["--check"]) == 1
 
 
-WORDS_OF_SIGNATURES = (("collections.abc.Awaitable[None] | None", "None"), ("AsyncIterator", "Iterator"))
+WORDS_OF_SIGNATURES = (
+    ("collections.abc.Awaitable[None] | None", "None"),
+    ("AsyncIterator", "Iterator"),
+    ("AsyncGenerator", "Generator"),
+)
 
 
 def _surface(cls: type) -> dict[str, str]:

@@ -21,7 +21,7 @@ class Batcher:
     """Sends what many tasks emit in as few requests as possible.
 
     Nothing is kept on disk: an emit that was not answered when the process ends may be lost, and its caller knows,
-    because its ``await`` never returned. See ``Outbox`` for events that must survive.
+    because its call never returned. See ``Outbox`` for events that must survive.
 
     Example:
         >>> async with AsyncPerkamoClient() as perkamo, Batcher(perkamo) as batcher:

@@ -25,7 +25,7 @@ MAX_CONCURRENCY: Final = 64
 
 
 @frozen
-class Outcome:
+class EmitOutcome:
     """What became of one event of the stream: exactly one of ``result`` and ``error``.
 
     Attributes:
@@ -47,7 +47,7 @@ def emit_many(
     *,
     concurrency: int = 4,
     ordered: bool = True,
-) -> AsyncIterator[Outcome]:
+) -> AsyncIterator[EmitOutcome]:
     """Send a stream of events, of any length, in as few requests as possible.
 
     The stream is read and sent in rounds of a few requests for each of ``concurrency``, and the next round is read when
@@ -67,26 +67,23 @@ def emit_many(
     Raises:
         PerkamoConfigurationError: ``concurrency`` is out of its range.
     """
-    if not 1 <= concurrency <= MAX_CONCURRENCY:
-        raise PerkamoConfigurationError(f"concurrency must be 1 to {MAX_CONCURRENCY}.")
-    pipe = _Pipe(client.with_options(retry=RetryPolicy.none()), concurrency, ordered=ordered)
-    return _Outcomes(events, pipe)
+    return _Outcomes(events, Pipe(client, concurrency, ordered=ordered))
 
 
 class _Outcomes:
     """The iterator that ``emit_many`` returns. No generator: one that is left early would have to be closed."""
 
-    def __init__(self, events: AsyncIterable[Given] | Iterable[Given], pipe: "_Pipe") -> None:
+    def __init__(self, events: AsyncIterable[Given] | Iterable[Given], pipe: "Pipe") -> None:
         self._later = aiter(events) if isinstance(events, AsyncIterable) else None
         self._now = iter(()) if isinstance(events, AsyncIterable) else iter(events)
         self._pipe = pipe
-        self._outcomes: deque[Outcome] = deque()
+        self._outcomes: deque[EmitOutcome] = deque()
         self._is_over = False
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Outcome:
+    async def __anext__(self) -> EmitOutcome:
         while not self._outcomes:
             if self._is_over:
                 raise StopAsyncIteration
@@ -108,18 +105,21 @@ class _Outcomes:
         self._is_over = True
 
 
-class _Pipe:
+class Pipe:
     """One round of requests after the other, at one pace."""
 
     def __init__(self, client: AsyncPerkamoClient, concurrency: int, *, ordered: bool) -> None:
-        self._client = client
+        """Check ``concurrency``; see ``emit_many``."""
+        if not 1 <= concurrency <= MAX_CONCURRENCY:
+            raise PerkamoConfigurationError(f"concurrency must be 1 to {MAX_CONCURRENCY}.")
+        self._client = client.with_options(retry=RetryPolicy.none())
         self._ordered = ordered
         self._concurrency = concurrency
         self._pace = Pace()
         self._count = 0
         self._requests: list[list[tuple[int, Event]]] = []
         self._size = 0
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[EmitOutcome] = []
 
     @property
     def is_full(self) -> bool:
@@ -129,6 +129,7 @@ class _Pipe:
         return full or len(self._requests) > rounds or len(self._outcomes) >= rounds * MAX_REQUEST_EVENTS
 
     def add(self, given: Given) -> None:
+        """Take an event into the round."""
         position, self._count = self._count, self._count + 1
         try:
             event = as_event(given)
@@ -136,7 +137,7 @@ class _Pipe:
                 event = event.with_transaction_id(create_transaction_id())
             size = len(event.to_bytes())
         except PerkamoValidationError as error:
-            self._outcomes.append(Outcome(given, None, error, position))
+            self._outcomes.append(EmitOutcome(given, None, error, position))
             return
         is_full = not self._requests or len(self._requests[-1]) == MAX_REQUEST_EVENTS
         if is_full or self._size + size > MAX_REQUEST_BYTES:
@@ -145,7 +146,7 @@ class _Pipe:
         self._requests[-1].append((position, event))
         self._size += size
 
-    async def flush(self) -> list[Outcome]:
+    async def flush(self) -> list[EmitOutcome]:
         """Send the round and return what became of it."""
         waiting = iter(self._requests)
         async with anyio.create_task_group() as tasks:
@@ -159,9 +160,9 @@ class _Pipe:
             told = await self._send([event for _, event in request])
             for (position, event), answer in zip(request, told, strict=True):
                 if isinstance(answer, PerkamoError):
-                    self._outcomes.append(Outcome(event, None, answer, position))
+                    self._outcomes.append(EmitOutcome(event, None, answer, position))
                 else:
-                    self._outcomes.append(Outcome(event, answer, None, position))
+                    self._outcomes.append(EmitOutcome(event, answer, None, position))
 
     async def _send(self, events: list[Event]) -> list[Told]:
         """Send the events of one request; those that trouble kept back are sent again, and only those."""

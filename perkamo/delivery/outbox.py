@@ -160,16 +160,24 @@ class Outbox:
         relay = Relay(client)
         self._bells.add(relay.bell)
         writer.keepers += 1
+        failure: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._relay_own, writer, relay)
                 tasks.start_soon(self._relay_left_behind, relay)
-                yield relay
+                try:
+                    yield relay
+                except anyio.get_cancelled_exc_class():
+                    raise
+                except BaseException as error:  # noqa: BLE001 - raised below, where no task group wraps it up
+                    failure = error
                 relay.stop()
                 tasks.cancel_scope.deadline = anyio.current_time() + _FINISH_SECONDS
         finally:
             writer.keepers -= 1
             self._bells.discard(relay.bell)
+        if failure is not None:
+            raise failure
 
     async def drain(self, client: AsyncPerkamoClient) -> OutboxStats:
         """Deliver everything that this process put and that no live process holds; wait through an outage.

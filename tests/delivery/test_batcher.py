@@ -211,6 +211,13 @@ async def test_closing_sends_what_waits(sandbox: Sandbox, client: AsyncPerkamoCl
     assert len(results) == len(sandbox.events()) == 1
 
 
+async def test_an_exception_in_the_block_reaches_the_caller_as_it_is(client: AsyncPerkamoClient) -> None:
+    """An application catches its own errors; a group that the batcher's tasks made of them would slip through."""
+    with pytest.raises(ZeroDivisionError):
+        async with Batcher(client):
+            raise ZeroDivisionError
+
+
 async def test_a_batcher_that_is_not_open_says_so(client: AsyncPerkamoClient) -> None:
     """Before and after its block, and when its block was cancelled, nobody waits for ever."""
     batcher = Batcher(client, max_delay=60)

@@ -419,6 +419,15 @@ async def test_cancelled_putters_and_relays_leave_the_counts_right(
     assert len(delivered) == len(set(delivered)) == stats.accepted == stats.delivered
 
 
+async def test_an_exception_in_a_relay_block_reaches_the_caller_as_it_is(
+    client: AsyncPerkamoClient, outbox: Outbox
+) -> None:
+    """An application catches its own errors; a group that the relay's tasks made of them would slip through."""
+    with pytest.raises(ZeroDivisionError):
+        async with outbox.relay(client):
+            raise ZeroDivisionError
+
+
 async def test_a_put_that_is_cancelled_before_it_began_is_not_kept(outbox: Outbox) -> None:
     """While the disk is slow, whoever gives up waiting and tries elsewhere must not find the event sent as well."""
     busy, go_on = anyio.Event(), threading.Event()
