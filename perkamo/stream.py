@@ -334,8 +334,7 @@ class CustomerStream:
         return self._subscription.call.label
 
     def _complain(self, owner: object, remedy: str) -> None:
-        connection, self._connection = getattr(self, "_connection", None), None
-        if connection is not None:
+        if getattr(self, "_connection", None) is not None:
             warnings.warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
 
 
