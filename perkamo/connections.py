@@ -3,48 +3,33 @@
 Stock httpx 0.28 on httpcore 1.0 loses a slot of its pool when a call is cancelled at the wrong moment, until every
 later call fails, and its cost grows with the square of the concurrency (encode/httpcore#1093, #1035). Here a connection
 is taken off a stack, used by one call alone, and put back only after an answer that was read to its end; all other ends
-close it. Taking and putting back are plain statements between two awaits, so a cancelled call costs its own connection
-and nothing else.
+close it. Taking, putting back and closing are plain statements between two awaits, so a cancelled call costs its own
+connection and nothing else.
 """
 
-import math
+import asyncio
 import os
 import ssl
-import time
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import suppress
+from collections import OrderedDict, deque
 from functools import cache
 from ipaddress import ip_address
-from typing import Final, TypeAlias, cast
+from math import inf
+from time import monotonic
+from typing import Final, Self
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.lowlevel
 import httpcore
 import httpx
 
+from perkamo.addresses import Names, connect
+from perkamo.http1 import Connection, Origin
+from perkamo.sockets import reason
+
 MAX_CONNECTIONS: Final = 100
 KEEPALIVE_EXPIRY: Final = 30.0
-
-Origin: TypeAlias = tuple[bytes, bytes, int]
-
-_ERRORS: Final[dict[type[Exception], type[httpx.TransportError]]] = {
-    httpcore.ConnectTimeout: httpx.ConnectTimeout,
-    httpcore.ReadTimeout: httpx.ReadTimeout,
-    httpcore.WriteTimeout: httpx.WriteTimeout,
-    httpcore.PoolTimeout: httpx.PoolTimeout,
-    httpcore.TimeoutException: httpx.TimeoutException,
-    httpcore.ConnectError: httpx.ConnectError,
-    httpcore.ReadError: httpx.ReadError,
-    httpcore.WriteError: httpx.WriteError,
-    httpcore.NetworkError: httpx.NetworkError,
-    httpcore.ProxyError: httpx.ProxyError,
-    httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
-    httpcore.LocalProtocolError: httpx.LocalProtocolError,
-    httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
-    httpcore.ProtocolError: httpx.ProtocolError,
-}
 
 
 def transport_for(base_url: str, proxy: str | None = None) -> httpx.AsyncBaseTransport:
@@ -77,7 +62,9 @@ def transport_for(base_url: str, proxy: str | None = None) -> httpx.AsyncBaseTra
 @cache
 def ssl_context() -> ssl.SSLContext:
     """Return the TLS context that all clients of this process share: making one takes longer than many calls."""
-    return httpx.create_ssl_context()
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _environment_proxy(url: httpx.URL) -> str | None:
@@ -88,7 +75,18 @@ def _environment_proxy(url: httpx.URL) -> str | None:
     if local or proxy_bypass(url.host):
         return None
     proxies = getproxies()
-    return proxies.get(url.scheme) or proxies.get("all")
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+
+def _is_mocked() -> bool:
+    """Tell whether a test tool, such as respx or pytest-httpx, has taken the place of what httpx sends with."""
+    tools = (httpcore.AsyncHTTPConnection.handle_async_request, httpx.AsyncHTTPTransport.handle_async_request)
+    return not all(one.__module__.startswith(("httpcore.", "httpx.")) for one in tools)
+
+
+class ConnectionsClosedError(httpx.TransportError):
+    """The transport was closed before or during the call."""
 
 
 class Connections(httpx.AsyncBaseTransport):
@@ -102,276 +100,284 @@ class Connections(httpx.AsyncBaseTransport):
     def __init__(self, *, max_connections: int = MAX_CONNECTIONS, keepalive_expiry: float = KEEPALIVE_EXPIRY) -> None:
         self._max_connections = max_connections
         self._keepalive_expiry = keepalive_expiry
+        self._closed = False
+        self._stock: httpx.AsyncHTTPTransport | None = None
         # A socket of another event loop can't be awaited, and one of another process would bring its answers here.
-        self._pool_of_loop: anyio.lowlevel.RunVar[_Pool] = anyio.lowlevel.RunVar("perkamo_connections")
+        self._pid = os.getpid()
+        self._pools: WeakKeyDictionary[object, _Pool] = WeakKeyDictionary()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request over a connection of its own and return the answer, whose body is still to be read."""
+        """Send one request over a connection of its own and return the answer, whose body is still to be read.
+
+        Raises:
+            ConnectionsClosedError: ``aclose`` was called.
+            httpx.TransportError: The exchange failed; it has no cause but a bare ``ssl.SSLError``, when TLS is why.
+        """
+        if _is_mocked():
+            return await self._mocked().handle_async_request(request)
         url = request.url
-        port = url.port or (443 if url.scheme == "https" else 80)
-        origin = (url.raw_scheme, url.raw_host, port)
+        if url.scheme not in {"http", "https"}:
+            raise httpx.UnsupportedProtocol("only http and https are supported")
+        tls = url.scheme == "https"
+        origin = (tls, url.raw_host.decode("ascii"), url.port or (443 if tls else 80))
+        limits: dict[str, float | None] = request.extensions.get("timeout", {})
         pool = self._pool()
-        timeouts = request.extensions.get("timeout", {})
-        connection = await pool.take(origin, timeouts.get("pool"))
+        connection = await pool.take(origin, limits.get("pool"))
         try:
-            response = await connection.handle_async_request(
-                httpcore.Request(
-                    request.method,
-                    httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=port, target=url.raw_path),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
-            )
-        except Exception as error:  # noqa: BLE001 - each has its row in the table, or is handed on as it is
-            problem = _as_httpx(error)
-            await pool.drop(connection)
+            if connection is None:
+                connection = await pool.open(origin, limits.get("connect"))
+            await connection.send(request, limits.get("write"))
+            head = await connection.receive_head(limits.get("read"))
         except BaseException:
-            await pool.drop(connection)
+            pool.drop(connection)
             raise
-        else:
-            return httpx.Response(
-                response.status,
-                headers=response.headers,
-                stream=_Body(pool, origin, connection, response),
-                extensions=cast("dict[str, object]", response.extensions),
-            )
-        raise problem
+        return httpx.Response(
+            head.status_code,
+            headers=head.headers.raw_items(),
+            stream=_Body(pool, connection, limits.get("read")),
+            extensions={"http_version": b"HTTP/" + head.http_version, "reason_phrase": head.reason},
+        )
 
     async def aclose(self) -> None:
-        """Close all connections of the current event loop, those in use included, whose calls end with an error."""
-        await self._pool().close()
+        """Close all connections of the current event loop and of those that have ended; calls under way fail."""
+        self._closed = True
+        self._pool().close()
+        self._close_what_ended()
+        if self._stock is not None:
+            await self._stock.aclose()
+
+    def _mocked(self) -> httpx.AsyncHTTPTransport:
+        if self._stock is None:
+            self._stock = httpx.AsyncHTTPTransport(verify=ssl_context())
+        return self._stock
 
     def _pool(self) -> "_Pool":
-        pool = self._pool_of_loop.get(None)
-        if pool is None or pool.pid != os.getpid():
-            pool = _Pool(self._max_connections, self._keepalive_expiry)
-            self._pool_of_loop.set(pool)
+        if self._pid != os.getpid():
+            # Nothing of the parent's is touched: its sockets were let go when this process began.
+            self._pid = os.getpid()
+            self._pools = WeakKeyDictionary()
+        loop = anyio.lowlevel.current_token().native_token
+        pool = self._pools.get(loop)
+        if pool is None:
+            self._close_what_ended()
+            pool = self._pools[loop] = _Pool(self._max_connections, self._keepalive_expiry)
+        if self._closed:
+            pool.close()
         return pool
+
+    def _close_what_ended(self) -> None:
+        for loop, pool in list(self._pools.items()):
+            if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed():
+                pool.close_sockets()
+                del self._pools[loop]
 
 
 class _Waiter:
-    """A call that waits for its turn; whoever frees a place puts a connection here."""
+    """A call that waits for its turn: for a place, or for a connection that came free."""
 
-    __slots__ = ("connection", "gone", "origin", "turn")
+    __slots__ = ("connection", "granted", "origin", "turn")
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.turn = anyio.Event()
-        self.gone = False
-        self.connection: httpcore.AsyncHTTPConnection | None = None
+        self.granted = False
+        self.connection: Connection | None = None
 
 
 class _Pool:
-    """The connections of one event loop in one process. No await stands within a change of its state."""
+    """The connections of one event loop in one process. No await stands within a change of its state.
 
-    def __init__(self, max_connections: int, keepalive_expiry: float) -> None:
-        self.pid = os.getpid()
-        self._max = max_connections
-        self._expiry = keepalive_expiry
+    A call holds a place from ``take`` to ``put_back`` or ``drop``. An idle connection holds one too.
+    """
+
+    def __init__(self, places: int, expiry: float) -> None:
+        self._free = places
+        self._expiry = expiry
         self._closed = False
-        self._in_use: set[httpcore.AsyncHTTPConnection] = set()
-        self._idle: dict[Origin, deque[tuple[httpcore.AsyncHTTPConnection, float]]] = {}
-        self._idle_count = 0
-        self._waiting: deque[_Waiter] = deque()
+        self._names = Names()
+        self._busy: set[Connection] = set()
+        self._idle: dict[Origin, deque[Connection]] = {}
+        self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
 
-    async def take(self, origin: Origin, seconds: float | None) -> httpcore.AsyncHTTPConnection:
-        """Return a connection for one call; wait for one when all are in use.
+    async def take(self, origin: Origin, seconds: float | None) -> Connection | None:
+        """Get a place, with an idle connection if there is one; wait for it when all are taken.
 
         Raises:
             httpx.PoolTimeout: None came free in so many seconds.
-            httpx.ConnectError: The client was closed.
+            ConnectionsClosedError: The pool is closed.
         """
         self._check_open()
-        stale: list[httpcore.AsyncHTTPConnection] = []
-        connection = None if self._waiting else self._pick(origin, stale)
-        if connection is None:
-            connection = await self._wait(origin, seconds)
-        if stale:
-            try:
-                for one in stale:
-                    await _close(one)
-            except BaseException:
-                await self.drop(connection)
-                raise
-        return connection
-
-    def _pick(self, origin: Origin, stale: list[httpcore.AsyncHTTPConnection]) -> httpcore.AsyncHTTPConnection | None:
-        now = time.monotonic()
-        idle = self._idle.get(origin)
-        while idle:
-            connection, since = idle.pop()
-            self._idle_count -= 1
-            if now - since < self._expiry and not connection.has_expired():
-                self._in_use.add(connection)
+        if not self._waiting:
+            connection = self._most_recent(origin)
+            if connection is not None:
                 return connection
-            stale.append(connection)
-        if len(self._in_use) + self._idle_count < self._max:
-            return self._new(origin)
-        if self._idle_count:
-            # Another service's connection, the longest idle of all, would keep this call waiting for nothing.
-            longest = min((others[0][1], other) for other, others in self._idle.items() if others)[1]
-            stale.append(self._idle[longest].popleft()[0])
-            self._idle_count -= 1
-            return self._new(origin)
-        return None
+            if self._free or self._evict():
+                self._free -= 1
+                return None
+        return await self._queue(origin, seconds)
 
-    def _new(self, origin: Origin) -> httpcore.AsyncHTTPConnection:
-        connection = httpcore.AsyncHTTPConnection(
-            httpcore.Origin(*origin), ssl_context=ssl_context() if origin[0] == b"https" else None
-        )
-        self._in_use.add(connection)
-        return connection
+    async def open(self, origin: Origin, seconds: float | None) -> Connection:
+        """Connect, on a place that is held already.
 
-    async def _wait(self, origin: Origin, seconds: float | None) -> httpcore.AsyncHTTPConnection:
-        waiter = _Waiter(origin)
-        self._waiting.append(waiter)
+        Raises:
+            httpx.ConnectTimeout: It took longer than so many seconds.
+            httpx.ConnectError: It did not work.
+        """
+        tls, host, port = origin
         try:
-            with anyio.move_on_after(math.inf if seconds is None else seconds):
-                await waiter.turn.wait()
-        except BaseException:
-            waiter.gone = True
-            if waiter.connection is not None:
-                await self.put_back(waiter.connection, origin)
-            raise
-        waiter.gone = True
-        self._check_open()
-        if waiter.connection is None:
-            raise httpx.PoolTimeout("no connection came free in time")
-        return waiter.connection
+            with anyio.fail_after(seconds):
+                stream = await connect(self._names, host, port, ssl_context() if tls else None)
+        except TimeoutError:
+            problem: httpx.TransportError = httpx.ConnectTimeout("connecting took too long")
+        except OSError as error:
+            problem = httpx.ConnectError(reason(error))
+            problem.__cause__ = error.with_traceback(None) if isinstance(error, ssl.SSLError) else None
+        else:
+            connection = Connection(origin, stream)
+            self._busy.add(connection)
+            if self._closed:
+                connection.close()
+            return connection
+        raise problem
 
-    async def put_back(self, connection: httpcore.AsyncHTTPConnection, origin: Origin) -> None:
-        """Let others use a connection whose answer was read to its end; close it where it is not fit for that."""
-        self._in_use.discard(connection)
-        reusable = connection.is_idle() and not self._closed and not _has_surplus(connection)
-        waiter = self._next_waiter()
-        if waiter is not None:
-            same = reusable and waiter.origin == origin
-            self._hand_over(waiter, connection if same else None)
-            reusable = same
-        elif reusable:
-            self._idle.setdefault(origin, deque()).append((connection, time.monotonic()))
-            self._idle_count += 1
-        if not reusable:
-            await _close(connection)
+    def put_back(self, connection: Connection) -> None:
+        """Give back a place whose connection is ready for another exchange."""
+        self._busy.discard(connection)
+        waiter = None if self._closed else self._grant()
+        if waiter is not None and waiter.origin == connection.origin:
+            waiter.connection = connection
+        elif waiter is None and not self._closed:
+            connection.idle_since = monotonic()
+            self._idle.setdefault(connection.origin, deque()).append(connection)
+        else:
+            connection.close()
 
-    async def drop(self, connection: httpcore.AsyncHTTPConnection) -> None:
-        """Close a connection whose exchange did not come to its end; its place is free at once."""
-        self._in_use.discard(connection)
-        waiter = self._next_waiter()
-        if waiter is not None:
-            self._hand_over(waiter, None)
-        await _close(connection)
+    def drop(self, connection: Connection | None) -> None:
+        """Give back a place; close its connection, if there is one."""
+        if connection is not None:
+            self._busy.discard(connection)
+            connection.close()
+        if self._grant() is None:
+            self._free += 1
 
-    def _next_waiter(self) -> _Waiter | None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.gone:
-                return waiter
-        return None
-
-    def _hand_over(self, waiter: _Waiter, connection: httpcore.AsyncHTTPConnection | None) -> None:
-        if connection is None:
-            connection = self._new(waiter.origin)
-        self._in_use.add(connection)
-        waiter.connection = connection
-        waiter.turn.set()
-
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close everything; calls under way and calls that wait end with an error."""
-        self._closed = True
-        idle = [connection for others in self._idle.values() for connection, _ in others]
-        self._idle.clear()
-        self._idle_count = 0
+        self.close_sockets()
         for waiter in self._waiting:
             waiter.turn.set()
         self._waiting.clear()
-        for connection in (*idle, *self._in_use):
-            await _close(connection)
+
+    def close_sockets(self) -> None:
+        """Close everything in a loop that has ended, in which nobody waits any more."""
+        self._closed = True
+        for connection in (*self._busy, *(one for idle in self._idle.values() for one in idle)):
+            connection.close()
+        self._idle.clear()
+
+    def _most_recent(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        if not idle:
+            return None
+        expired = monotonic() - self._expiry
+        while idle and idle[0].idle_since <= expired:
+            self.drop(idle.popleft())
+        while idle:
+            connection = idle.pop()
+            if connection.is_quiet():
+                self._busy.add(connection)
+                return connection
+            self.drop(connection)
+        return None
+
+    def _evict(self) -> bool:
+        """Free the place of the longest idle connection, which is another service's: one's own would have been used."""
+        longest = min((idle for idle in self._idle.values() if idle), key=lambda idle: idle[0].idle_since, default=None)
+        if longest is None:
+            return False
+        self.drop(longest.popleft())
+        return True
+
+    async def _queue(self, origin: Origin, seconds: float | None) -> Connection | None:
+        waiter = _Waiter(origin)
+        self._waiting[waiter] = None
+        try:
+            with anyio.move_on_after(inf if seconds is None else seconds):
+                await waiter.turn.wait()
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+        if self._closed or not waiter.granted:
+            self._withdraw(waiter)
+            self._check_open()
+            raise httpx.PoolTimeout("no connection came free in time")
+        connection = waiter.connection
+        if connection is not None and not connection.is_quiet():
+            connection.close()
+            return None
+        if connection is not None:
+            self._busy.add(connection)
+        return connection
+
+    def _grant(self) -> _Waiter | None:
+        """Pass a place on to the call that waits longest."""
+        if not self._waiting:
+            return None
+        waiter, _ = self._waiting.popitem(last=False)
+        waiter.granted = True
+        waiter.turn.set()
+        return waiter
+
+    def _withdraw(self, waiter: _Waiter) -> None:
+        """Stop waiting; what was granted meanwhile goes to the next."""
+        self._waiting.pop(waiter, None)
+        if waiter.connection is not None:
+            self.put_back(waiter.connection)
+        elif waiter.granted:
+            self.drop(None)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise httpx.ConnectError("the client was closed")
+            raise ConnectionsClosedError("the client was closed")
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of an answer, at whose end the connection goes back, or is closed when it was not read to its end."""
+    """The body of an answer, at whose end the connection is put back; broken off, it is closed.
 
-    def __init__(
-        self, pool: _Pool, origin: Origin, connection: httpcore.AsyncHTTPConnection, response: httpcore.Response
-    ) -> None:
+    An iterator and no generator, which would live on when a cancelled call leaves it.
+    """
+
+    __slots__ = ("_connection", "_pool", "_seconds")
+
+    def __init__(self, pool: _Pool, connection: Connection, seconds: float | None) -> None:
         self._pool = pool
-        self._origin = origin
-        self._connection = connection
-        self._response = response
-        self._parts: AsyncIterator[bytes] | None = None
-        self._ended = False
+        self._connection: Connection | None = connection
+        self._seconds = seconds
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        self._parts = cast("AsyncIterable[bytes]", self._response.stream).__aiter__()
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._ended or self._parts is None:
+        if self._connection is None:
             raise StopAsyncIteration
         try:
-            return await anext(self._parts)
-        except StopAsyncIteration:
-            self._parts = None
+            part = await self._connection.receive_body(self._seconds)
+        except BaseException:
+            self._end(whole=False)
             raise
-        except Exception as error:  # noqa: BLE001 - each has its row in the table, or is handed on as it is
-            self._parts = None
-            problem = _as_httpx(error)
-        raise problem
+        if part is not None:
+            return part
+        self._end(whole=True)
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        if self._ended:
+        """Close the connection, unless the body was read to its end."""
+        self._end(whole=False)
+
+    def _end(self, *, whole: bool) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
             return
-        self._ended = True
-        if self._parts is not None:
-            await self._break_off(self._parts)
-            return
-        try:
-            await self._response.aclose()
-        except BaseException:
-            await self._pool.drop(self._connection)
-            raise
-        await self._pool.put_back(self._connection, self._origin)
-
-    async def _break_off(self, parts: AsyncIterator[bytes]) -> None:
-        """Close the socket first: httpcore's generators then end by themselves, as trio wants them to."""
-        await self._pool.drop(self._connection)
-        with suppress(Exception):
-            while True:
-                await anext(parts)
-
-
-def _as_httpx(error: Exception) -> Exception:
-    """Return a fresh error of httpx's own: the original's traceback leads into frames that hold the key."""
-    for kind, ours in _ERRORS.items():
-        if isinstance(error, kind):
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, ssl.SSLError):
-                cause = cause.__cause__ or cause.__context__
-            made: Exception = ours(str(error))
-            made.__cause__ = None if cause is None else cause.with_traceback(None)
-            return made
-    return error
-
-
-def _has_surplus(connection: httpcore.AsyncHTTPConnection) -> bool:
-    """Tell whether bytes came after the end of the answer, which the next call would read as its own answer.
-
-    httpcore keeps them in h11's buffer and offers no public look at it. Where that look fails, one connection too many
-    is closed, which costs time and no answer.
-    """
-    state: object = getattr(getattr(connection, "_connection", None), "_h11_state", None)
-    trailing: object = getattr(state, "trailing_data", None)
-    return trailing != (b"", False)
-
-
-async def _close(connection: httpcore.AsyncHTTPConnection) -> None:
-    """Close a socket, also within a cancelled scope; what goes wrong in closing is of no interest to anyone."""
-    with anyio.CancelScope(shield=True):
-        with suppress(Exception):
-            await connection.aclose()
+        if whole and connection.renew():
+            self._pool.put_back(connection)
+        else:
+            self._pool.drop(connection)
