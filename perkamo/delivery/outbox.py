@@ -243,7 +243,8 @@ class Outbox:
         for slot in self._slots.directory.slots():
             row = 0
             none: list[StoredEvent] = []
-            while letters := await self._in_slot(slot, partial(SpoolFile.dead, after=row, limit=_PAGE), none):
+            page = partial(SpoolFile.dead, limit=_PAGE)
+            while letters := await self._in_slot(slot, partial(page, after=row), none, only_dead=True):
                 for letter in letters:
                     yield DeadLetter(letter.transaction_id, letter.body, str(letter.reason))
                 row = letters[-1].row
@@ -257,12 +258,25 @@ class Outbox:
         Returns:
             How many now wait. Those in the file of another process that is busy at the moment are left.
         """
-        moved = 0
-        for slot in self._slots.directory.slots():
-            moved += await self._in_slot(slot, partial(SpoolFile.requeue, transaction_id=transaction_id), 0)
-        for bell in tuple(self._bells):
-            bell.ring()
-        return moved
+        return await self._in_all_slots(partial(SpoolFile.requeue, transaction_id=transaction_id), only_dead=True)
+
+    async def rebind(self, client: AsyncPerkamoClient) -> int:
+        """Let events that belong to another service or Space key be sent with this client's.
+
+        For use after the Space's key was changed. Make sure that it is the same Space: events of another would earn in
+        this one.
+
+        Args:
+            client: The client that relays from now on.
+
+        Returns:
+            How many events changed hands. Those in the file of another process that is busy at the moment are left.
+
+        Raises:
+            PerkamoConfigurationError: The client's key supplier failed.
+        """
+        space = await space_of(client)
+        return await self._in_all_slots(partial(SpoolFile.rebind, space=space), only_dead=False)
 
     async def aclose(self) -> None:
         """Finish the puts that wait and give the file back; needed only where an outbox ends before its process."""
@@ -299,12 +313,22 @@ class Outbox:
             self._others = (time.monotonic(), size)
         return size
 
-    async def _in_slot(self, slot: int, action: Callable[[SpoolFile], _T], otherwise: _T) -> _T:
+    async def _in_all_slots(self, action: Callable[[SpoolFile], int], *, only_dead: bool) -> int:
+        total = 0
+        for slot in self._slots.directory.slots():
+            total += await self._in_slot(slot, action, 0, only_dead=only_dead)
+        for bell in tuple(self._bells):
+            bell.ring()
+        return total
+
+    async def _in_slot(self, slot: int, action: Callable[[SpoolFile], _T], otherwise: _T, *, only_dead: bool) -> _T:
+        """Do something in a slot, unless there is nothing to do it to, or another process keeps it."""
         held = self._writer_here().held
         if held is not None and held[0] == slot:
             return await ask(self._writer, action)
         published = self._slots.published(slot)
-        if published.closed and not published.counts.dead:
+        counts = published.counts
+        if published.closed and not counts.dead and (only_dead or not counts.pending):
             return otherwise
         try:
             return await anyio.to_thread.run_sync(self._slots.visit, slot, action)

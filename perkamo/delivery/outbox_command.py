@@ -24,6 +24,9 @@ def add_parser(subparsers: "SubParsers") -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="the outbox's directory")
     parser.add_argument("--json", action="store_true", help="stats: print JSON")
     parser.add_argument("--until-empty", action="store_true", help="relay: end when nothing waits, not at Ctrl-C")
+    parser.add_argument(
+        "--rebind", action="store_true", help="relay: send also what was kept under another key of the same Space"
+    )
     parser.add_argument("--events", action="store_true", help="dead: print the events too, which are personal data")
     parser.add_argument("--transaction-id", metavar="ID", help="requeue: this dead letter only")
 
@@ -50,7 +53,7 @@ async def _run(args: Namespace, directory: Path) -> int:
             case "stats":
                 _show(await outbox.stats(), as_json=args.json)
             case "relay":
-                await _relay(outbox, until_empty=args.until_empty)
+                await _relay(outbox, until_empty=args.until_empty, rebind=args.rebind)
             case "dead":
                 await _dead(outbox, with_events=args.events)
             case _:
@@ -68,8 +71,10 @@ def _show(stats: OutboxStats, *, as_json: bool) -> None:
         print("Damaged or foreign files were set aside: look at *.corrupt-* in the directory.")
 
 
-async def _relay(outbox: Outbox, *, until_empty: bool) -> None:
+async def _relay(outbox: Outbox, *, until_empty: bool, rebind: bool) -> None:
     async with AsyncPerkamoClient() as client:
+        if rebind:
+            print(f"{await outbox.rebind(client)} events belong to this key now.")
         if until_empty:
             _show(await outbox.drain(client), as_json=False)
             return

@@ -80,6 +80,7 @@ class Relay:
         self._client = client.with_options(retry=RetryPolicy.none())
         self._failed_alone: Counter[str] = Counter()
         self._server_errors = 0
+        self._mentioned_others = False
 
     async def deliver_some(self, writer: Writer) -> int:
         """Send the oldest events of a file in one request, and settle what was answered.
@@ -121,6 +122,7 @@ class Relay:
         space = await space_of(self._client)
         rows = await ask(writer, lambda file: file.take(space, MAX_REQUEST_EVENTS, MAX_REQUEST_BYTES))
         if not rows:
+            await self._mention_others(writer, space)
             return 0
         readable, refused = _read(rows)
         told = await self._send([event for _, event in readable])
@@ -139,6 +141,17 @@ class Relay:
             _LOGGER.error("An event was refused and is a dead letter now: %s", reason)
         self._adapt(trouble)
         return len(rows)
+
+    async def _mention_others(self, writer: Writer, space: bytes) -> None:
+        if self._mentioned_others:
+            return
+        if elsewhere := await ask(writer, lambda file: file.elsewhere(space)):
+            self._mentioned_others = True
+            _LOGGER.error(
+                "%d events wait that belong to another service or Space key; they are kept, and not sent with this one."
+                " After a change of the key, see Outbox.rebind",
+                elsewhere,
+            )
 
     async def _send(self, events: Sequence[Event]) -> list[Told]:
         if not events:

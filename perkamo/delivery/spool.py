@@ -219,8 +219,13 @@ class SpoolFile:
 
     def elsewhere(self, space: bytes) -> int:
         """Return how many events wait here that belong to another service or Space key."""
-        row = self.connection.execute("SELECT count(*) FROM pending WHERE space <> ?", (space,)).fetchone()
-        return cast("tuple[int]", row)[0]
+        return _number(self.connection, "SELECT count(*) FROM pending WHERE space <> ?", space)
+
+    def rebind(self, space: bytes) -> int:
+        """Let all that waits here, and the dead letters, belong to this service and Space key; count the former."""
+        moved = self.connection.execute("UPDATE pending SET space = ?1 WHERE space <> ?1", (space,)).rowcount
+        self.connection.execute("UPDATE dead SET space = ?", (space,))
+        return moved
 
     def shrink(self) -> bool:
         """Give some pages back to the disk after many events were delivered, and tell whether there are more."""
@@ -360,8 +365,8 @@ class SpoolFile:
         return tuple(inode(file) for file in (path, log(path)))
 
 
-def _number(connection: sqlite3.Connection, query: str) -> int:
-    return cast("tuple[int]", connection.execute(query).fetchone())[0]
+def _number(connection: sqlite3.Connection, query: str, *parameters: bytes) -> int:
+    return cast("tuple[int]", connection.execute(query, parameters).fetchone())[0]
 
 
 def _keep_connections_in_child() -> None:

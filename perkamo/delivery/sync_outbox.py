@@ -133,6 +133,23 @@ class SyncOutbox:
         """
         return run(self._async.requeue, transaction_id)
 
+    def rebind(self, client: PerkamoClient) -> int:
+        """Let events that belong to another service or Space key be sent with this client's.
+
+        For use after the Space's key was changed. Make sure that it is the same Space: events of another would earn in
+        this one.
+
+        Args:
+            client: The client that relays from now on.
+
+        Returns:
+            How many events changed hands. Those in the file of another process that is busy at the moment are left.
+
+        Raises:
+            PerkamoConfigurationError: The client's key supplier failed.
+        """
+        return run(self._async.rebind, client._async)
+
     def close(self) -> None:
         """Finish the puts that wait and give the file back; needed only where an outbox ends before its process."""
         run(self._async.aclose)

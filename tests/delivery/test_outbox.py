@@ -319,6 +319,28 @@ async def test_events_are_never_sent_with_another_key(
         assert (stats.pending, stats_of_others.pending) == (1, 0)
 
 
+async def test_events_of_a_former_key_are_said_to_wait_and_can_be_rebound(
+    sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a change of the key nothing is stuck in silence: it is logged once, and one call hands the events over."""
+    former = AsyncPerkamoClient("sk_test_former", base_url=sandbox.base_url)
+    async with former:
+        await outbox.put(event(1))
+        with pytest.raises(PerkamoAuthenticationError):
+            await outbox.drain(former)
+    await outbox.aclose()
+    caplog.clear()
+
+    stuck = await outbox.drain(client)
+    said = [record.getMessage() for record in caplog.records if record.name == "perkamo.outbox"]
+    rebound = await outbox.rebind(client)
+    stats = await outbox.drain(client)
+
+    assert (stuck.pending, rebound, stats.delivered, len(sandbox.events())) == (1, 1, 1, 1)
+    assert len(said) == 1
+    assert "another service or Space key" in said[0]
+
+
 async def test_the_key_is_nowhere_in_the_files(sandbox: Sandbox, client: AsyncPerkamoClient, tmp_path: Path) -> None:
     """P10: neither the key nor a plain hash of it is kept."""
     sandbox.faults.next(BATCH, Status(401), times=1)

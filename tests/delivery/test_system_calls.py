@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
+
+from perkamo.delivery.outbox import Outbox, OutboxStats
 
 PUTS = 1000
 PUTTER = """
@@ -84,3 +87,50 @@ def test_a_weaker_setting_would_be_noticed(tmp_path: Path) -> None:
 
     assert acknowledged == 100
     assert bad > 0
+
+
+BULKY = """
+import os, sys, anyio
+from perkamo.delivery.outbox import Outbox
+from perkamo.events import Event
+async def main():
+    ledger = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    outbox = Outbox(sys.argv[1])
+    for number in range(100):
+        name = f"{sys.argv[3]}-{number}"
+        await outbox.put(Event("u", "e", name, {"text": "x" * 100_000}))
+        os.write(ledger, f"{name}\\n".encode())
+anyio.run(main)
+"""
+
+
+def test_a_kill_inside_a_checkpoint_loses_nothing(tmp_path: Path) -> None:
+    """F76: with a log beside it, the database file is written by checkpoints only; die at the nth of these writes."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    deaths = 0
+    for number in range(20):
+        command = [strace, "-f", "-qq", "-o", "/dev/null", "-P", str(tmp_path / "box" / "events-0000.sqlite3")]
+        command += ["-e", f"inject=pwrite64:signal=SIGKILL:when={8 + number * 11}"]
+        command += [sys.executable, "-c", BULKY, str(tmp_path / "box"), str(tmp_path / "ledger"), str(number)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        if "ptrace" in done.stderr:
+            pytest.skip("strace may not trace here")
+        deaths += done.returncode != 0
+
+    async def read() -> tuple[OutboxStats, set[str]]:
+        async with Outbox(tmp_path / "box") as outbox:
+            stats = await outbox.stats()
+            file = outbox._slots.open(0)
+            with file.transaction():
+                rows = file.take(b"here", 10_000, 1 << 40)
+            file.close()
+            return stats, {row.transaction_id for row in rows}
+
+    stats, kept = anyio.run(read)
+    acknowledged = (tmp_path / "ledger").read_text().split()
+    assert deaths == 20
+    assert len(acknowledged) >= 20
+    assert set(acknowledged) <= kept
+    assert (stats.accepted, stats.set_aside, stats.files) == (len(kept), 0, 1)
