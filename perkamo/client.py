@@ -10,10 +10,9 @@ import httpx
 from attrs import evolve
 
 from perkamo import calls
-from perkamo.attempt import Wire
+from perkamo.attempt import Wire, own_client
 from perkamo.calls import STREAM_PATH, Call
 from perkamo.codec import decode, decode_any
-from perkamo.connections import transport_for
 from perkamo.credentials import ApiKey, check_base_url, hidden
 from perkamo.errors import PerkamoConfigurationError, PerkamoResponseError
 from perkamo.events import Context, Event, Traits, create_transaction_id
@@ -87,7 +86,7 @@ class AsyncPerkamoClient:
         limit = calls.check_timeout(timeout)
         client = http_client
         if client is None:
-            client = _own_client(url, proxy)
+            client = own_client(url, proxy)
         guard_httpx_logs()
         wire = Wire(key=key, base_url=url, client=client, owned=http_client is None)
         self._exchange = Exchange(wire=wire, timeout=limit, retry=retry)
@@ -95,7 +94,7 @@ class AsyncPerkamoClient:
         self._streams = Origin(
             base_url=url,
             path=calls.check_stream_path(stream_path),
-            client=lambda: _own_client(url, proxy) if http_client is None else http_client,
+            client=lambda: own_client(url, proxy) if http_client is None else http_client,
             borrowed=http_client is not None,
             is_closed=lambda: client.is_closed,
         )
@@ -395,13 +394,3 @@ class AsyncPerkamoClient:
     def _complain(self, owner: object, remedy: str) -> None:
         if getattr(self, "_owns_connections", False) and self._exchange.wire.left_open():
             warnings.warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
-
-
-def _own_client(base_url: str, proxy: str | None) -> httpx.AsyncClient:
-    try:
-        transport = transport_for(base_url, proxy)
-    except ValueError as error:
-        problem = str(error)
-    else:
-        return httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - the exchange bounds every call
-    raise PerkamoConfigurationError(f"The client can't be built: {problem}.")

@@ -68,7 +68,10 @@ class Exchange:
                 self.quota.give_back(taken)
                 return result
             if self.wire.client.is_closed:
-                break
+                outcome = "unknown" if uncertain and call.is_write else result.error.outcome
+                raise PerkamoClosedError(
+                    f"{call.label}: the client was closed during the call.", outcome=outcome, attempts=number
+                )
             uncertain = uncertain or result.error.outcome == "unknown"
             if result.clock_offset is not None and not signed_again:
                 signed_again = True

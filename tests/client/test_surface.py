@@ -180,6 +180,26 @@ async def test_a_closed_client_says_so(client: AsyncPerkamoClient, sandbox: Sand
     assert sandbox.requests == ()
 
 
+async def test_closing_during_a_call_ends_it_with_a_typed_error(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
+    """The call under way says that the client was closed, and does not try again (F56); catches a hang."""
+    sandbox.faults.next("POST /v1/events", Delay(30))
+    raised: list[PerkamoClosedError] = []
+
+    async def emit() -> None:
+        with pytest.raises(PerkamoClosedError, match="during the call") as caught:
+            await client.emit("u", "e")
+        raised.append(caught.value)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(emit)
+            while not sandbox.events("u"):
+                await anyio.sleep(0.01)
+            await client.aclose()
+
+    assert (raised[0].outcome, raised[0].attempts) == ("unknown", 1)
+
+
 async def test_a_client_that_was_used_and_never_closed_is_complained_about(sandbox: Sandbox) -> None:
     """The warning names the object and the remedy; catches silence about leaked connections."""
     client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url)
