@@ -494,7 +494,8 @@ os.waitpid(child, 0)
 anyio.run(put, "after")
 os.kill(os.getpid(), 9)
 """
-    done = await anyio.run_process([sys.executable, "-c", script, str(tmp_path / "outbox")], check=False)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path / "outbox")]
+    done = await anyio.run_process(command, check=False)
 
     stats = await outbox.drain(client)
 

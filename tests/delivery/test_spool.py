@@ -74,8 +74,10 @@ def test_commits_are_durable_and_the_file_is_locked(file: SpoolFile, tmp_path: P
 
     assert file.connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert file.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    second = sqlite3.connect(tmp_path / "events-0000.sqlite3", timeout=0)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        sqlite3.connect(tmp_path / "events-0000.sqlite3", timeout=0).execute("SELECT * FROM pending")
+        second.execute("SELECT * FROM pending")
+    second.close()
 
 
 def test_files_are_private(file: SpoolFile, tmp_path: Path) -> None:
@@ -468,7 +470,7 @@ put(file, "after")
 os.kill(os.getpid(), 9)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path), str(Path(__file__).parent)],
         capture_output=True,
         text=True,
         check=False,
