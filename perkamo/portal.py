@@ -4,33 +4,41 @@ It starts at the first call, is replaced in a forked child, and ends with the in
 call is one task in the loop, made with a copy of the caller's context; the calling thread sleeps on a lock until it is
 done. An interrupt (Ctrl-C, or an exception set on the thread) cancels the task before it goes on to the caller.
 
-What must begin and end in one task, such as a task group that a context manager opens, is *held*: a task of its own
-enters the context manager, waits, and leaves it.
+- ``run`` makes one call.
+- ``iterate`` steps through an async iterator, each step being a call.
+- ``Held`` is for what must begin and end in one task, such as a context manager that opens a task group: a task of its
+  own enters the context manager, stays, and leaves it.
 """
 
 import asyncio
 import atexit
-import inspect
 import os
 import sys
 import threading
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import Context, copy_context
+from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Final, Generic, ParamSpec, TypeVar
 
-from perkamo.errors import PerkamoAsyncUsageWarning, PerkamoClosedError, PerkamoError
+from perkamo.errors import Outcome, PerkamoClosedError, PerkamoError
+from perkamo.misuse import dotted_name, warn_in_event_loop
+from perkamo.stay import Stay
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _GLANCE: Final = 0.04
-"""Seconds; a sleeping thread other than the main one notices an exception that was set on it no later than this."""
+"""Seconds after which a sleeping thread notices an exception set on it. A signal wakes the main one at once."""
 
 _UNWINDING: Final = 0.05
 """Seconds that a cancelled call may take to unwind before the interrupt goes on without it."""
+
+_CLOSING: Final = 1.0
+"""Seconds that an iterator's end waits for the async one to close. It may be a finalizer, which must never hang."""
 
 _ENDING: Final = 0.25
 """Seconds that the interpreter's exit waits for calls under way to be cancelled."""
@@ -45,41 +53,46 @@ def run(function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) 
         kwargs: Its keyword arguments.
 
     Raises:
-        PerkamoError: It was called in the loop's own thread, where waiting would never end.
+        PerkamoError: It was called in the loop's own thread, where waiting would never end; or the loop can't start.
         PerkamoClosedError: The interpreter is exiting, and the loop has ended.
     """
-    portal = _current()
-    if portal.thread.ident == threading.get_ident():
-        raise PerkamoError(
-            "A sync call was made inside the event loop that serves it, such as in an async api_key function. "
-            "Nothing was sent; await the same call on AsyncPerkamoClient.",
-            outcome="not_sent",
-        )
-    _warn_in_event_loop(function)
-
-    async def call() -> T:
-        return await function(*args, **kwargs)
-
-    return _Call(portal, call, _callers_context()).result()
+    return _wait(_ready(function, "await"), partial(function, *args, **kwargs))
 
 
 def iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
-    """Yield what an async iterator yields, one step of the loop at a time, and close it at the end.
+    """Yield what an async iterator yields, one call at a time, and close it at the end.
 
     Args:
         iterator: It must hold no task group or cancel scope between two steps, each of which is a task of its own.
+
+    Raises:
+        PerkamoError: As ``run``, or it was begun in another process.
     """
+    portal = _ready(iterator, "async for ... in")
     try:
         while True:
+            if _ready(iterator, "async for ... in") is not portal:
+                raise PerkamoError("This iteration was begun in another process or loop, which has it. Begin it anew.")
             try:
-                item = run(iterator.__anext__)
+                item = _wait(portal, iterator.__anext__)
             except StopAsyncIteration:
                 return
             yield item
     finally:
         close: Callable[[], Awaitable[object]] | None = getattr(iterator, "aclose", None)
         if close is not None:
-            run(close)
+            portal.finish(close)
+
+
+def later(function: Callable[[], Awaitable[object]]) -> None:
+    """Run a coroutine function in the loop some time, wait for nothing: for finalizers, which must never wait.
+
+    Args:
+        function: The coroutine function. What it raises is dropped; nothing happens where no loop runs.
+    """
+    portal = _portal
+    if portal is not None and portal.lives():
+        portal.submit(function)
 
 
 class Held(Generic[T]):
@@ -90,134 +103,114 @@ class Held(Generic[T]):
     """
 
     value: T
+    _entered = False
 
     def __init__(self, manager: AbstractAsyncContextManager[T, bool | None]) -> None:
+        self._portal = _ready(manager, "async with")
         self._manager = manager
-        self._leave = asyncio.Event()
-        self._ending: tuple[type[BaseException] | None, BaseException | None, TracebackType | None] = (None, None, None)
-        self._swallowed = False
-        self._life: asyncio.Task[None] | None = None
-        run(self._enter)
+        self._stay = Stay(manager)
+        self.value = _wait(self._portal, self._stay.begin)
+        self._entered = True
 
     def leave(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        """Leave the context manager; return whether it swallowed the exception."""
-        self._ending = (kind, error, traceback)
-        run(self._finish)
-        return self._swallowed
+        """Leave the context manager; return whether it swallowed the exception.
 
-    async def _enter(self) -> None:
-        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._life = asyncio.create_task(self._live(entered))
-        try:
-            await entered
-        except asyncio.CancelledError:
-            self._life.cancel()
-            raise
+        In a forked child, what the parent entered is the parent's, and nothing happens.
+        """
+        if self._portal.pid == os.getpid():
+            _ready(self._manager, "async with")
+            self._entered = False
+            return _wait(self._portal, partial(self._stay.end, (kind, error, traceback)))
+        return False
 
-    async def _live(self, entered: "asyncio.Future[None]") -> None:
-        try:
-            self.value = await self._manager.__aenter__()
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, who waits for it
-            if not entered.done():
-                entered.set_exception(error)
-            return
-        entered.set_result(None)
-        await self._leave.wait()
-        self._swallowed = bool(await self._manager.__aexit__(*self._ending))
-
-    async def _finish(self) -> None:
-        self._leave.set()
-        if self._life is not None:
-            await self._life
-
-
-def later(function: Callable[[], Coroutine[object, object, object]]) -> None:
-    """Run a coroutine function in the loop some time, wait for nothing: for finalizers, which must never wait.
-
-    Args:
-        function: The coroutine function. What it raises is dropped.
-    """
-    portal = _portal
-    if portal is None or portal.pid != os.getpid() or portal.loop.is_closed():
-        return
-
-    async def quietly() -> None:
-        with suppress(Exception):
-            await function()
-
-    with suppress(RuntimeError):  # the loop has just ended
-        portal.loop.call_soon_threadsafe(lambda: portal.keep(portal.loop.create_task(quietly())))
-
-
-def _callers_context() -> Context:
-    """Copy the caller's context, without the note of sniffio that the caller runs on trio: the call does not."""
-    context = copy_context()
-    sniffio = sys.modules.get("sniffio")
-    if sniffio is not None and context.get(sniffio.current_async_library_cvar) is not None:
-        context.run(sniffio.current_async_library_cvar.set, None)
-    return context
+    def __del__(self) -> None:
+        """Leave what nobody can leave any more, and complain."""
+        if self._entered and self._portal.lives():
+            self._portal.submit(partial(self._stay.end, (None, None, None)))
+            name = dotted_name(self._manager)
+            warnings.warn(f"{name} was entered and never left; use it with 'with'", ResourceWarning, stacklevel=2)
 
 
 class _Call(Generic[T]):
     """One call: a task in the loop, and a lock that the calling thread sleeps on."""
 
-    def __init__(
-        self, portal: "_Portal", function: Callable[[], Coroutine[object, object, T]], context: Context
-    ) -> None:
+    __slots__ = ("_done", "_error", "_function", "_given_up", "_portal", "_task", "_value")
+
+    _value: T
+
+    def __init__(self, portal: "_Portal", function: Callable[[], Awaitable[T]]) -> None:
         self._portal = portal
         self._function = function
         self._done = threading.Lock()
         self._done.acquire()
         self._task: asyncio.Task[None] | None = None
         self._given_up = False
-        self._results: list[T] = []
         self._error: BaseException | None = None
+
+    def begin(self) -> None:
         try:
-            portal.loop.call_soon_threadsafe(self._start, context=context)
+            self._portal.loop.call_soon_threadsafe(self._start, context=_callers_context())
         except RuntimeError:
-            raise _ended() from None
+            raise self._ended() from None
+
+    def wait(self, seconds: float = inf) -> bool:
+        """Sleep until it is done, and return True, or for so long."""
+        while not self._done.acquire(timeout=_GLANCE):
+            if not self._portal.lives() and not self._done.acquire(blocking=False):
+                raise self._ended()
+            seconds -= _GLANCE
+            if seconds <= 0:
+                return False
+        return True
 
     def result(self) -> T:
-        try:
-            while not self._done.acquire(timeout=_GLANCE):
-                self._portal.check_alive()
-        except BaseException:
-            self._give_up()
-            raise
         error, self._error = self._error, None
         if error is None:
-            return self._results.pop()
+            return self._value
         try:
-            raise _ended() if isinstance(error, asyncio.CancelledError) else error
+            raise self._ended() if isinstance(error, asyncio.CancelledError) and self._portal.ending else error
         finally:
             del error  # no cycle of error, traceback and frame
+
+    def give_up(self) -> None:
+        """Cancel the task and see it unwind, so that the request has left the wire when the caller goes on."""
+        self._given_up = True
+        if not self._portal.lives():
+            return
+        with suppress(RuntimeError):
+            self._portal.loop.call_soon_threadsafe(self._cancel)
+            self._done.acquire(timeout=_UNWINDING)
 
     def _start(self) -> None:
         if self._given_up:
             self._done.release()
             return
+        self._portal.calls.add(self)
         self._task = self._portal.loop.create_task(self._run())
 
     async def _run(self) -> None:
         try:
-            self._results.append(await self._function())
+            self._value = await self._function()
         except BaseException as error:  # noqa: BLE001 - it belongs to the calling thread
             self._error = error
         finally:
+            self._portal.calls.discard(self)
             self._done.release()
-
-    def _give_up(self) -> None:
-        """Cancel the task and see it unwind, so that the request has left the wire when the caller goes on."""
-        self._given_up = True
-        with suppress(RuntimeError):
-            self._portal.loop.call_soon_threadsafe(self._cancel)
-            self._done.acquire(timeout=_UNWINDING)
 
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+    def _ended(self) -> PerkamoError:
+        if self._portal.pid != os.getpid():
+            return PerkamoError(
+                "The process was forked while this call was under way in it. The parent goes on with it; make it again "
+                "only with the same transaction id.",
+                outcome="unknown",
+            )
+        return _ended("not_sent" if self._task is None else "unknown")
 
 
 class _Portal:
@@ -225,62 +218,120 @@ class _Portal:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self._kept: set[asyncio.Task[None]] = set()
+        self.ending = False
+        self.calls: set[object] = set()
+        self.loop = asyncio.SelectorEventLoop()  # not a policy's, which may want a thread of its own, as GUI loops do
         self.thread = threading.Thread(target=self._serve, name="perkamo-portal", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:
+            self.loop.close()
+            raise
 
-    def keep(self, task: "asyncio.Task[None]") -> None:
-        """Hold on to a task that nobody waits for: the loop itself has weak references only."""
-        self._kept.add(task)
-        task.add_done_callback(self._kept.discard)
+    def lives(self) -> bool:
+        """Tell whether its calls will ever be answered, in this process."""
+        return self.thread.is_alive() and self.pid == os.getpid()
 
-    def check_alive(self) -> None:
-        """Raise where the thread has ended, and nobody would ever answer."""
-        if not self.thread.is_alive():
-            raise _ended()
+    def submit(self, function: Callable[[], Awaitable[object]]) -> _Call[object] | None:
+        """Begin a call that nobody need wait for; None where that is too late."""
+        call = _Call(self, function)
+        try:
+            call.begin()
+        except PerkamoError:
+            return None
+        return call
+
+    def finish(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Run what ends something, and wait a moment for it, except where a wait would be in vain or for ever."""
+        call = self.submit(function) if self.lives() else None
+        if call is not None and self.thread.ident != threading.get_ident() and call.wait(_CLOSING):
+            call.result()
 
     def stop(self) -> None:
         """Cancel what is under way and end the loop; give up waiting where something refuses to end."""
+        self.ending = True
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(_ENDING)
+        self.thread.join(2 * _ENDING)
 
     def _serve(self) -> None:
-        asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
-            tasks = asyncio.all_tasks(self.loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                self.loop.run_until_complete(asyncio.wait(tasks, timeout=_ENDING))
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            while not self.ending:
+                # A task of the caller's making that raises one of these ends nothing but itself.
+                with suppress(SystemExit, KeyboardInterrupt):
+                    self.loop.run_forever()
         finally:
+            self.ending = True
+            self.loop.set_exception_handler(lambda _loop, _context: None)
+            self.loop.run_until_complete(self._wind_up())
             self.loop.close()
+
+    async def _wind_up(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING):
+                if tasks:
+                    await asyncio.wait(tasks)
+                await self.loop.shutdown_asyncgens()
 
 
 _portal: _Portal | None = None
-_lock = threading.Lock()
-_ending = False
+_lock = threading.RLock()
+"""One that a finalizer may take again, which the garbage collector runs in the midst of anything."""
+
 _of_parents: list[_Portal] = []
-"""Portals that a fork left behind. Their threads do not exist here; dropping one would wait for its thread for ever."""
+"""Portals that a fork left behind. Their threads do not exist here; dropping one would touch what is the parent's."""
+
+_exiting = False
 
 
-def _current() -> _Portal:
-    global _portal  # noqa: PLW0603 - one per process
+def _ready(subject: object, keyword: str) -> _Portal:
+    """Return this process's portal, for a call that may be made here; warn where it should not be."""
     portal = _portal
-    if portal is not None and portal.pid == os.getpid() and portal.thread.is_alive():
-        return portal
-    if _ending:
-        raise _ended()
+    if portal is None or not portal.lives():
+        portal = _start()
+    if portal.thread.ident == threading.get_ident():
+        raise PerkamoError(
+            "A sync call was made inside the event loop that serves it, such as in an async api_key function. "
+            "Nothing was sent; await the same call on AsyncPerkamoClient.",
+            outcome="not_sent",
+        )
+    warn_in_event_loop(subject, keyword)
+    return portal
+
+
+def _start() -> _Portal:
+    global _portal  # noqa: PLW0603 - one per process
+    if _portal is not None and _portal.pid != os.getpid():
+        _in_forked_child()
+    if _exiting:
+        raise _ended("not_sent")
     with _lock:
-        if _portal is None or not _portal.thread.is_alive():
+        if _portal is None or not _portal.lives():
             try:
                 _portal = _Portal()
-            except RuntimeError:  # no thread can be started while the interpreter exits
-                raise _ended() from None
+            except (OSError, RuntimeError) as error:  # out of files or threads, or no thread starts any more at exit
+                if not threading.main_thread().is_alive():
+                    raise _ended("not_sent") from None
+                raise PerkamoError(
+                    f"The event loop behind the sync clients can't start: {error}. Nothing was sent.",
+                    outcome="not_sent",
+                    retryable=True,
+                ) from error
         return _portal
+
+
+def _wait(portal: _Portal, function: Callable[[], Awaitable[T]]) -> T:
+    call = _Call(portal, function)
+    try:
+        call.begin()
+        call.wait()
+    except BaseException:
+        call.give_up()
+        raise
+    return call.result()
 
 
 def _in_forked_child() -> None:
@@ -289,12 +340,12 @@ def _in_forked_child() -> None:
     if _portal is not None:
         _of_parents.append(_portal)
     _portal = None
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 def _at_exit() -> None:
-    global _ending  # noqa: PLW0603 - the end of the process
-    _ending = True
+    global _exiting  # noqa: PLW0603 - the end of the process
+    _exiting = True
     if _portal is not None and _portal.pid == os.getpid():
         _portal.stop()
 
@@ -304,37 +355,18 @@ if hasattr(os, "register_at_fork"):
 atexit.register(_at_exit)
 
 
-def _ended() -> PerkamoClosedError:
+def _ended(outcome: Outcome) -> PerkamoClosedError:
+    sent = "Nothing was sent" if outcome == "not_sent" else "This call was cancelled, and may have been applied"
     return PerkamoClosedError(
-        "The interpreter is exiting and takes no more calls. Make the last ones before that.", outcome="not_sent"
+        f"The interpreter is exiting and takes no more calls. {sent}. Make the last calls before the exit.",
+        outcome=outcome,
     )
 
 
-_warned: set[tuple[str, int]] = set()
-
-
-def _warn_in_event_loop(function: Callable[..., object]) -> None:
-    """Say once per line of the caller that an event loop stands still while a sync call waits."""
-    if not _in_event_loop():
-        return
-    caller = inspect.currentframe()
-    for _ in range(3):  # run, the generated method, the caller
-        caller = caller and caller.f_back
-    place = ("", 0) if caller is None else (caller.f_code.co_filename, caller.f_lineno)
-    if place in _warned:
-        return
-    _warned.add(place)
-    name: str = getattr(function, "__name__", "…")
-    warnings.warn(
-        f"A sync client was called inside a running event loop, which stands still until {name}() is done. "
-        f"Write 'await client.{name}(...)' on the async class.",
-        PerkamoAsyncUsageWarning,
-        stacklevel=4,
-    )
-
-
-def _in_event_loop() -> bool:
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and raises nothing
-        return True
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+def _callers_context() -> Context:
+    """Copy the caller's context, without the note of sniffio that the caller runs on trio: the call does not."""
+    context = copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None and context.get(sniffio.current_async_library_cvar) is not None:
+        context.run(sniffio.current_async_library_cvar.set, None)
+    return context

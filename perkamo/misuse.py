@@ -1,0 +1,64 @@
+"""Tells who calls synchronously inside a running event loop what to write instead."""
+
+import asyncio
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+from perkamo.errors import PerkamoAsyncUsageWarning
+
+_OURS: Final = frozenset({"perkamo", "contextlib"})
+"""Packages whose frames stand between a caller's line and this room."""
+
+_warned: set[tuple[str, int]] = set()
+
+
+def warn_in_event_loop(subject: object, keyword: str) -> None:
+    """Warn where the calling thread runs an event loop, which stands still while a sync call waits.
+
+    Once per line of the caller: a handler that serves a thousand requests says it once.
+
+    Args:
+        subject: The coroutine function, async iterator or async context manager.
+        keyword: What goes before it, such as ``"await"``.
+    """
+    if not _in_event_loop():
+        return
+    caller = inspect.currentframe()
+    level = 1
+    while caller is not None and caller.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+        caller = caller.f_back
+        level += 1
+    place = ("", 0) if caller is None else (caller.f_code.co_filename, caller.f_lineno)
+    if place in _warned:
+        return
+    kind, _, call = dotted_name(subject).rpartition(".")
+    words: list[str] = re.findall("[A-Z][a-z]+", kind or call)
+    variable = words[-1].lower() if words else "client"
+    line = f"{keyword} {variable}.{call}(...)" if kind else f"{keyword} {variable}"
+    warnings.warn(
+        "A sync call was made inside a running event loop, which stands still until the call is done. "
+        f"Write '{line}' on {kind or call}.",
+        PerkamoAsyncUsageWarning,
+        stacklevel=level,
+    )
+    _warned.add(place)
+
+
+def dotted_name(subject: object) -> str:
+    """Return the name of a method, or of the method that made a generator or context manager, or of a class."""
+    for named in (subject, getattr(subject, "gen", None)):
+        name: str | None = getattr(named, "__qualname__", None)
+        if name is not None:
+            return name
+    return type(subject).__name__
+
+
+def _in_event_loop() -> bool:
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and raises nothing
+        return True
+    in_trio_run: Callable[[], bool] | None = getattr(sys.modules.get("trio.lowlevel"), "in_trio_run", None)
+    return in_trio_run is not None and in_trio_run()
