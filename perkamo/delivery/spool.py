@@ -13,6 +13,7 @@ import ctypes
 import logging
 import os
 import sqlite3
+import time
 import weakref
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ PRAGMA user_version = 1"""
 _FREE_PAGES_KEPT: Final = 256
 _PAGES_PER_SHRINK: Final = 2000
 _FULL: Final = 2
+_PATIENCE: Final = 0.25
 
 _LOGGER: Final = logging.getLogger("perkamo.outbox")
 _OPEN_FILES: "weakref.WeakSet[SpoolFile]" = weakref.WeakSet()
@@ -98,7 +100,7 @@ class SpoolFile:
         self.usable = True
         try:
             with translated():
-                self.connection = self._open()
+                self.connection = self._open_patiently()
                 self._counts = self.committed = self._read_counts()
         except PerkamoOutboxCorruptError as error:
             raise self._set_aside() from error
@@ -238,19 +240,31 @@ class SpoolFile:
         """Close the file and give its slot back. Twice is as good as once."""
         if self.usable:
             self.usable = False
-            with contextlib.suppress(PerkamoOutboxError):
+            with contextlib.suppress(PerkamoOutboxError, SlotUnavailableError):
                 self._keep_in_place()
             with contextlib.suppress(sqlite3.Error):
                 self.connection.close()
             self._claim.publish(self.committed, closed=True)
             self._claim.release()
 
+    def _open_patiently(self) -> sqlite3.Connection:
+        # A process that is killed loses its claim a moment before it loses the database, and SQLite does not wait for
+        # locks that it needs for recovery.
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return self._open()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.005)
+
     def _open(self) -> sqlite3.Connection:
         path = self._claim.path
         if rescued(path).exists():
             install_rescued(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             self._set_up(connection)
         except BaseException:
@@ -262,7 +276,7 @@ class SpoolFile:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         application = _number(connection, "PRAGMA application_id")
         version = _number(connection, "PRAGMA user_version")
-        is_new = _number(connection, "SELECT count(*) FROM sqlite_schema") == 0
+        is_new = _number(connection, "SELECT count(*) FROM sqlite_master") == 0
         if application == _APPLICATION_ID and version > SCHEMA_VERSION:
             raise SlotUnavailableError
         if not is_new and (application, version) != (_APPLICATION_ID, SCHEMA_VERSION):

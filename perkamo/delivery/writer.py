@@ -7,6 +7,7 @@ next one. Whoever asked is answered only after that sync.
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -26,6 +27,7 @@ HAND_OVER_AFTER: Final = 2.0
 """Seconds for which a process that relays nothing keeps a file, before others may deliver what is in it."""
 _EXIT_SECONDS: Final = 2.0
 
+_LOGGER: Final = logging.getLogger("perkamo.outbox")
 _T = TypeVar("_T")
 
 
@@ -214,10 +216,14 @@ class Writer:
         return self._file
 
     def _close_file(self) -> None:
-        if self._file is not None:
-            self._handed_over = self._file.slot if self._file.committed.pending else None
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is None:
+            return
+        self._handed_over = file.slot if file.committed.pending else None
+        try:
+            file.close()
+        except Exception:
+            _LOGGER.exception("A file of the outbox was not closed in good order")  # whoever puts next must not hang
 
 
 _WRITERS: "weakref.WeakSet[Writer]" = weakref.WeakSet()
