@@ -6,6 +6,7 @@ traits, tokens and the raw answer.
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from attrs import Factory, field, frozen
 
@@ -31,6 +32,11 @@ class ResponseMeta:
     attempts: int = 1
 
 
+_NO_META: Final = ResponseMeta()
+_NOTHING: Final[Mapping[str, JSONValue]] = {}
+"""Shared by all values that no answer has filled yet, because making new ones for each costs more than the value."""
+
+
 @frozen
 class Part:
     """A part of an answer.
@@ -39,7 +45,7 @@ class Part:
         raw: The JSON object as it was answered, with every field that this client does not know.
     """
 
-    raw: Mapping[str, JSONValue] = field(factory=dict[str, JSONValue], eq=False, repr=False, kw_only=True)
+    raw: Mapping[str, JSONValue] = field(default=_NOTHING, eq=False, repr=False, kw_only=True)
 
 
 @frozen
@@ -50,7 +56,7 @@ class Answer(Part):
         meta: Status, request id, rate limit and attempts of the answer.
     """
 
-    meta: ResponseMeta = field(factory=ResponseMeta, eq=False, repr=False, kw_only=True)
+    meta: ResponseMeta = field(default=_NO_META, eq=False, repr=False, kw_only=True)
 
 
 @frozen

@@ -3,6 +3,7 @@
 import logging
 import ssl
 import time
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -77,7 +78,7 @@ def judge(
         number: Which attempt of the call this was.
         timestamp: The Unix seconds that were signed.
     """
-    headers = response.headers
+    headers = _plain(response.headers)
     status = response.status_code
     meta = ResponseMeta(
         status=status,
@@ -95,7 +96,7 @@ def judge(
     return _refused(call, headers, data if isinstance(data, bytes) else b"", meta, timestamp)
 
 
-def _refused(call: Call, headers: httpx.Headers, data: bytes, meta: ResponseMeta, timestamp: float) -> Failure:
+def _refused(call: Call, headers: Mapping[str, str], data: bytes, meta: ResponseMeta, timestamp: float) -> Failure:
     now = time.time()
     retry_after = parse_retry_after(headers.get("retry-after"), now)
     again = is_retried(meta.status, has_retry_after=retry_after is not None)
@@ -194,7 +195,16 @@ def _error_body(data: bytes) -> ErrorBody:
         return data.decode("utf-8", "replace")
 
 
-def _rate_limit(headers: httpx.Headers) -> RateLimit:
+def _plain(headers: httpx.Headers) -> dict[str, str]:
+    """Read all headers at once, which costs less than asking httpx for each; repeated ones are joined, as it does."""
+    plain: dict[str, str] = {}
+    for raw_name, raw_value in headers.raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        plain[name] = f"{plain[name]}, {value}" if name in plain else value
+    return plain
+
+
+def _rate_limit(headers: Mapping[str, str]) -> RateLimit:
     limit, remaining, reset = (
         headers.get(f"ratelimit-{name}") or headers.get(f"x-ratelimit-{name}") or None
         for name in ("limit", "remaining", "reset")
@@ -206,7 +216,7 @@ def _digits(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def _clock_offset(headers: httpx.Headers, timestamp: float, now: float) -> float | None:
+def _clock_offset(headers: Mapping[str, str], timestamp: float, now: float) -> float | None:
     """Compare the answer's Date with the time that was signed; a cached answer's date says nothing."""
     date = headers.get("date")
     if date is None or "age" in headers:
@@ -217,7 +227,7 @@ def _clock_offset(headers: httpx.Headers, timestamp: float, now: float) -> float
     return theirs - now
 
 
-def _location_host(headers: httpx.Headers) -> str | None:
+def _location_host(headers: Mapping[str, str]) -> str | None:
     try:
         location = headers.get("location")
         return urlsplit(str(location)).hostname or "itself" if location else None
