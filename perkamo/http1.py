@@ -28,7 +28,7 @@ class Connection:
         idle_since: When its last exchange ended, on the monotonic clock.
     """
 
-    __slots__ = ("_h11", "_head", "_stream", "idle_since", "origin")
+    __slots__ = ("_h11", "_head", "_sent", "_stream", "idle_since", "origin")
 
     def __init__(self, origin: Origin, stream: Stream) -> None:
         self.origin = origin
@@ -36,30 +36,26 @@ class Connection:
         self._stream = stream
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._head: h11.Response | None = None
+        self._sent = False
 
     async def send(self, request: httpx.Request, seconds: float | None) -> None:
         """Send a request, until it is sent or the peer has answered it already.
 
         Args:
             request: What to send.
-            seconds: How long any part of it may take, or None.
+            seconds: How long sending may take, or None.
 
         Raises:
             httpx.LocalProtocolError: It is no HTTP.
-            httpx.WriteTimeout: The peer took none of it for so long.
+            httpx.WriteTimeout: Sending took longer.
             httpx.TransportError: The answer that came meanwhile is no good.
         """
+        self._sent = False
         self._put_head(request)
-        size = 0
         assert isinstance(request.stream, httpx.AsyncByteStream)
+        # Taken whole before it is sent: a generator that is left in the middle would outlive the call.
         async for chunk in request.stream:
             self._put(h11.Data(chunk))
-            size += len(chunk)
-            del chunk  # from here on, errors lead into this frame
-            if size > _CHUNK:
-                size = 0
-                if not await self._write(seconds):
-                    return
         self._put(h11.EndOfMessage())
         await self._write(seconds)
 
@@ -100,7 +96,8 @@ class Connection:
 
     def renew(self) -> bool:
         """Get ready for the next exchange; False when there can't be one, or when bytes came after the answer."""
-        if not self._h11.our_state is self._h11.their_state is h11.DONE or self._h11.trailing_data != (b"", False):
+        whole = self._sent and self._h11.our_state is self._h11.their_state is h11.DONE
+        if not whole or self._h11.trailing_data != (b"", False):
             return False
         self._h11.start_next_cycle()
         return True
@@ -127,11 +124,10 @@ class Connection:
         try:
             return self._stream.put(self._h11.send(event) or b"")
         except h11.LocalProtocolError:
-            del event
+            del event  # the error leads into this frame
         raise httpx.LocalProtocolError(_NO_HTTP)
 
-    async def _write(self, seconds: float | None) -> bool:
-        """Send; return False when the peer has answered, or broke the connection and may have answered before."""
+    async def _write(self, seconds: float | None) -> None:
         try:
             if seconds is None:
                 return await self._write_or_listen()
@@ -140,17 +136,17 @@ class Connection:
         except TimeoutError:
             pass
         except OSError:
-            return False
+            return None  # there may be an answer all the same
         raise httpx.WriteTimeout("the server took nothing more of the request in time")
 
-    async def _write_or_listen(self) -> bool:
+    async def _write_or_listen(self) -> None:
         while not await self._stream.send():
             self._feed(await self._stream.receive(_CHUNK))
             while (event := self._next_event()) is not h11.NEED_DATA:
                 self._take_head(event)
                 if self._head is not None:
-                    return False
-        return True
+                    return
+        self._sent = True
 
     async def _read(self, seconds: float | None) -> bytes:
         try:

@@ -35,11 +35,12 @@ class PlainSocket:
         plain: The socket, not yet connected. It is closed with this object.
     """
 
-    __slots__ = ("__weakref__", "_loop", "_pid", "_socket", "_unsent", "_waiter", "_watched")
+    __slots__ = ("__weakref__", "_loop", "_parts", "_pid", "_socket", "_unsent", "_waiter", "_watched")
 
     def __init__(self, plain: socket.socket) -> None:
         plain.settimeout(0)
         self._socket = plain
+        self._parts: list[bytes] = []
         self._unsent = memoryview(b"")
         self._pid = os.getpid()
         # Weak, or a pool would keep alive the loop that it is filed under.
@@ -65,7 +66,7 @@ class PlainSocket:
 
     def put(self, data: bytes) -> None:
         """Take bytes that are to be sent; kept here, they stand in no frame that an error's traceback leads into."""
-        self._unsent = memoryview(bytes(self._unsent) + data) if self._unsent else memoryview(data)
+        self._parts.append(data)
 
     async def send(self) -> bool:
         """Send what was put; return False when the peer speaks or hangs up before everything left.
@@ -73,6 +74,9 @@ class PlainSocket:
         Raises:
             OSError: The connection is broken.
         """
+        if self._parts:
+            self._unsent = memoryview(b"".join((self._unsent, *self._parts)))
+            self._parts.clear()
         while self._unsent:
             try:
                 sent = self._socket.send(self._unsent)
