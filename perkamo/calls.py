@@ -75,10 +75,26 @@ def emit(event: Event) -> Call:
 
 def batch(events: Iterable[Event | Mapping[str, object]]) -> tuple[Call, int]:
     """Make the call that sends 1 to 100 events; return it with their number."""
-    checked = _batch_events(events)
-    body = b'{"events":[' + b",".join([event.to_bytes() for event in checked]) + b"]}"
-    ids = tuple({event.user_id for event in checked})
-    return Call("POST", "/v1/events:batch", "POST /v1/events:batch", body, ids), len(checked)
+    if isinstance(events, Event | Mapping | str | bytes) or not isinstance(cast("object", events), Iterable):
+        raise refusal("events", "must be an iterable of events")
+    bodies: list[bytes] = []
+    users: set[str] = set()
+    by_id: dict[str | None, bytes] = {}
+    for index, one in enumerate(islice(events, MAX_BATCH_EVENTS + 1)):
+        event, body = _checked(one, index)
+        if by_id.setdefault(event.transaction_id, body) != body:
+            path = f"events[{index}].transaction_id"
+            raise PerkamoValidationError(
+                f"{path} stands on two different events, of which the service would apply one. Nothing was sent.",
+                field="events",
+                path=path,
+            )
+        bodies.append(body)
+        users.add(event.user_id)
+    if not 1 <= len(bodies) <= MAX_BATCH_EVENTS:
+        raise refusal("events", f"must be 1 to {MAX_BATCH_EVENTS} events")
+    whole = b'{"events":[' + b",".join(bodies) + b"]}"
+    return Call("POST", "/v1/events:batch", "POST /v1/events:batch", whole, tuple(users)), len(bodies)
 
 
 def customer(user_id: str) -> Call:
@@ -129,31 +145,14 @@ def _quoted_user(user_id: str) -> str:
     return encode(check_id(user_id, "user_id", MAX_USER_ID_LENGTH), "user_id")
 
 
-def _batch_events(events: object) -> list[Event]:
-    if isinstance(events, Event | Mapping | str | bytes) or not isinstance(events, Iterable):
-        raise refusal("events", "must be an iterable of events")
-    checked: list[Event] = []
-    given = cast("Iterable[Event | Mapping[str, object]]", events)
-    for index, one in enumerate(islice(given, MAX_BATCH_EVENTS + 1)):
-        try:
-            event = as_event(one)
-            event.to_bytes()
-        except PerkamoValidationError as error:
-            path = f"events[{index}].{error.path}"
-            raise PerkamoValidationError(f"events[{index}].{error}", field="events", path=path) from None
-        checked.append(event)
-    if not 1 <= len(checked) <= MAX_BATCH_EVENTS:
-        raise refusal("events", f"must be 1 to {MAX_BATCH_EVENTS} events")
-    by_id: dict[str | None, Event] = {}
-    for index, event in enumerate(checked):
-        if by_id.setdefault(event.transaction_id, event) != event:
-            path = f"events[{index}].transaction_id"
-            raise PerkamoValidationError(
-                f"{path} stands on two different events, of which the service would apply one. Nothing was sent.",
-                field="events",
-                path=path,
-            )
-    return checked
+def _checked(one: Event | Mapping[str, object], index: int) -> tuple[Event, bytes]:
+    """Return an event of a batch with its bytes, or say which one can't be sent."""
+    try:
+        event = as_event(one)
+        return event, event.to_bytes()
+    except PerkamoValidationError as error:
+        path, reason = f"events[{index}].{error.path}", str(error)
+    raise PerkamoValidationError(f"events[{index}].{reason}", field="events", path=path)
 
 
 def check_timeout(timeout: object) -> float | None:

@@ -60,6 +60,8 @@ def check_id(value: object, name: str, max_length: int) -> str:
     Raises:
         PerkamoValidationError: The value is no such id.
     """
+    if type(value) is str and len(value) <= max_length and value.isascii() and value.isprintable() and value.strip():
+        return value  # as nearly all are
     if not isinstance(value, str):
         raise refusal(name, f"must be text, not {type(value).__name__}; convert it yourself, so that it stays the same")
     text = str.__str__(value) if type(value) is str else str.__str__(cast("str", getattr(value, "value", value)))
@@ -116,7 +118,7 @@ def _context_text(value: Context | None) -> str:
 def _occurred_text(value: datetime | str | None) -> str:
     """Accept a datetime with a zone, or ISO 8601 text with a zone (as the other clients send it)."""
     if value is None:
-        return moment_text(datetime.now(UTC))
+        return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
