@@ -6,15 +6,17 @@ What of its behaviour is published and what is assumed is in ``Sandbox.fidelity(
 
 from perkamo.sandbox.blueprint import ProgramError
 from perkamo.sandbox.clock import Clock
-from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Status, Truncate
+from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Stall, Status, Truncate
 from perkamo.sandbox.fidelity import Fidelity
 from perkamo.sandbox.ledger import SandboxCustomer, SandboxEvent
 from perkamo.sandbox.process import SandboxError
 from perkamo.sandbox.requestlog import RequestRecord
 from perkamo.sandbox.sandbox import Sandbox
+from perkamo.sandbox.stream import CustomerStreams
 
 __all__ = [
     "Clock",
+    "CustomerStreams",
     "Delay",
     "Fault",
     "Faults",
@@ -27,6 +29,7 @@ __all__ = [
     "SandboxCustomer",
     "SandboxError",
     "SandboxEvent",
+    "Stall",
     "Status",
     "Truncate",
 ]

@@ -86,11 +86,26 @@ class Truncate:
 
 
 @frozen
+class Stall:
+    """Applies the request, promises the whole answer, sends so many bytes of its body, and then stays silent.
+
+    Attributes:
+        length: How many bytes of the body arrive, from 0 on.
+    """
+
+    length: int
+
+    def __attrs_post_init__(self) -> None:
+        if self.length < 0:
+            raise ValueError("an answer stalls after 0 or more bytes")
+
+
+@frozen
 class Lost:
     """Applies the request and loses the answer: the connection is closed in order, without a byte."""
 
 
-Fault: TypeAlias = Status | Delay | Reset | Truncate | Lost
+Fault: TypeAlias = Status | Delay | Reset | Truncate | Stall | Lost
 
 
 @define

@@ -122,4 +122,9 @@ FIDELITY: Final = (
         "the hosted API has none",
     ),
     Fidelity("the customer stream", "assumed", "preview: path, parameters and event names are unpublished"),
+    Fidelity(
+        "a stream begins with the customer as it is, and resumes after Last-Event-ID from the last 1,000 changes",
+        "assumed",
+        "unpublished",
+    ),
 )

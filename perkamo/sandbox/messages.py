@@ -87,14 +87,14 @@ class Reply:
     Attributes:
         response: The answer; None when no byte of one is to be sent.
         delay: Seconds to wait before the first byte.
-        keep: How many bytes of the body to send before the connection is closed; None for all of them.
-        end: What becomes of the connection: kept for the next request, closed in order, or reset (RST).
+        keep: How many bytes of the body to send before that end; None for all of them.
+        end: What becomes of the connection: kept for the next request, closed in order, reset (RST), or left silent.
     """
 
     response: Response | StreamingResponse | None
     delay: float = 0.0
     keep: int | None = None
-    end: Literal["keep", "close", "reset"] = "keep"
+    end: Literal["keep", "close", "reset", "stall"] = "keep"
 
 
 def dump(value: Json) -> bytes:

@@ -10,7 +10,7 @@ from attrs import evolve
 from perkamo.sandbox.blueprint import read_program
 from perkamo.sandbox.clock import Clock
 from perkamo.sandbox.control import Control
-from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Status, Truncate, name_of
+from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Stall, Status, Truncate, name_of
 from perkamo.sandbox.fidelity import FIDELITY, Fidelity
 from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
 from perkamo.sandbox.messages import (
@@ -29,6 +29,7 @@ from perkamo.sandbox.routes import ROUTES, find
 from perkamo.sandbox.server import Server
 from perkamo.sandbox.shop import SHOP_PROGRAM
 from perkamo.sandbox.space import Space
+from perkamo.sandbox.stream import CustomerStreams
 from perkamo.sandbox.tokens import IdMaker, Purpose, Token
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ class Sandbox:
             ids=ids,
             time=self.clock.time,
         )
+        self.streams = CustomerStreams(self._space, self._lock, self.clock.time)
+        """The customer streams: their heartbeat and reconnection time, and how many are open."""
+        self._space.ledger.listen(self.streams.changed)
         self._handlers: list[Handler] = []
         self._control = Control(
             {"health": self._health, "state": self._state, "requests": self._requests, "fidelity": _fidelity_json},
@@ -238,6 +242,8 @@ class Sandbox:
                 reply = evolve(reply, delay=fault.seconds)
             case Truncate():
                 reply = evolve(reply, keep=fault.length, end="close")
+            case Stall():
+                reply = evolve(reply, keep=fault.length, end="stall")
             case Reset():
                 reply = Reply(None, end="reset")
             case Lost():
@@ -247,7 +253,7 @@ class Sandbox:
         return reply
 
     def _handle(self, request: Request) -> Response | StreamingResponse:
-        for handler in self._handlers:
+        for handler in (*self._handlers, self.streams.answer):
             answer = handler(request)
             if answer is not None:
                 return answer
@@ -255,7 +261,10 @@ class Sandbox:
 
     def _status(self, fault: Status) -> Response:
         headers = tuple((name.lower(), value) for name, value in fault.headers.items())
-        response = self._space.error(fault.code, f"A fault of the sandbox: {fault.code}", headers=headers)
+        response = self._space.error(fault.code, f"A fault of the sandbox: {fault.code}")
+        given = {name for name, _ in headers}
+        kept = tuple(pair for pair in response.headers if pair[0] not in given)
+        response = evolve(response, headers=(*kept, *headers))
         if fault.code in WITHOUT_BODY:
             response = evolve(response, body=b"")
         elif fault.body is not None:

@@ -202,23 +202,25 @@ class _Connection:
         if reply.response is None:
             return False
         if isinstance(reply.response, StreamingResponse):
-            await self._stream(reply.response, reply.keep)
+            await self._stream(reply.response, reply)
             return False
         body = b"" if bodyless else reply.response.body[: reply.keep]
         end = () if reply.keep is not None else (h11.EndOfMessage(),)
         length = None if reply.response.status in WITHOUT_BODY else len(reply.response.body)
         self._write(_head(reply.response, length=length), h11.Data(data=body), *end)
         await self._writer.drain()
+        if reply.end == "stall":
+            await self._reader.read(1)
         if reply.keep is not None or self._http.our_state is h11.MUST_CLOSE:
             return False
         self._http.start_next_cycle()
         return True
 
-    async def _stream(self, response: StreamingResponse, keep: int | None) -> None:
+    async def _stream(self, response: StreamingResponse, reply: Reply) -> None:
         """Send chunks until the body ends, the fault cuts it, or the peer goes."""
         self._write(_head(response, length=None))
         await self._writer.drain()
-        pump = asyncio.ensure_future(self._pump(response, keep))
+        pump = asyncio.ensure_future(self._pump(response, reply))
         gone = asyncio.ensure_future(self._reader.read(1))
         try:
             await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -227,8 +229,8 @@ class _Connection:
                 task.cancel()
             await asyncio.gather(pump, gone, return_exceptions=True)
 
-    async def _pump(self, response: StreamingResponse, keep: int | None) -> None:
-        left = keep
+    async def _pump(self, response: StreamingResponse, reply: Reply) -> None:
+        left = reply.keep
         async with aclosing(response.chunks()) as chunks:
             async for chunk in chunks:
                 self._write(h11.Data(data=chunk[:left]))
@@ -236,6 +238,8 @@ class _Connection:
                 if left is not None:
                     left -= len(chunk)
                     if left <= 0:
+                        if reply.end == "stall":
+                            await asyncio.Event().wait()
                         return
         self._write(h11.EndOfMessage())
         await self._writer.drain()

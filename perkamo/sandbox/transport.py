@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import cast
+from typing import NoReturn, cast
 
 import anyio
 import httpx
@@ -34,17 +34,15 @@ class SandboxTransport(httpx.AsyncBaseTransport):
         head = [*reply.response.headers, SANDBOX_HEADER]
         if isinstance(reply.response, Response):
             head.append(("content-length", str(len(reply.response.body))))
-        return httpx.Response(
-            reply.response.status, headers=head, stream=_Body(reply.response, reply.keep), request=request
-        )
+        return httpx.Response(reply.response.status, headers=head, stream=_Body(reply.response, reply), request=request)
 
 
 class _Body(httpx.AsyncByteStream):
     """The body of an answer, cut where a fault says so."""
 
-    def __init__(self, response: Response | StreamingResponse, keep: int | None) -> None:
+    def __init__(self, response: Response | StreamingResponse, reply: Reply) -> None:
         # One generator, which httpx closes through aclose(): trio refuses to tidy up those that are left behind.
-        self._pieces = _pieces(response, keep)
+        self._pieces = _pieces(response, reply)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._pieces
@@ -53,11 +51,12 @@ class _Body(httpx.AsyncByteStream):
         await self._pieces.aclose()
 
 
-async def _pieces(response: Response | StreamingResponse, keep: int | None) -> AsyncGenerator[bytes, None]:
+async def _pieces(response: Response | StreamingResponse, reply: Reply) -> AsyncGenerator[bytes, None]:
+    keep = reply.keep
     if isinstance(response, Response):
         yield response.body[:keep]
         if keep is not None and keep < len(response.body):
-            raise _cut()
+            await _end(reply)
         return
     async with aclosing(response.chunks()) as chunks:
         async for chunk in chunks:
@@ -65,11 +64,14 @@ async def _pieces(response: Response | StreamingResponse, keep: int | None) -> A
             if keep is not None:
                 keep -= len(chunk)
                 if keep <= 0:
-                    raise _cut()
+                    await _end(reply)
 
 
-def _cut() -> httpx.RemoteProtocolError:
-    return httpx.RemoteProtocolError("the sandbox closed the connection within the answer")
+async def _end(reply: Reply) -> NoReturn:
+    """End within an answer, as the fault says."""
+    if reply.end == "stall":
+        await anyio.sleep_forever()
+    raise httpx.RemoteProtocolError("the sandbox closed the connection within the answer")
 
 
 async def _wait(delay: float, request: httpx.Request) -> None:
