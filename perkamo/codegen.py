@@ -66,6 +66,8 @@ RELAYED: Final = """\
             held.leave(None, None, None)"""
 """The body of a context manager, once its twin is held."""
 
+OWNER: Final = "        self._owner: object = None  # keeps what it came from, which closes when it is collected"
+
 SEALS: Final[Mapping[str, str]] = {"api_key": "hidden", "stream_token": "sealed"}
 """Secrets among the arguments, which stand in no frame of a twin either, and what puts them away."""
 
@@ -209,9 +211,10 @@ class _Twin:
     def _wrapper(self) -> str:
         return (
             "    @classmethod\n"
-            f'    def _over(cls, twin: {self._node.name}) -> "{self._name}":\n'
+            f'    def _over(cls, twin: {self._node.name}, owner: object) -> "{self._name}":\n'
             "        made = object.__new__(cls)\n"
             "        made._async = twin\n"
+            "        made._owner = owner\n"
             "        return made"
         )
 
@@ -249,17 +252,17 @@ class _Twin:
         returned = ast.unparse(node.returns).strip("'\"") if node.returns is not None else ""
         if returned in CLASSES:
             made = _inline(f"self._async.{node.name}", _arguments(node))
-            line = f"        return {CLASSES[returned]}._over({made})"
+            line = f"        return {CLASSES[returned]}._over({made}, self)"
             if len(line) <= WIDTH:
                 return line
             made = _call(f"twin = self._async.{node.name}", _arguments(node))
-            return f"{made}\n        return {CLASSES[returned]}._over(twin)"
+            return f"{made}\n        return {CLASSES[returned]}._over(twin, self)"
         return _call(f"return self._async.{node.name}", _arguments(node))
 
     def _special_body(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
         match node.name:
             case "__init__":
-                return _seals(node) + _call(f"self._async = {self._node.name}", _arguments(node))
+                return _seals(node) + _call(f"self._async = {self._node.name}", _arguments(node)) + f"\n{OWNER}"
             case "__del__":
                 lines = self._lines[node.body[1].lineno - 1 : node.end_lineno]
                 text = "\n".join(f"        {line}" for line in lines).replace(

@@ -87,6 +87,7 @@ class PerkamoClient:
             allow_insecure_http=allow_insecure_http,
             stream_path=stream_path,
         )
+        self._owner: object = None  # keeps what it came from, which closes when it is collected
 
     def identify(self, user_id: str, traits: Traits | None = None) -> IdentifyResponse:
         """Create or update a customer's trusted traits: ``POST /v1/identify`` (published; its answer is not).
@@ -278,7 +279,7 @@ class PerkamoClient:
             bad_data=bad_data,
             on_state=on_state,
         )
-        return SyncCustomerStream._over(twin)
+        return SyncCustomerStream._over(twin, self)
 
     def request(self, method: str, path: str, json: JSONInput = None) -> ApiResponse:
         """Call an endpoint that has no method here: signed, tried again and bounded like all others.
@@ -298,6 +299,19 @@ class PerkamoClient:
         """
         return run(self._async.request, method, path, json)
 
+    def space_fingerprint(self) -> str:
+        """Return a hash that tells this client's service and key from all others, and tells nobody the key.
+
+        For keeping apart what belongs to different Spaces, as the outbox does. Nothing is sent.
+
+        Returns:
+            64 hexadecimal digits.
+
+        Raises:
+            PerkamoConfigurationError: The key's supplier failed.
+        """
+        return run(self._async.space_fingerprint)
+
     def with_options(
         self, *, timeout: float | EllipsisType | None = ..., retry: RetryPolicy | EllipsisType = ...
     ) -> "PerkamoClient":
@@ -313,7 +327,7 @@ class PerkamoClient:
         Raises:
             PerkamoConfigurationError: The timeout is no positive number.
         """
-        return PerkamoClient._over(self._async.with_options(timeout=timeout, retry=retry))
+        return PerkamoClient._over(self._async.with_options(timeout=timeout, retry=retry), self)
 
     def close(self) -> None:
         """Close the connections. A client of your own, given as ``http_client``, stays open. Doing it twice is fine."""
@@ -341,7 +355,8 @@ class PerkamoClient:
         return repr(self._async).replace("AsyncPerkamoClient", "PerkamoClient")
 
     @classmethod
-    def _over(cls, twin: AsyncPerkamoClient) -> "PerkamoClient":
+    def _over(cls, twin: AsyncPerkamoClient, owner: object) -> "PerkamoClient":
         made = object.__new__(cls)
         made._async = twin
+        made._owner = owner
         return made

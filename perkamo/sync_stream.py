@@ -63,6 +63,7 @@ class SyncCustomerStream:
         self._async = CustomerStream(
             subscription, reconnect=reconnect, last_event_id=last_event_id, bad_data=bad_data, on_state=on_state
         )
+        self._owner: object = None  # keeps what it came from, which closes when it is collected
 
     @property
     def state(self) -> StreamState:
@@ -150,7 +151,8 @@ class SyncCustomerStream:
         return repr(self._async).replace("CustomerStream", "SyncCustomerStream")
 
     @classmethod
-    def _over(cls, twin: CustomerStream) -> "SyncCustomerStream":
+    def _over(cls, twin: CustomerStream, owner: object) -> "SyncCustomerStream":
         made = object.__new__(cls)
         made._async = twin
+        made._owner = owner
         return made

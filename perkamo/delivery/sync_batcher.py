@@ -50,6 +50,7 @@ class SyncBatcher:
             PerkamoConfigurationError: A limit is out of its range.
         """
         self._async = Batcher(client._async, max_delay=max_delay, max_events=max_events, max_pending=max_pending)
+        self._owner: object = None  # keeps what it came from, which closes when it is collected
 
     def __enter__(self) -> Self:
         self._held = Held(self._async)
@@ -104,7 +105,8 @@ class SyncBatcher:
         return run(self._async.emit_event, event)
 
     @classmethod
-    def _over(cls, twin: Batcher) -> "SyncBatcher":
+    def _over(cls, twin: Batcher, owner: object) -> "SyncBatcher":
         made = object.__new__(cls)
         made._async = twin
+        made._owner = owner
         return made

@@ -43,6 +43,7 @@ class SyncOutbox:
             PerkamoOutboxStorageError: The directory can't keep a promise; the message says why.
         """
         self._async = Outbox(directory, max_bytes=max_bytes)
+        self._owner: object = None  # keeps what it came from, which closes when it is collected
 
     def put(self, event: Event | Mapping[str, object]) -> Event:
         """Keep an event; when this returns, it is on disk and survives a kill and a loss of power.
@@ -163,7 +164,8 @@ class SyncOutbox:
         self.close()
 
     @classmethod
-    def _over(cls, twin: Outbox) -> "SyncOutbox":
+    def _over(cls, twin: Outbox, owner: object) -> "SyncOutbox":
         made = object.__new__(cls)
         made._async = twin
+        made._owner = owner
         return made
