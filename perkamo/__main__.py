@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "import": ("perkamo.delivery.import_command", "emit a file of events, one JSON object a line"),
     "outbox": ("perkamo.delivery.outbox_command", "look at an outbox, deliver it, see to its dead letters"),
     "sandbox": ("perkamo.sandbox.command", "run a small Perkamo on this machine until Ctrl-C"),
+    "watch": ("perkamo.watch", "show a customer's updates as they come, until Ctrl-C (preview)"),
 }
 """Each command's module and summary. Only the module of the command that was asked for is loaded."""
 

@@ -1,0 +1,134 @@
+"""``python -m perkamo watch USER_ID``: a customer's updates as they come, one line each, until Ctrl-C."""
+
+# ruff: noqa: T201 - a command: it prints
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from perkamo.client import AsyncPerkamoClient
+from perkamo.errors import PerkamoError
+from perkamo.models import Customer, Level, UnlockedPerk
+from perkamo.stream import CustomerUpdate, StreamState
+
+if TYPE_CHECKING:
+    from perkamo.__main__ import SubParsers
+
+BROWSER_KEY_VARIABLE: Final = "PERKAMO_BROWSER_KEY"
+
+_STATES: Final = {"open": "connected", "waiting": "connection lost, trying again"}
+
+
+def add_parser(subparsers: "SubParsers") -> None:
+    """Add the command's options."""
+    parser = subparsers.add_parser("watch", help="show a customer's updates as they come, until Ctrl-C (preview)")
+    parser.add_argument("user_id", metavar="USER_ID", help="the application's own id of the customer")
+    parser.add_argument(
+        "--browser-key",
+        default=os.environ.get(BROWSER_KEY_VARIABLE, ""),
+        help=f"the public browser key, pk_… (default: {BROWSER_KEY_VARIABLE})",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: event, id and customer")
+
+
+def run(args: Namespace) -> int:
+    """Watch until Ctrl-C; returns the exit code: 0, or 1 for a failure that was explained."""
+    if not args.browser_key:
+        return _fail(f"pass --browser-key or set {BROWSER_KEY_VARIABLE}")
+    try:
+        anyio.run(_watch, args.user_id, args.browser_key, args.json)
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # Whoever read has enough, as head does; what Python still holds for it must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except PerkamoError as error:
+        return _fail(str(error))
+    print("The service ended the stream.", file=sys.stderr)
+    return 0
+
+
+async def _watch(user_id: str, browser_key: str, as_json: bool) -> None:  # noqa: FBT001 - anyio.run passes by position
+    async with AsyncPerkamoClient() as client:
+        stream = client.subscribe_customer(
+            user_id, lambda: client.create_stream_token(browser_key, user_id), on_state=_tell
+        )
+        before: Customer | None = None
+        async with stream:
+            async for update in stream:
+                print(_object(update) if as_json else _line(before, update), flush=True)
+                before = update.customer
+
+
+def _tell(state: StreamState) -> None:
+    if state in _STATES:
+        print(f"perkamo watch: {_STATES[state]}", file=sys.stderr)
+
+
+def _object(update: CustomerUpdate) -> str:
+    return json.dumps({"event": update.event, "id": update.id, "customer": update.customer.raw}, ensure_ascii=False)
+
+
+def _line(before: Customer | None, update: CustomerUpdate) -> str:
+    return f"{datetime.now().astimezone():%H:%M:%S}  {describe(before, update.customer)}"
+
+
+def describe(before: Customer | None, now: Customer) -> str:
+    """Say what an update changed; of the first one, what there is.
+
+    Args:
+        before: The customer as last seen, or None.
+        now: The customer as the update has it.
+    """
+    parts = [*_wallets(before, now), *_level(None if before is None else before.level, now.level), *_perks(before, now)]
+    quiet = "nothing yet" if before is None else "no change of wallets, level or perks"
+    return "   ".join(_printable(part) for part in parts) or quiet
+
+
+def _wallets(before: Customer | None, now: Customer) -> Iterator[str]:
+    for wallet, balance in now.wallets.items():
+        change = balance - (0 if before is None else before.wallets.get(wallet, 0))
+        if before is None:
+            yield f"{wallet} {balance:,}"
+        elif change:
+            yield f"{wallet} {balance:,} ({change:+,})"
+    if before is not None:
+        yield from (f"{wallet} gone" for wallet in before.wallets if wallet not in now.wallets)
+
+
+def _level(before: Level | None, now: Level | None) -> Iterator[str]:
+    if now is None or (before is not None and before.level == now.level):
+        return
+    if before is None:
+        yield f"level {now.level}"
+    else:
+        yield f"level {'up' if now.level > before.level else 'down'}: {before.level} -> {now.level}"
+
+
+def _perks(before: Customer | None, now: Customer) -> Iterator[str]:
+    known = [] if before is None else [_key(perk) for perk in before.perks]
+    for perk in now.perks:
+        if _key(perk) not in known:
+            what = f"{perk.type or 'perk'} {perk.name or perk.key or ''}".rstrip()
+            yield what if before is None else f"new {what}"
+
+
+def _key(perk: UnlockedPerk) -> tuple[str | None, str | None]:
+    return perk.type, perk.key
+
+
+def _printable(text: str) -> str:
+    """Keep what a name may hold from steering the terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def _fail(message: str) -> int:
+    print(f"perkamo watch: {message}", file=sys.stderr)
+    return 1
