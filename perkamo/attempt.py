@@ -7,6 +7,7 @@ leads into frames that hold the key or the body.
 import ssl
 import time
 from collections.abc import AsyncIterator, Generator
+from hashlib import sha256
 from typing import Final
 
 import anyio
@@ -18,6 +19,7 @@ from perkamo.calls import Call
 from perkamo.connections import transport_for
 from perkamo.credentials import Key, SignedHeaders
 from perkamo.errors import PerkamoConfigurationError
+from perkamo.signing import SIGNATURE_HEADER
 from perkamo.verdict import Failure, Reply, broken, judge
 
 USER_AGENT: Final = f"perkamo-python/{__version__}"
@@ -117,6 +119,15 @@ class Wire:
         """Tell, once, whether connections of our own may still be open when nobody needs them any more."""
         used, self._used = self._used, False
         return used and self.owned and not self.client.is_closed
+
+    async def fingerprint(self) -> str:
+        """Return a keyed hash of the service and the key; no path of the API is signed with it, so it opens nothing.
+
+        Raises:
+            PerkamoConfigurationError: The key supplier failed.
+        """
+        signed = await self._key.sign(0, "POST", "fingerprint", self.base_url.encode())
+        return sha256(dict(signed.items)[SIGNATURE_HEADER].encode()).hexdigest()
 
     async def attempt(self, call: Call, seconds: float, number: int) -> Reply | Failure:
         """Make one request.

@@ -12,9 +12,9 @@ from attrs import evolve
 from perkamo import calls
 from perkamo.attempt import Wire, own_client
 from perkamo.calls import STREAM_PATH, Call
-from perkamo.codec import decode, decode_any
+from perkamo.codec import decode, decode_any, decode_batch
 from perkamo.credentials import ApiKey, check_base_url, hidden
-from perkamo.errors import PerkamoConfigurationError, PerkamoResponseError
+from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Context, Event, Traits, create_transaction_id
 from perkamo.exchange import Exchange
 from perkamo.jsontext import JSONInput
@@ -178,17 +178,7 @@ class AsyncPerkamoClient:
         """
         call, count = calls.batch(events)
         reply = await self._exchange.send(call)
-        answer = decode(BatchIngestResponse, reply.body, reply.meta, call.label, "unknown")
-        if len(answer.results) != count:
-            raise PerkamoResponseError(
-                f"{call.label}: {count} events were sent, but {len(answer.results)} results came back, so "
-                "none can be told apart. Sending them again with the same transaction ids is safe.",
-                status=reply.meta.status,
-                request_id=reply.meta.request_id,
-                outcome="unknown",
-                attempts=reply.meta.attempts,
-            )
-        return answer
+        return decode_batch(reply.body, reply.meta, call.label, count)
 
     async def customer(self, user_id: str) -> Customer:
         """Read a customer: ``GET /v1/customer/{user_id}`` (published; some fields for an earlier version).
@@ -339,6 +329,19 @@ class AsyncPerkamoClient:
         call = calls.other(method, path, json)
         reply = await self._exchange.send(call)
         return decode_any(reply.body, reply.meta, call.label, "unknown" if call.is_write else None)
+
+    async def space_fingerprint(self) -> str:
+        """Return a hash that tells this client's service and key from all others, and tells nobody the key.
+
+        For keeping apart what belongs to different Spaces, as the outbox does. Nothing is sent.
+
+        Returns:
+            64 hexadecimal digits.
+
+        Raises:
+            PerkamoConfigurationError: The key's supplier failed.
+        """
+        return await self._exchange.wire.fingerprint()
 
     def with_options(
         self, *, timeout: float | EllipsisType | None = ..., retry: RetryPolicy | EllipsisType = ...

@@ -16,7 +16,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from perkamo.errors import Outcome, PerkamoResponseError
 from perkamo.jsontext import JSONValue
-from perkamo.models import Answer, ApiResponse, Blueprint, Level, Part, Program, ResponseMeta
+from perkamo.models import Answer, ApiResponse, BatchIngestResponse, Blueprint, Level, Part, Program, ResponseMeta
 from perkamo.strictjson import parse
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
@@ -56,6 +56,18 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
             object.__setattr__(part, "meta", meta)
         return answer
     raise _unusable(call, reason, meta, outcome)
+
+
+def decode_batch(body: bytes, meta: ResponseMeta, call: str, count: int) -> BatchIngestResponse:
+    """Turn the answer to a batch into results, one for each event that was sent.
+
+    Raises:
+        PerkamoResponseError: There are more or fewer, so that none can be told apart, or the body can't be used.
+    """
+    answer = decode(BatchIngestResponse, body, meta, call, "unknown")
+    if len(answer.results) != count:
+        raise _unusable(call, f"has {len(answer.results)} results for {count} events", meta, "unknown")
+    return answer
 
 
 def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: Outcome | None) -> ApiResponse:

@@ -26,7 +26,7 @@ from attrs import field, frozen
 
 from perkamo.client import AsyncPerkamoClient
 from perkamo.delivery.ownership import Counts, SpoolDirectory
-from perkamo.delivery.relay import Bell, Relay, space_of
+from perkamo.delivery.relay import Bell, Relay
 from perkamo.delivery.slots import Adopted, Slots
 from perkamo.delivery.spool import SpoolFile, StoredEvent
 from perkamo.delivery.storage import SlotUnavailableError
@@ -156,7 +156,7 @@ class Outbox:
             PerkamoConfigurationError: The client's key supplier failed.
         """
         writer = self._writer_here()
-        self._space = await space_of(client)
+        self._space = bytes.fromhex(await client.space_fingerprint())
         relay = Relay(client)
         self._bells.add(relay.bell)
         writer.keepers += 1
@@ -192,7 +192,7 @@ class Outbox:
             PerkamoError: The service refuses this client, and time alone does not mend it. Everything is kept.
         """
         writer = self._writer_here()
-        self._space = await space_of(client)
+        self._space = bytes.fromhex(await client.space_fingerprint())
         relay = Relay(client)
         unwanted: dict[int, Counts] = {}
         writer.keepers += 1
@@ -275,7 +275,7 @@ class Outbox:
         Raises:
             PerkamoConfigurationError: The client's key supplier failed.
         """
-        space = await space_of(client)
+        space = bytes.fromhex(await client.space_fingerprint())
         return await self._in_all_slots(partial(SpoolFile.rebind, space=space), only_dead=False)
 
     async def aclose(self) -> None:

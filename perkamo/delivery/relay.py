@@ -14,7 +14,6 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Final
 
 import anyio
@@ -119,7 +118,7 @@ class Relay:
             await self._stop.wait()
 
     async def _deliver_some(self, writer: Writer) -> int:
-        space = await space_of(self._client)
+        space = bytes.fromhex(await self._client.space_fingerprint())
         rows = await ask(writer, lambda file: file.take(space, MAX_REQUEST_EVENTS, MAX_REQUEST_BYTES))
         if not rows:
             await self._mention_others(writer, space)
@@ -192,19 +191,6 @@ class Relay:
             self._pace.hold(PAUSE)
         if is_new:
             _LOGGER.log(logging.WARNING if trouble.retryable else logging.ERROR, "Events wait: %s", trouble)
-
-
-async def space_of(client: AsyncPerkamoClient) -> bytes:
-    """Return a keyed hash that tells the client's service and Space key from every other, and tells nobody the key.
-
-    Raises:
-        PerkamoConfigurationError: The client's key supplier failed.
-    """
-    # The client has no public fingerprint yet. A signature over the base URL is one: it can't be turned back into the
-    # key, and as its path is none of the API's, it opens nothing.
-    wire = client._exchange.wire  # noqa: SLF001 - see above  # pyright: ignore[reportPrivateUsage]
-    signed = await wire._key.sign(0, "POST", "perkamo-outbox", wire.base_url.encode())  # noqa: SLF001 - see above  # pyright: ignore[reportPrivateUsage]
-    return sha256(signed.items[-1][1].encode()).digest()
 
 
 def _read(rows: Sequence[StoredEvent]) -> tuple[list[tuple[StoredEvent, Event]], list[tuple[StoredEvent, str]]]:

@@ -1,5 +1,6 @@
 """client: every call against the sandbox, over a real socket, on asyncio and on trio."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -193,7 +194,7 @@ async def test_closing_during_a_call_ends_it_with_a_typed_error(client: AsyncPer
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(emit)
-            while not sandbox.events("u"):
+            while not sandbox.events("u"):  # noqa: ASYNC110 - the service runs in a thread that knows no events of ours
                 await anyio.sleep(0.01)
             await client.aclose()
 
@@ -219,6 +220,23 @@ async def test_a_timeout_that_cannot_work_is_refused(seconds: float) -> None:
     async with AsyncPerkamoClient("sk_test") as client:
         with pytest.raises(PerkamoConfigurationError, match="timeout"):
             client.with_options(timeout=seconds)
+
+
+async def test_a_fingerprint_tells_services_and_keys_apart_and_no_key() -> None:
+    """Equal for the same service and key, else different; catches a hash that anyone could turn back into the key."""
+    clients = [
+        AsyncPerkamoClient("sk_test_one"),
+        AsyncPerkamoClient("sk_test_one", timeout=1),
+        AsyncPerkamoClient("sk_test_two"),
+        AsyncPerkamoClient("sk_test_one", base_url="https://staging.test"),
+    ]
+
+    first, same, other_key, other_service = [await client.space_fingerprint() for client in clients]
+
+    assert first == same
+    assert len({first, other_key, other_service}) == 3
+    assert hashlib.sha256(b"sk_test_one").hexdigest() != first
+    assert len(first) == 64
 
 
 async def test_the_environment_gives_key_and_base_url(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
