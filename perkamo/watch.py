@@ -1,7 +1,5 @@
 """``python -m perkamo watch USER_ID``: a customer's updates as they come, one line each, until Ctrl-C."""
 
-# ruff: noqa: T201 - a command: it prints
-
 import json
 import os
 import sys
