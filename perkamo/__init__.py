@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from perkamo.client import AsyncPerkamoClient
     from perkamo.credentials import ApiKey
     from perkamo.delivery.batcher import Batcher
-    from perkamo.delivery.bulk import EmitOutcome, emit_many
+    from perkamo.delivery.bulk import Outcome, emit_many
     from perkamo.delivery.errors import (
         PerkamoOutboxConflictError,
         PerkamoOutboxCorruptError,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from perkamo.delivery.sync_bulk import sync_emit_many
     from perkamo.delivery.sync_outbox import SyncOutbox
     from perkamo.errors import (
-        Outcome,
         PerkamoApiError,
         PerkamoAsyncUsageWarning,
         PerkamoAuthenticationError,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
         PerkamoTimeoutError,
         PerkamoValidationError,
         RateLimit,
+        WriteOutcome,
     )
     from perkamo.events import Context, Event, Traits, assert_safe_event, create_transaction_id
     from perkamo.jsontext import OMIT, JSONInput, JSONValue, canonical_json
@@ -84,7 +84,6 @@ __all__ = [
     "CustomerStream",
     "CustomerUpdate",
     "DeadLetter",
-    "EmitOutcome",
     "Event",
     "EventIngestResponse",
     "IdentifyResponse",
@@ -131,6 +130,7 @@ __all__ = [
     "Traits",
     "UnlockedPerk",
     "WalletDelta",
+    "WriteOutcome",
     "__version__",
     "assert_safe_event",
     "canonical_json",
@@ -143,7 +143,7 @@ _ROOMS: Final = {
     "client": ("AsyncPerkamoClient",),
     "credentials": ("ApiKey",),
     "delivery.batcher": ("Batcher",),
-    "delivery.bulk": ("EmitOutcome", "emit_many"),
+    "delivery.bulk": ("Outcome", "emit_many"),
     "delivery.errors": (
         *("PerkamoOutboxConflictError", "PerkamoOutboxCorruptError", "PerkamoOutboxError", "PerkamoOutboxFullError"),
         "PerkamoOutboxStorageError",

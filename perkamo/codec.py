@@ -14,7 +14,7 @@ from attrs import fields, has
 from cattrs import AttributeValidationNote, BaseConverter, ClassValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, override
 
-from perkamo.errors import Outcome, PerkamoResponseError
+from perkamo.errors import PerkamoResponseError, WriteOutcome
 from perkamo.jsontext import JSONValue
 from perkamo.models import Answer, ApiResponse, BatchIngestResponse, Blueprint, Level, Part, Program, ResponseMeta
 from perkamo.strictjson import parse
@@ -32,7 +32,7 @@ _NULL_IS_ABSENT: Final = (Program, Blueprint)
 """A Space without an active program may well answer null; the other clients read that as an empty catalogue."""
 
 
-def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outcome: Outcome | None) -> AnswerT:
+def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome | None) -> AnswerT:
     """Turn an answer's body into its class.
 
     Args:
@@ -70,7 +70,7 @@ def decode_batch(body: bytes, meta: ResponseMeta, call: str, count: int) -> Batc
     return answer
 
 
-def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: Outcome | None) -> ApiResponse:
+def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome | None) -> ApiResponse:
     """Turn the answer of an endpoint without a class into JSON; no body reads as None.
 
     Raises:
@@ -83,7 +83,7 @@ def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: Outcome | No
     raise _unusable(call, reason, meta, outcome)
 
 
-def _unusable(call: str, reason: str, meta: ResponseMeta, outcome: Outcome | None) -> PerkamoResponseError:
+def _unusable(call: str, reason: str, meta: ResponseMeta, outcome: WriteOutcome | None) -> PerkamoResponseError:
     advice = "Nothing was changed by reading."
     if outcome is not None:
         advice = "It may have been applied; sending it again with the same transaction id is safe."

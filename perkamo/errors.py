@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 from attrs import frozen
 
-Outcome: TypeAlias = Literal["not_sent", "rejected", "unknown"]
+WriteOutcome: TypeAlias = Literal["not_sent", "rejected", "unknown"]
 """What became of a write.
 
 It never left, the service refused it, or nobody can tell (sending the same transaction id again is safe).
@@ -44,12 +44,12 @@ class PerkamoError(Exception):
         attempts: How many requests were made for the call.
     """
 
-    outcome: Outcome | None
+    outcome: WriteOutcome | None
     retryable: bool
     attempts: int
 
     def __init__(
-        self, message: str, *, outcome: Outcome | None = None, retryable: bool = False, attempts: int = 0
+        self, message: str, *, outcome: WriteOutcome | None = None, retryable: bool = False, attempts: int = 0
     ) -> None:
         """Describe what happened, whether anything was sent, and what to do next."""
         super().__init__(message)
@@ -131,7 +131,7 @@ class PerkamoResponseError(PerkamoError):
         *,
         status: int,
         request_id: str | None = None,
-        outcome: Outcome | None = None,
+        outcome: WriteOutcome | None = None,
         attempts: int = 0,
     ) -> None:
         """Describe the answer by its shape, never by its content."""
@@ -170,7 +170,7 @@ class PerkamoApiError(PerkamoError):
         retry_after: str | None = None,
         retry_after_seconds: float | None = None,
         rate_limit: RateLimit | None = None,
-        outcome: Outcome | None = None,
+        outcome: WriteOutcome | None = None,
         retryable: bool = False,
         attempts: int = 1,
     ) -> None:

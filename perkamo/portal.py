@@ -24,7 +24,7 @@ from math import inf
 from types import TracebackType
 from typing import Final, Generic, ParamSpec, TypeVar
 
-from perkamo.errors import Outcome, PerkamoClosedError, PerkamoError
+from perkamo.errors import PerkamoClosedError, PerkamoError, WriteOutcome
 from perkamo.misuse import dotted_name, warn_in_event_loop
 from perkamo.stay import Stay
 
@@ -355,7 +355,7 @@ if hasattr(os, "register_at_fork"):
 atexit.register(_at_exit)
 
 
-def _ended(outcome: Outcome) -> PerkamoClosedError:
+def _ended(outcome: WriteOutcome) -> PerkamoClosedError:
     sent = "Nothing was sent" if outcome == "not_sent" else "This call was cancelled, and may have been applied"
     return PerkamoClosedError(
         f"The interpreter is exiting and takes no more calls. {sent}. Make the last calls before the exit.",

@@ -13,13 +13,13 @@ from attrs import field, frozen
 from perkamo.calls import Call
 from perkamo.errors import (
     ErrorBody,
-    Outcome,
     PerkamoConnectionError,
     PerkamoError,
     PerkamoRedirectError,
     PerkamoResponseError,
     PerkamoTimeoutError,
     RateLimit,
+    WriteOutcome,
     api_error_class,
 )
 from perkamo.models import ResponseMeta
@@ -102,7 +102,7 @@ def _refused(call: Call, headers: Mapping[str, str], data: bytes, meta: Response
     again = is_retried(meta.status, has_retry_after=retry_after is not None)
     offset = _clock_offset(headers, timestamp, now) if meta.status == 401 else None
     body = _error_body(data)
-    outcome: Outcome | None = None
+    outcome: WriteOutcome | None = None
     if call.is_write:
         outcome = "unknown" if meta.status >= 500 or meta.status == 408 else "rejected"
     host = _location_host(headers) if meta.status < 400 else None
@@ -133,7 +133,7 @@ def broken(call: Call, problem: Exception, number: int, *, begun: bool) -> Failu
         number: Which attempt of the call this was.
         begun: Whether the body began to leave.
     """
-    outcome: Outcome | None = None
+    outcome: WriteOutcome | None = None
     advice = "Try again later."
     if call.is_write:
         outcome = "unknown" if begun else "not_sent"
@@ -171,7 +171,7 @@ def _what(call: Call, meta: ResponseMeta, body: ErrorBody, host: str | None) -> 
     return text.rstrip(".") + request
 
 
-def _advice(status: int, outcome: Outcome | None, retry_after: float | None) -> str:
+def _advice(status: int, outcome: WriteOutcome | None, retry_after: float | None) -> str:
     nothing = "Nothing was applied; " if outcome == "rejected" else ""
     if status < 400:
         advice = f"{nothing}check base_url."

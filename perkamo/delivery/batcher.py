@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 
 from perkamo.client import AsyncPerkamoClient
 from perkamo.delivery.together import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, Told, send_together
-from perkamo.errors import Outcome, PerkamoClosedError, PerkamoConfigurationError, PerkamoError
+from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError, WriteOutcome
 from perkamo.events import Context, Event, as_event, create_transaction_id
 from perkamo.models import EventIngestResponse
 
@@ -240,6 +240,6 @@ class _Load:
         return passengers
 
 
-def _closed(outcome: Outcome) -> PerkamoError:
+def _closed(outcome: WriteOutcome) -> PerkamoError:
     what = "was not sent" if outcome == "not_sent" else "may have been sent; sending it again is safe"
     return PerkamoClosedError(f"The batcher is closed. The event {what}.", outcome=outcome)

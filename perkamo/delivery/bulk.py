@@ -25,7 +25,7 @@ MAX_CONCURRENCY: Final = 64
 
 
 @frozen
-class EmitOutcome:
+class Outcome:
     """What became of one event of the stream: exactly one of ``result`` and ``error``.
 
     Attributes:
@@ -47,7 +47,7 @@ def emit_many(
     *,
     concurrency: int = 4,
     ordered: bool = True,
-) -> AsyncIterator[EmitOutcome]:
+) -> AsyncIterator[Outcome]:
     """Send a stream of events, of any length, in as few requests as possible.
 
     The stream is read and sent in rounds of a few requests for each of ``concurrency``, and the next round is read when
@@ -77,13 +77,13 @@ class _Outcomes:
         self._later = aiter(events) if isinstance(events, AsyncIterable) else None
         self._now = iter(()) if isinstance(events, AsyncIterable) else iter(events)
         self._pipe = pipe
-        self._outcomes: deque[EmitOutcome] = deque()
+        self._outcomes: deque[Outcome] = deque()
         self._is_over = False
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> EmitOutcome:
+    async def __anext__(self) -> Outcome:
         while not self._outcomes:
             if self._is_over:
                 raise StopAsyncIteration
@@ -119,7 +119,7 @@ class Pipe:
         self._count = 0
         self._requests: list[list[tuple[int, Event]]] = []
         self._size = 0
-        self._outcomes: list[EmitOutcome] = []
+        self._outcomes: list[Outcome] = []
 
     @property
     def is_full(self) -> bool:
@@ -137,7 +137,7 @@ class Pipe:
                 event = event.with_transaction_id(create_transaction_id())
             size = len(event.to_bytes())
         except PerkamoValidationError as error:
-            self._outcomes.append(EmitOutcome(given, None, error, position))
+            self._outcomes.append(Outcome(given, None, error, position))
             return
         is_full = not self._requests or len(self._requests[-1]) == MAX_REQUEST_EVENTS
         if is_full or self._size + size > MAX_REQUEST_BYTES:
@@ -146,7 +146,7 @@ class Pipe:
         self._requests[-1].append((position, event))
         self._size += size
 
-    async def flush(self) -> list[EmitOutcome]:
+    async def flush(self) -> list[Outcome]:
         """Send the round and return what became of it."""
         waiting = iter(self._requests)
         async with anyio.create_task_group() as tasks:
@@ -160,9 +160,9 @@ class Pipe:
             told = await self._send([event for _, event in request])
             for (position, event), answer in zip(request, told, strict=True):
                 if isinstance(answer, PerkamoError):
-                    self._outcomes.append(EmitOutcome(event, None, answer, position))
+                    self._outcomes.append(Outcome(event, None, answer, position))
                 else:
-                    self._outcomes.append(EmitOutcome(event, answer, None, position))
+                    self._outcomes.append(Outcome(event, answer, None, position))
 
     async def _send(self, events: list[Event]) -> list[Told]:
         """Send the events of one request; those that trouble kept back are sent again, and only those."""

@@ -20,7 +20,7 @@ import anyio
 from attrs import asdict, define
 
 from perkamo.client import AsyncPerkamoClient
-from perkamo.delivery.bulk import EmitOutcome, emit_many
+from perkamo.delivery.bulk import Outcome, emit_many
 from perkamo.delivery.together import is_refusal
 from perkamo.errors import PerkamoConflictError, PerkamoError, PerkamoValidationError
 from perkamo.events import Event
@@ -192,7 +192,7 @@ class Import:
                 continue
             yield event
 
-    def _note(self, outcome: EmitOutcome) -> None:
+    def _note(self, outcome: Outcome) -> None:
         self._note_problems()
         line = self._waiting.popleft()
         if outcome.result is not None:

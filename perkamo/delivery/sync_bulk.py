@@ -6,14 +6,14 @@ Written by hand, unlike the other twins: the stream is the caller's own code and
 
 from collections.abc import Iterable, Iterator
 
-from perkamo.delivery.bulk import EmitOutcome, Given, Pipe
+from perkamo.delivery.bulk import Given, Outcome, Pipe
 from perkamo.portal import run
 from perkamo.sync_client import PerkamoClient
 
 
 def sync_emit_many(
     client: PerkamoClient, events: Iterable[Given], *, concurrency: int = 4, ordered: bool = True
-) -> Iterator[EmitOutcome]:
+) -> Iterator[Outcome]:
     """Send a stream of events, of any length, in as few requests as possible; see ``perkamo.delivery.bulk.emit_many``.
 
     Args:
@@ -31,7 +31,7 @@ def sync_emit_many(
     return _outcomes(events, Pipe(client._async, concurrency, ordered=ordered))  # noqa: SLF001 - its own async side
 
 
-def _outcomes(events: Iterable[Given], pipe: Pipe) -> Iterator[EmitOutcome]:
+def _outcomes(events: Iterable[Given], pipe: Pipe) -> Iterator[Outcome]:
     for event in events:
         pipe.add(event)
         if pipe.is_full:

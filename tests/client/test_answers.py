@@ -243,7 +243,7 @@ async def test_a_rate_limit_that_is_no_number_reads_as_none(text: str) -> None:
 
 
 async def test_a_read_says_nothing_of_applying() -> None:
-    """Outcome belongs to writes; catches advice about transaction ids on a GET."""
+    """WriteOutcome belongs to writes; catches advice about transaction ids on a GET."""
     async with AsyncPerkamoClient("sk_test", base_url=BASE, retry=RetryPolicy.none()) as client:
         with respx.mock as router:
             router.route().respond(500)
