@@ -49,11 +49,13 @@ def transport_for(base_url: str, proxy: str | None = None) -> httpx.AsyncBaseTra
     if chosen is None:
         return Connections()
     try:
-        return httpx.AsyncHTTPTransport(
-            proxy=httpx.Proxy(chosen, ssl_context=ssl_context() if chosen.startswith("https") else None),
-            verify=ssl_context(),
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_EXPIRY),
-        )
+        address = httpx.Proxy(chosen, ssl_context=ssl_context() if chosen.startswith("https") else None)
+        if address.url.host:
+            return httpx.AsyncHTTPTransport(
+                proxy=address,
+                verify=ssl_context(),
+                limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_EXPIRY),
+            )
     except (ValueError, ImportError, httpx.InvalidURL):
         pass
     raise ValueError("the proxy is not the URL of an HTTP proxy, such as http://proxy.internal:3128")
@@ -346,21 +348,21 @@ class _Body(httpx.AsyncByteStream):
     An iterator and no generator, which would live on when a cancelled call leaves it.
     """
 
-    __slots__ = ("_connection", "_pool", "_seconds")
+    __slots__ = ("_held", "_seconds")
 
     def __init__(self, pool: _Pool, connection: Connection, seconds: float | None) -> None:
-        self._pool = pool
-        self._connection: Connection | None = connection
+        # Let go of at the end, or an answer that somebody keeps would keep an event loop's connections alive.
+        self._held: tuple[_Pool, Connection] | None = (pool, connection)
         self._seconds = seconds
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._connection is None:
+        if self._held is None:
             raise StopAsyncIteration
         try:
-            part = await self._connection.receive_body(self._seconds)
+            part = await self._held[1].receive_body(self._seconds)
         except BaseException:
             self._end(whole=False)
             raise
@@ -374,10 +376,11 @@ class _Body(httpx.AsyncByteStream):
         self._end(whole=False)
 
     def _end(self, *, whole: bool) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
+        if self._held is None:
             return
+        pool, connection = self._held
+        self._held = None
         if whole and connection.renew():
-            self._pool.put_back(connection)
+            pool.put_back(connection)
         else:
-            self._pool.drop(connection)
+            pool.drop(connection)
