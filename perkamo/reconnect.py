@@ -53,7 +53,7 @@ class Backoff:
 
     Attributes:
         policy: The caller's wishes.
-        retry: Seconds that the stream asked for with ``retry``, within bounds; None when it never did.
+        retry: Seconds that the stream asked for with ``retry``; None when it never did.
         failures: Fruitless attempts in a row.
     """
 
@@ -65,7 +65,7 @@ class Backoff:
         """Return the strategy after a connection that asked for this reconnection time; None keeps the one before."""
         if retry_ms is None:
             return self
-        return evolve(self, retry=min(retry_ms / 1000, self.policy.max_asked))
+        return evolve(self, retry=retry_ms / 1000)
 
     def step(
         self, chance: float, retry_after: float | None = None, *, fruitless: bool = True

@@ -153,6 +153,9 @@ class Subscription:
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", USER_AGENT.encode()),
         ]
+        if not self.origin.borrowed:  # whose client may speak HTTP/2, which has no such header
+            # After its end a connection is of no use to the stream: a kept one would often be dead when it reconnects.
+            headers.append((b"Connection", b"close"))
         position = last_event_id.encode()
         if len(position) <= MAX_ID_BYTES and _SENDABLE.fullmatch(position):
             headers.append((b"Last-Event-ID", position))

@@ -87,6 +87,13 @@ def test_a_long_retry_is_honoured_within_bounds() -> None:
     assert waits(Backoff(policy).with_retry(86_400_000), 2) == [300, 300]
 
 
+def test_jitter_adds_little_to_a_wait_that_was_asked_for() -> None:
+    """Clients that were all told the same time are spread by half the cap at most."""
+    backoff = Backoff(ReconnectPolicy(max_delay=30.0, jitter=1.0))
+
+    assert backoff.step(1.0, 300.0)[0] == 315
+
+
 @pytest.mark.parametrize(("asked", "wait"), [(None, 1), (0.0, 1), (0.5, 1), (20.0, 20), (120.0, 120), (9e9, 300)])
 def test_retry_after_is_a_minimum_within_bounds(asked: float | None, wait: float) -> None:
     """Retry-After lengthens a wait, never shortens it, and counts up to max_asked."""

@@ -7,7 +7,7 @@ import gzip
 import logging
 import tracemalloc
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
 import anyio
@@ -29,6 +29,7 @@ from perkamo import (
     PerkamoValidationError,
     ReconnectPolicy,
 )
+from perkamo.sse import MAX_EVENT_SIZE
 from perkamo.stream import CustomerStream
 from tests.faults.rawserver import Connection, RawServer, answer
 from tests.stream.scripts import (
@@ -660,6 +661,49 @@ async def test_a_callers_own_http_client_serves_the_stream_and_stays_open() -> N
             assert (await own.get(server.base_url)).status_code == 204
 
     assert server.requests[0].headers["accept"] == "text/event-stream"
+
+
+async def test_each_attempt_has_a_connection_of_its_own() -> None:
+    """A connection kept from before may be dead by now, which would cost an attempt; none is used again."""
+
+    def patient(connection: Connection) -> None:
+        while connection.read_request() is not None:
+            connection.send(CHUNKED + b"0\r\n\r\n")
+
+    with RawServer(patient, patient, gone) as server:
+        await collect(subscribe(server))
+
+    assert [request.connection for request in server.requests] == [0, 1, 2]
+
+
+async def test_a_transport_may_hand_over_everything_in_one_piece() -> None:
+    """Events before an oversized one come out first, also where a caller's own transport does not cut the body."""
+    body = event(1) + event(2) + b"data: " + b"x" * (MAX_EVENT_SIZE + 1) + b"\n\n"
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=_OnePiece(body))
+    )
+
+    async with httpx.AsyncClient(transport=transport) as own:
+        client = AsyncPerkamoClient("sk_test_x", base_url="http://localhost:1", http_client=own)
+        async with client.subscribe_customer("customer_123", "token_1") as stream:
+            first, second = await stream.receive(), await stream.receive()
+            with pytest.raises(PerkamoStreamError, match="larger"):
+                await stream.receive()
+
+    assert first is not None
+    assert second is not None
+    assert points([first, second]) == [1, 2]
+
+
+class _OnePiece(httpx.AsyncByteStream):
+    """A body that comes as a whole, and then nothing."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
+        await anyio.sleep_forever()
 
 
 async def test_chunked_bodies_are_streams_as_well() -> None:
