@@ -15,6 +15,7 @@ from perkamo import (
     Customer,
     EventIngestResponse,
     IdentifyResponse,
+    JSONValue,
     Level,
     Program,
     ProgramEvent,
@@ -36,7 +37,7 @@ RESULT = EventIngestResponse(
     wallet_state={"points": 50},
     level=LEVEL,
 )
-RAW = {"email": CANARY_EMAIL}
+RAW: dict[str, JSONValue] = {"email": CANARY_EMAIL}
 VALUES: list[object] = [
     RESULT,
     BatchIngestResponse((RESULT,)),
