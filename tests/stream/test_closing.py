@@ -114,6 +114,7 @@ async def test_closing_from_another_task_ends_the_iteration(name: str, script: S
         async def consume() -> None:
             ended.extend(points([update async for update in stream]))
             ended.append(-1)
+            assert await stream.receive() is None  # also before the other task has gone on
 
         async with anyio.create_task_group() as group:
             group.start_soon(consume)
@@ -124,6 +125,7 @@ async def test_closing_from_another_task_ends_the_iteration(name: str, script: S
 
         assert ended == [-1]
         await until(lambda: all_closed(server))
+        assert len(server.requests) == (0 if "token" in name else 1)
 
 
 @pytest.mark.parametrize("way", ["break", "return", "raise", "aclose"])

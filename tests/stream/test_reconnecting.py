@@ -152,9 +152,10 @@ def test_the_default_wait_is_a_few_seconds() -> None:
 async def test_the_next_connection_resumes_after_what_was_seen(first: bytes, resume: str | None) -> None:
     """The header holds the last id in force, as UTF-8, or is left out where it can't; E1 to E7, E9, E12."""
     with RawServer(sending(first), gone) as server:
-        await collect(subscribe(server))
+        await collect(stream := subscribe(server))
 
     sent = resumed_at(server)[1]
+    assert resume is None or stream.last_event_id == resume
     assert (None if sent is None else sent.encode("latin-1").decode()) == resume
 
 
