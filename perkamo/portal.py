@@ -2,7 +2,8 @@
 
 It starts at the first call, is replaced in a forked child, and ends with the interpreter without holding it up. Every
 call is one task in the loop, made with a copy of the caller's context; the calling thread sleeps on a lock until it is
-done. An interrupt (Ctrl-C, or an exception set on the thread) cancels the task before it goes on to the caller.
+done. An interrupt (Ctrl-C, or an exception set on the thread) cancels the task before it goes on to the caller. At the
+interpreter's exit, when the loop has ended or no thread starts any more, a call gets a loop of its own.
 
 - ``run`` makes one call.
 - ``iterate`` steps through an async iterator, each step being a call.
@@ -18,11 +19,11 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from math import inf
 from types import TracebackType
-from typing import Final, Generic, ParamSpec, TypeVar
+from typing import Final, Generic, NoReturn, ParamSpec, TypeVar
 
 from perkamo.errors import PerkamoClosedError, PerkamoError, WriteOutcome
 from perkamo.misuse import dotted_name, warn_in_event_loop
@@ -54,9 +55,12 @@ def run(function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) 
 
     Raises:
         PerkamoError: It was called in the loop's own thread, where waiting would never end; or the loop can't start.
-        PerkamoClosedError: The interpreter is exiting, and the loop has ended.
+        PerkamoClosedError: The interpreter exited meanwhile.
     """
-    return _wait(_ready(function, "await"), partial(function, *args, **kwargs))
+    portal = _ready(function, "await")
+    if portal is None:
+        return _run_at_exit(partial(function, *args, **kwargs))
+    return _wait(portal, partial(function, *args, **kwargs))
 
 
 def iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
@@ -66,12 +70,13 @@ def iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
         iterator: It must hold no task group or cancel scope between two steps, each of which is a task of its own.
 
     Raises:
-        PerkamoError: As ``run``, or it was begun in another process.
+        PerkamoError: As ``run``, or it was begun in another process, or the interpreter is exiting.
     """
-    portal = _ready(iterator, "async for ... in")
+    keyword = "async for ... in"
+    portal = _ready(iterator, keyword) or _too_late()
     try:
         while True:
-            if _ready(iterator, "async for ... in") is not portal:
+            if (_ready(iterator, keyword) or _too_late()) is not portal:
                 raise PerkamoError("This iteration was begun in another process or loop, which has it. Begin it anew.")
             try:
                 item = _wait(portal, iterator.__anext__)
@@ -106,7 +111,7 @@ class Held(Generic[T]):
     _entered = False
 
     def __init__(self, manager: AbstractAsyncContextManager[T, bool | None]) -> None:
-        self._portal = _ready(manager, "async with")
+        self._portal = _ready(manager, "async with") or _too_late()
         self._manager = manager
         self._stay = Stay(manager)
         self.value = _wait(self._portal, self._stay.begin)
@@ -287,12 +292,12 @@ _of_parents: list[_Portal] = []
 _exiting = False
 
 
-def _ready(subject: object, keyword: str) -> _Portal:
-    """Return this process's portal, for a call that may be made here; warn where it should not be."""
+def _ready(subject: object, keyword: str) -> _Portal | None:
+    """Return this process's portal, for a call that may be made here; warn where it should not be. None at exit."""
     portal = _portal
     if portal is None or not portal.lives():
         portal = _start()
-    if portal.thread.ident == threading.get_ident():
+    if portal is not None and portal.thread.ident == threading.get_ident():
         raise PerkamoError(
             "A sync call was made inside the event loop that serves it, such as in an async api_key function. "
             "Nothing was sent; await the same call on AsyncPerkamoClient.",
@@ -302,19 +307,19 @@ def _ready(subject: object, keyword: str) -> _Portal:
     return portal
 
 
-def _start() -> _Portal:
+def _start() -> _Portal | None:
     global _portal  # noqa: PLW0603 - one per process
     if _portal is not None and _portal.pid != os.getpid():
         _in_forked_child()
     if _exiting:
-        raise _ended("not_sent")
+        return None
     with _lock:
         if _portal is None or not _portal.lives():
             try:
                 _portal = _Portal()
             except (OSError, RuntimeError) as error:  # out of files or threads, or no thread starts any more at exit
                 if not threading.main_thread().is_alive():
-                    raise _ended("not_sent") from None
+                    return None
                 raise PerkamoError(
                     f"The event loop behind the sync clients can't start: {error}. Nothing was sent.",
                     outcome="not_sent",
@@ -332,6 +337,16 @@ def _wait(portal: _Portal, function: Callable[[], Awaitable[T]]) -> T:
         call.give_up()
         raise
     return call.result()
+
+
+def _run_at_exit(function: Callable[[], Awaitable[T]]) -> T:
+    async def call() -> T:
+        return await function()
+
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and raises nothing
+        _too_late()
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(call(), context=_callers_context())
 
 
 def _in_forked_child() -> None:
@@ -355,10 +370,14 @@ if hasattr(os, "register_at_fork"):
 atexit.register(_at_exit)
 
 
+def _too_late() -> NoReturn:
+    raise _ended("not_sent")
+
+
 def _ended(outcome: WriteOutcome) -> PerkamoClosedError:
     sent = "Nothing was sent" if outcome == "not_sent" else "This call was cancelled, and may have been applied"
     return PerkamoClosedError(
-        f"The interpreter is exiting and takes no more calls. {sent}. Make the last calls before the exit.",
+        f"The interpreter is exiting. {sent}. Make the last calls before that.",
         outcome=outcome,
     )
 
@@ -366,7 +385,8 @@ def _ended(outcome: WriteOutcome) -> PerkamoClosedError:
 def _callers_context() -> Context:
     """Copy the caller's context, without the note of sniffio that the caller runs on trio: the call does not."""
     context = copy_context()
-    sniffio = sys.modules.get("sniffio")
-    if sniffio is not None and context.get(sniffio.current_async_library_cvar) is not None:
-        context.run(sniffio.current_async_library_cvar.set, None)
+    # Not there at all, or not yet, where another thread is importing it.
+    note: ContextVar[str | None] | None = getattr(sys.modules.get("sniffio"), "current_async_library_cvar", None)
+    if note is not None and context.get(note) is not None:
+        context.run(note.set, None)
     return context

@@ -1,9 +1,11 @@
 """Runs Python code in a process of its own, against a service that the test holds."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +42,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -48,16 +51,22 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> Ended:
     assert process.stdout is not None
     lines: list[str] = []
     said = time.monotonic()
+    hung = threading.Event()
+
+    def kill() -> None:
+        hung.set()
+        os.killpg(process.pid, signal.SIGKILL)  # its children, too: they hold its output open
+
+    timer = threading.Timer(seconds, kill)
+    timer.start()
     for line in process.stdout:
         lines.append(line)
         said = time.monotonic()
-    try:
-        _, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        _, err = process.communicate()
-        raise AssertionError(f"the process hangs: {''.join(lines)}{err}") from None
-    return Ended(process.returncode, "".join(lines), err, time.monotonic() - said)
+    _, err = process.communicate()
+    ended = time.monotonic()
+    timer.cancel()
+    assert not hung.is_set(), f"the process hangs: {''.join(lines)}{err}"
+    return Ended(process.returncode, "".join(lines), err, ended - said)
 
 
 def run(code: str, *arguments: str, options: Sequence[str] = ("-X", "dev", "-W", "error")) -> Ended:

@@ -1,0 +1,69 @@
+"""portal: forked children, of a process whose threads are calling."""
+
+import os
+
+import pytest
+
+from tests.processes.script import run
+
+PROGRAM = "from tests.processes.portal_programs import main; main()"
+STRICT = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
+"""Python 3.12 warns of forking with threads, which is what these tests are about."""
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+HOOKLESS = """
+import os, anyio, asyncio  # which want hooks
+register = os.register_at_fork
+del os.register_at_fork
+import perkamo.portal
+os.register_at_fork = register
+"""
+"""As if the process were forked by something that calls no hooks."""
+
+
+@pytest.mark.parametrize("hooks", ["with hooks", pytest.param("without hooks", marks=pytest.mark.stress)])
+def test_two_hundred_children_of_a_calling_process_get_their_own_answers(hooks: str, port: str) -> None:
+    """Every child calls over a loop of its own, the parent undisturbed; catches a child that waits for ever."""
+    first = "" if hooks == "with hooks" else HOOKLESS
+
+    ended = run(f"{first}\n{PROGRAM}", "forks", port, options=STRICT)
+
+    assert ended.out == "children 200, failed 0, parent wrong 0\n", ended.err
+    assert ended.code == 0
+
+
+@pytest.mark.parametrize("state", ["warm", "cold"])
+def test_a_child_takes_no_lock_of_its_parent(state: str, port: str) -> None:
+    """A lock that another thread held at the fork is held for ever in the child; catches a child that takes it."""
+    ended = run(PROGRAM, "forks_with_lock", port, state, options=STRICT)
+
+    assert (ended.code, ended.out) == (0, "codes [0, 0]\n"), ended.err
+
+
+def test_a_fork_in_the_midst_of_a_call_leaves_the_answer_to_the_parent(port: str) -> None:
+    """The child's copy of the call ends in a clear error and its next call works; catches a wait for ever."""
+    ended = run(PROGRAM, "forks_within_a_call", port, options=STRICT)
+
+    assert sorted(ended.out.splitlines()) == ["PerkamoError, unknown", "codes [0]", "the parent's"], ended.err
+
+
+def test_a_child_leaves_alone_what_its_parent_entered_and_began() -> None:
+    """Only the parent leaves its context manager and closes its iterator; catches a child that ends the parent's."""
+    ended = run(PROGRAM, "leaves_in_child", options=STRICT)
+
+    assert ended.out.splitlines() == [
+        *["refused in the child"] * 2,
+        "closed by parent",
+        "left by parent",
+        "codes [0, 0]",
+    ], ended.err
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_workers_of_multiprocessing_call(method: str, port: str) -> None:
+    """Pools of every kind work under a warm parent; catches state that does not survive the way to a worker."""
+    ended = run(PROGRAM, "multiprocesses", port, method, options=STRICT)
+
+    assert (ended.code, ended.out) == (0, "right 20\n"), ended.err
