@@ -39,10 +39,11 @@ def measure(server: CannedServer, effort: Effort) -> Sequence[Row]:
 
 def _batcher(runner: asyncio.Runner, client: AsyncPerkamoClient, server: CannedServer, effort: Effort) -> Row:
     each = effort.times(20)
+    numbers = count()
 
     async def caller(batcher: Batcher) -> None:
         for _ in range(each):
-            await batcher.emit(USER, NAME, CONTEXT)
+            await batcher.emit(USER, NAME, CONTEXT, transaction_id=f"order_{next(numbers)}")
 
     async def together() -> None:
         async with Batcher(client) as batcher, asyncio.TaskGroup() as tasks:
