@@ -13,7 +13,6 @@ import ssl
 from collections import OrderedDict, deque
 from functools import cache
 from ipaddress import ip_address
-from math import inf
 from time import monotonic
 from typing import Final, Self
 from urllib.request import getproxies, proxy_bypass
@@ -303,8 +302,11 @@ class _Pool:
         waiter = _Waiter(origin)
         self._waiting[waiter] = None
         try:
-            with anyio.move_on_after(inf if seconds is None else seconds):
+            if seconds is None:
                 await waiter.turn.wait()
+            else:
+                with anyio.move_on_after(seconds):
+                    await waiter.turn.wait()
         except BaseException:
             self._withdraw(waiter)
             raise

@@ -35,14 +35,13 @@ class PlainSocket:
         plain: The socket, not yet connected. It is closed with this object.
     """
 
-    __slots__ = ("__weakref__", "_loop", "_parts", "_pid", "_socket", "_unsent", "_waiter", "_watched")
+    __slots__ = ("__weakref__", "_loop", "_parts", "_socket", "_unsent", "_waiter", "_watched")
 
     def __init__(self, plain: socket.socket) -> None:
         plain.settimeout(0)
         self._socket = plain
         self._parts: list[bytes] = []
         self._unsent = memoryview(b"")
-        self._pid = os.getpid()
         # Weak, or a pool would keep alive the loop that it is filed under.
         loop = anyio.lowlevel.current_token().native_token
         self._loop = ref(loop) if isinstance(loop, asyncio.AbstractEventLoop) else None
@@ -133,7 +132,7 @@ class PlainSocket:
 
     def let_go(self) -> None:
         """Give up, in a forked child, the copy of a socket that goes on living in the parent."""
-        self._watched = False
+        self._watched = False  # the epoll is shared with the parent, for whom the socket must stay watched
         self._socket.close()
 
     def __del__(self) -> None:
@@ -174,8 +173,7 @@ class PlainSocket:
             return
         self._watched = False
         loop = None if self._loop is None else self._loop()
-        # A forked child shares the epoll with its parent, for whom the socket must stay watched.
-        if loop is not None and not loop.is_closed() and self._pid == os.getpid():
+        if loop is not None and not loop.is_closed():
             loop.remove_reader(self._socket)
 
     async def _peer_speaks_first(self) -> bool:

@@ -4,12 +4,14 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 import respx
 
 from perkamo import connections
 from perkamo.connections import Connections, ConnectionsClosedError
+from perkamo.sockets import PlainSocket
 from tests.connections.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, state, until
 from tests.faults.rawserver import Connection, RawServer, Script, answer, answering
 
@@ -100,6 +102,33 @@ async def test_an_idle_connection_that_the_server_closed_is_passed_over() -> Non
                 assert lost_places(transport) == 0
 
     assert used(server) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_dead_idle_connection_does_not_keep_the_loop_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop watches sockets between calls too; catches one that wakes it for ever once the server has hung up."""
+    woken: list[int] = []
+    wake = PlainSocket._wake
+
+    def count(self: PlainSocket) -> None:
+        woken.append(1)
+        wake(self)
+
+    monkeypatch.setattr(PlainSocket, "_wake", count)
+
+    def once(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(answer(b"a"))
+
+    with RawServer(once) as server:
+        async with client_over(Connections()) as client:
+            await ask(client, server.base_url, "a")
+            before = len(woken)
+            await until(lambda: len(woken) > before)
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+
+    assert len(woken) == before + 1
 
 
 SURPLUS = {
