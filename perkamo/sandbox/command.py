@@ -48,6 +48,7 @@ def run(args: Namespace) -> int:
             print(_greeting(sandbox), flush=True)
             while not stop.wait(timeout=1):  # a wait without a limit would not notice Ctrl-C on Windows
                 pass
+            sandbox.faults.clear()  # armed on the page and still waiting: no reason to fail
     except OSError as error:
         return _fail(f"cannot read {file}: {error.strerror}")
     except (ProgramError, SandboxError) as error:
@@ -65,6 +66,8 @@ def _greeting(sandbox: Sandbox) -> str:
 
   server key   {key}
   browser key  {sandbox.browser_key}
+
+Open {url}/ in a browser to watch it, and to make it fail.
 
 Point a client at it:
 

@@ -1,41 +1,69 @@
-"""The control plane of a running sandbox, ``/_sandbox/…``: for people and for tests in other processes."""
+"""The control plane of a running sandbox, ``/`` and ``/_sandbox/…``: for people and for tests in other processes."""
 
-from collections.abc import Callable
-from ipaddress import ip_address
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
 
-from perkamo.sandbox.messages import JsonObject, Request, Response, json_response
+from attrs import evolve
+
+from perkamo.sandbox.checks import CheckError
+from perkamo.sandbox.guard import objection
+from perkamo.sandbox.messages import Headers, JsonObject, Request, Response, StreamingResponse, json_response
 
 PREFIX: Final = "/_sandbox/"
 
+SAFETY: Final[Headers] = (
+    ("cache-control", "no-store"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+)
+"""Sent with every answer of the control plane, unless the answer has one of its own. There are no CORS headers."""
+
+Answer: TypeAlias = Callable[[Request], Response | StreamingResponse]
+
 
 class Control:
-    """Answers requests below ``/_sandbox/``, which are neither logged nor struck by faults.
+    """Answers ``/`` and requests below ``/_sandbox/``, which are neither logged nor struck by faults.
 
     Args:
-        pages: What each GET answers, by name.
-        reset: What ``POST /_sandbox/reset`` does.
+        answers: What answers, by method and path, such as ``"GET /_sandbox/health"``.
     """
 
-    def __init__(self, pages: dict[str, Callable[[], JsonObject]], reset: Callable[[], None]) -> None:
-        self._pages = pages
-        self._reset = reset
+    def __init__(self, answers: Mapping[str, Answer]) -> None:
+        self._answers = answers
 
-    def handle(self, request: Request) -> Response | None:
+    def handle(self, request: Request) -> Response | StreamingResponse | None:
         """Answer a request of the control plane; None for every other."""
-        if not request.path.startswith(PREFIX):
+        if request.path != "/" and not request.path.startswith(PREFIX):
             return None
-        if request.peer is not None and not ip_address(request.peer.partition("%")[0]).is_loopback:
-            return json_response(403, {"message": "The control plane answers on this machine only"})
-        name = request.path.removeprefix(PREFIX)
-        page = self._reset_page if name == "reset" else self._pages.get(name)
-        if page is None:
-            return json_response(404, {"message": f"The control plane has {', '.join(self._pages)} and reset"})
-        method = "POST" if name == "reset" else "GET"
-        if request.method != method:
-            return json_response(405, {"message": f"{name} takes {method} only"}, headers=(("allow", method),))
-        return json_response(200, page())
+        answer = self._answer(request)
+        own = {name for name, _ in answer.headers}
+        return evolve(answer, headers=(*answer.headers, *(pair for pair in SAFETY if pair[0] not in own)))
 
-    def _reset_page(self) -> JsonObject:
-        self._reset()
-        return {"reset": True}
+    def _answer(self, request: Request) -> Response | StreamingResponse:
+        problem = objection(request)
+        if problem is not None:
+            return json_response(403, {"message": problem})
+        answer = self._answers.get(f"{request.method} {request.path}")
+        if answer is None:
+            return self._lead(request.path)
+        try:
+            return answer(request)
+        except CheckError as error:
+            return json_response(error.status, {"message": str(error)})
+
+    def _lead(self, path: str) -> Response:
+        """Answer a request that nothing answers: 405 with the right methods, or 404 with the right paths."""
+        calls = [call.partition(" ") for call in self._answers]
+        methods = ", ".join(method for method, _, known in calls if known == path)
+        if methods:
+            return json_response(405, {"message": f"{path} takes {methods} only"}, headers=(("allow", methods),))
+        paths = ", ".join(dict.fromkeys(known for _, _, known in calls))
+        return json_response(404, {"message": f"The control plane has {paths}"})
+
+
+def told(tell: Callable[[], JsonObject]) -> Answer:
+    """Make an answer of what is to be told."""
+    return lambda _: json_response(200, tell())

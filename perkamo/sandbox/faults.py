@@ -6,6 +6,7 @@ sandbox.faults.rate(0.1, Lost(), seed=7)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from random import Random
 from typing import Final, Literal, TypeAlias
 
@@ -204,6 +205,17 @@ class Faults:
         with self._lock:
             return tuple(self._describe())
 
+    @property
+    def armed(self) -> tuple[tuple[str, str], ...]:
+        """Route and, in words, what strikes its next requests; a rate is armed until ``clear``, fired or not."""
+        with self._lock:
+            waiting = [(armed.route, ", ".join(_runs(armed.waiting))) for armed in self._armed]
+            rates = [
+                (chance.route or "any route", f"{name_of(chance.fault)} at a rate of {chance.share:g}")
+                for chance in self._chances
+            ]
+            return (*waiting, *rates)
+
     def assert_all_fired(self) -> None:
         """Disarm everything, and fail if something armed never happened.
 
@@ -253,6 +265,13 @@ def name_of(fault: Fault) -> str:
             return 'Reset(before="apply")' if fault.before else 'Reset(after="apply")'
         case _:
             return repr(fault)
+
+
+def _runs(faults: Sequence[Fault | None]) -> Iterator[str]:
+    for fault, run in groupby(faults):
+        count = len(list(run))
+        name = "nothing" if fault is None else name_of(fault)
+        yield name if count == 1 else f"{count} x {name}"
 
 
 def _check_route(route: str) -> None:

@@ -5,6 +5,7 @@ Pure: time is given.
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Final, TypeAlias
 
 from attrs import Factory, define, field, frozen
@@ -216,6 +217,10 @@ class Ledger:
     def events(self, user_id: str | None = None) -> tuple[SandboxEvent, ...]:
         """Return the applied events, oldest first, of one customer or of all; at most the last 100,000 are kept."""
         return tuple(event for event in self._log if user_id is None or event.user_id == user_id)
+
+    def latest(self, count: int) -> tuple[SandboxEvent, ...]:
+        """Return the last so many applied events, oldest first."""
+        return tuple(islice(reversed(self._log), count))[::-1]
 
     def _customer(self, user_id: str) -> _Customer:
         return self._customers.setdefault(user_id, _Customer(user_id))

@@ -1,6 +1,7 @@
 """The requests that the sandbox saw, bounded, with the keys masked."""
 
 from collections import deque
+from itertools import islice
 from typing import Final
 
 from attrs import field, frozen
@@ -65,10 +66,13 @@ class RequestLog:
     def __init__(self) -> None:
         self._records: deque[RequestRecord] = deque()
         self._bytes = 0
+        self.total = 0
+        """How many there were since the last reset, kept or not."""
 
     def add(self, record: RequestRecord) -> None:
         """Add a request; the oldest ones go where there is no room."""
         self._records.append(record)
+        self.total += 1
         self._bytes += len(record.body)
         while len(self._records) > MAX_RECORDS or self._bytes > MAX_RECORDED_BYTES:
             self._bytes -= len(self._records.popleft().body)
@@ -77,10 +81,14 @@ class RequestLog:
         """Return them, oldest first."""
         return tuple(self._records)
 
+    def latest(self, count: int) -> tuple[RequestRecord, ...]:
+        """Return the last so many, oldest first."""
+        return tuple(islice(reversed(self._records), count))[::-1]
+
     def reset(self) -> None:
         """Forget all."""
         self._records.clear()
-        self._bytes = 0
+        self._bytes = self.total = 0
 
 
 def masked(headers: Headers) -> Headers:

@@ -9,10 +9,11 @@ from attrs import evolve
 
 from perkamo.sandbox.blueprint import read_program
 from perkamo.sandbox.clock import Clock
-from perkamo.sandbox.control import Control
+from perkamo.sandbox.control import Control, told
 from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Stall, Status, Truncate, name_of
 from perkamo.sandbox.fidelity import FIDELITY, Fidelity
 from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
+from perkamo.sandbox.live import Live
 from perkamo.sandbox.messages import (
     WITHOUT_BODY,
     Handler,
@@ -23,6 +24,7 @@ from perkamo.sandbox.messages import (
     StreamingResponse,
     with_headers,
 )
+from perkamo.sandbox.page import page_answers
 from perkamo.sandbox.process import ProcessLock, SandboxError
 from perkamo.sandbox.requestlog import RequestLog, RequestRecord, masked
 from perkamo.sandbox.routes import ROUTES, find
@@ -91,9 +93,16 @@ class Sandbox:
         """The customer streams: their heartbeat and reconnection time, and how many are open."""
         self._space.ledger.listen(self.streams.changed)
         self._handlers: list[Handler] = []
+        live = Live(self._space.ledger, self._log, self.faults, self.clock, self._lock)
         self._control = Control(
-            {"health": self._health, "state": self._state, "requests": self._requests, "fidelity": _fidelity_json},
-            self.reset,
+            {
+                "GET /_sandbox/health": told(self._health),
+                "GET /_sandbox/state": told(self._state),
+                "GET /_sandbox/requests": told(self._requests),
+                "GET /_sandbox/fidelity": told(_fidelity_json),
+                "POST /_sandbox/reset": told(self._reset),
+                **page_answers(live, self.faults),
+            }
         )
 
     def start(self) -> Self:
@@ -283,6 +292,10 @@ class Sandbox:
             notes=() if reply.response is None else reply.response.notes,
             time=self.clock.time(),
         )
+
+    def _reset(self) -> JsonObject:
+        self.reset()
+        return {"reset": True}
 
     def _health(self) -> JsonObject:
         return {"status": "ok", "sandbox": True, "time": self.clock.now().isoformat()}

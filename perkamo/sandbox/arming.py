@@ -1,0 +1,79 @@
+"""Reads a fault that was sent to ``POST /_sandbox/faults``. Pure."""
+
+from collections.abc import Callable
+from typing import Final
+
+from attrs import frozen
+
+from perkamo.sandbox.checks import CheckError
+from perkamo.sandbox.faults import Delay, Fault, Lost, Reset, Stall, Status, Truncate
+from perkamo.sandbox.messages import JsonObject
+from perkamo.sandbox.routes import ROUTES
+
+MAX_TIMES: Final = 1000
+
+
+@frozen
+class Order:
+    """A fault to arm."""
+
+    route: str
+    fault: Fault
+    times: int
+
+
+def read_order(body: JsonObject) -> Order:
+    """Read ``{"route": "POST /v1/events", "kind": "status", "value": 503, "times": 2}``.
+
+    Args:
+        body: ``kind`` is one of ``KINDS``; ``value`` is the status code, the seconds of a delay, or the bytes after
+            which an answer is cut or stalls; the other kinds take none. ``times`` is 1 when it is missing.
+
+    Raises:
+        CheckError: A field is wrong; the message says which.
+    """
+    route = body.get("route")
+    if not isinstance(route, str) or route not in ROUTES:
+        raise CheckError(f"route is one of {', '.join(ROUTES)}")
+    times = body.get("times", 1)
+    if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_TIMES:
+        raise CheckError(f"times is a whole number from 1 to {MAX_TIMES}")
+    return Order(route, _fault(body), times)
+
+
+def _fault(body: JsonObject) -> Fault:
+    kind = body.get("kind")
+    if not isinstance(kind, str) or kind not in _MAKERS:
+        raise CheckError(f"kind is one of {', '.join(KINDS)}")
+    try:
+        return _MAKERS[kind](body)
+    except CheckError:
+        raise
+    except ValueError as error:
+        raise CheckError(f"value: {error}") from error
+
+
+def _number(body: JsonObject) -> float:
+    value = body.get("value")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckError("value is a number for this kind of fault")
+    return value
+
+
+def _whole(body: JsonObject) -> int:
+    value = _number(body)
+    if not isinstance(value, int):
+        raise CheckError("value is a whole number for this kind of fault")
+    return value
+
+
+_MAKERS: Final[dict[str, Callable[[JsonObject], Fault]]] = {
+    "status": lambda body: Status(_whole(body)),
+    "delay": lambda body: Delay(_number(body)),
+    "reset-before": lambda _: Reset(before="apply"),
+    "reset-after": lambda _: Reset(after="apply"),
+    "lost": lambda _: Lost(),
+    "truncate": lambda body: Truncate(_whole(body)),
+    "stall": lambda body: Stall(_whole(body)),
+}
+KINDS: Final = tuple(_MAKERS)
