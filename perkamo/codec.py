@@ -14,6 +14,7 @@ from attrs import fields, has
 from cattrs import AttributeValidationNote, BaseConverter, ClassValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, override
 
+from perkamo.constructors import Constructors, MismatchError
 from perkamo.errors import PerkamoResponseError, WriteOutcome
 from perkamo.jsontext import JSONValue
 from perkamo.models import Answer, ApiResponse, BatchIngestResponse, Blueprint, Level, Part, Program, ResponseMeta
@@ -46,15 +47,9 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
         PerkamoResponseError: The body is not JSON, or a known field is missing or of the wrong type.
     """
     try:
-        value = parse(body)
-        answer = structure(cls, value)
+        return structure(cls, parse(body), meta)
     except ValueError as error:
         reason = str(error)
-    else:
-        object.__setattr__(answer, "meta", meta)
-        for part in getattr(answer, "results", ()):
-            object.__setattr__(part, "meta", meta)
-        return answer
     raise _unusable(call, reason, meta, outcome)
 
 
@@ -110,22 +105,30 @@ class _WrongError(ValueError):
         return f"{self.reason} at {path}" if path else self.reason
 
 
-def structure(cls: type[AnswerT], value: JSONValue) -> AnswerT:
+def structure(cls: type[AnswerT], value: JSONValue, meta: ResponseMeta) -> AnswerT:
     """Turn parsed JSON into its class.
+
+    Args:
+        cls: The class of the answer.
+        value: The parsed body.
+        meta: What the answer's head told.
 
     Raises:
         ValueError: A known field is missing or of the wrong type; the text names its path.
     """
-    try:
-        return _converter(explain=False).structure(value, cls)
-    except (ValueError, KeyError, TypeError):
-        # Once more in detail, to name the field; the everyday path does not pay for that.
-        return _converter(explain=True).structure(value, cls)
+    if cls not in _NULL_IS_ABSENT:
+        try:
+            return _CONSTRUCTORS.of(cls)(value, meta)
+        except (MismatchError, KeyError, ValueError):
+            pass  # cattrs will say what is wrong
+    answer: AnswerT = _converter().structure(value, cls)
+    object.__setattr__(answer, "meta", meta)
+    return answer
 
 
 @cache
-def _converter(*, explain: bool) -> Converter:
-    converter = Converter(detailed_validation=explain)
+def _converter() -> Converter:
+    converter = Converter(detailed_validation=True)
     for kind, hook in ((str, _text), (bool, _bool), (int, _integer), (float, _number), (datetime, _moment)):
         converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
@@ -257,3 +260,6 @@ _NAMES: Final[Mapping[type, str]] = {
 
 def _name(value: object) -> str:
     return _NAMES.get(type(value), "an object")
+
+
+_CONSTRUCTORS: Final = Constructors(WIRE_NAMES, _moment)

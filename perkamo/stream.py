@@ -14,7 +14,7 @@ from typing import Literal, Self, TypeAlias
 
 import anyio
 import httpx
-from attrs import evolve, frozen
+from attrs import frozen
 
 from perkamo.codec import structure
 from perkamo.errors import PerkamoError, PerkamoStreamError
@@ -231,13 +231,13 @@ class CustomerStream:
         return None
 
     def _understand(self, event: ServerSentEvent) -> CustomerUpdate | None:
+        meta = ResponseMeta() if self._connection is None else self._connection.meta
         try:
-            customer = structure(Customer, parse(event.data.encode()))
+            customer = structure(Customer, parse(event.data.encode()), meta)
         except ValueError as error:
             reason = str(error)
         else:
-            meta = ResponseMeta() if self._connection is None else self._connection.meta
-            return CustomerUpdate(customer=evolve(customer, meta=meta), event=event.event, id=event.id)
+            return CustomerUpdate(customer=customer, event=event.event, id=event.id)
         if self._bad_data == "raise":
             raise PerkamoStreamError(
                 f"{self._label}: the data of an event {reason}, so it is no customer. The stream is closed; subscribe "
@@ -315,7 +315,6 @@ class CustomerStream:
 
     async def _end(self) -> None:
         self._ended = True
-        self._events.clear()
         await self._disconnect()
         client, self._client = self._client, None
         if client is not None and not self._subscription.origin.borrowed:

@@ -13,6 +13,7 @@ from perkamo.jsontext import JSONValue
 
 MAX_DEPTH: Final = 64
 
+_AFTER_QUOTES: Final = (b'" ', b'"\n', b'"\t', b'"\r')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _TOO_DEEP: Final = f"is nested deeper than {MAX_DEPTH} levels"
 
@@ -29,14 +30,9 @@ def parse(data: bytes) -> JSONValue:
     try:
         text = data.decode()
         value = cast("JSONValue", _DECODER.decode(text))
-        if (
-            _count_keys(value) != data.count(b'":')
-            or b'" ' in data
-            or b'"\n' in data
-            or b'"\t' in data
-            or b'"\r' in data
-        ):
-            # As many colons after quotes as keys: then none stands twice. Else the slow way tells.
+        keys = data.count(b'":')
+        if _count_keys(value) != keys or (data.count(b":") != keys and any(blank in data for blank in _AFTER_QUOTES)):
+            # As many colons right after quotes as keys: then none stands twice. Else the slow way tells.
             _DECODER_OF_PAIRS.decode(text)
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
@@ -75,15 +71,23 @@ _DECODER_OF_PAIRS: Final = json.JSONDecoder(object_pairs_hook=_object)
 def _count_keys(value: JSONValue) -> int:
     """Count the keys of all objects, going down level by level to the bound."""
     keys = 0
-    level: list[list[JSONValue] | dict[str, JSONValue]] = [value] if isinstance(value, list | dict) else []
-    for _ in range(MAX_DEPTH):
-        below: list[list[JSONValue] | dict[str, JSONValue]] = []
-        for container in level:
-            items = container.values() if isinstance(container, dict) else container
-            keys += len(items) if items is not container else 0
-            below += [item for item in items if isinstance(item, (list, dict))]
-        if not below:
+    level: list[object] = [value]
+    for depth in range(MAX_DEPTH + 1):
+        is_leaf = True
+        below: list[object] = []
+        for one in level:  # exact types: the parser makes no others, and asking for them is quick
+            if type(one) is dict:
+                members = cast("dict[str, object]", one)
+                keys += len(members)
+                below += members.values()
+                is_leaf = False
+            elif type(one) is list:
+                below += cast("list[object]", one)
+                is_leaf = False
+        if is_leaf:
             return keys
+        if depth == MAX_DEPTH:
+            break
         level = below
     raise ValueError(_TOO_DEEP)
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Final, TypeAlias
 
-from attrs import evolve
 
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoApiError, PerkamoError, PerkamoValidationError
@@ -64,5 +63,5 @@ async def send_together(
                 stopped = error
             told += [copy(error) for _ in part]
         else:
-            told += [evolve(result, meta=answer.meta) for result in answer.results]
+            told += answer.results
     return told
