@@ -69,15 +69,18 @@ def ssl_context() -> ssl.SSLContext:
 
 
 def _environment_proxy(url: httpx.URL) -> str | None:
-    try:
-        local = ip_address(url.host).is_loopback
-    except ValueError:
-        local = url.host == "localhost"
-    if local or proxy_bypass(url.host):
-        return None
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+    if not proxy or _is_loopback(url.host) or proxy_bypass(url.host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_mocked() -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Final, TypeAlias
 
-
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoApiError, PerkamoError, PerkamoValidationError
 from perkamo.events import MAX_BATCH_EVENTS, Event
