@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Final, TypeAlias
 
@@ -43,6 +44,14 @@ async def connect(names: "Names", host: str, port: int, tls: ssl.SSLContext | No
         plain.close()
         raise
     return secured
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine, by its address or by the name that never means another."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Names:

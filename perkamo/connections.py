@@ -12,7 +12,6 @@ import os
 import ssl
 from collections import OrderedDict, deque
 from functools import cache
-from ipaddress import ip_address
 from time import monotonic
 from typing import Final, Self
 from urllib.request import getproxies, proxy_bypass
@@ -23,7 +22,7 @@ import anyio.lowlevel
 import httpcore
 import httpx
 
-from perkamo.addresses import Names, connect
+from perkamo.addresses import Names, connect, is_loopback
 from perkamo.http1 import Connection, Origin
 from perkamo.sockets import reason
 
@@ -71,16 +70,9 @@ def ssl_context() -> ssl.SSLContext:
 def _environment_proxy(url: httpx.URL) -> str | None:
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or _is_loopback(url.host) or proxy_bypass(url.host):
+    if not proxy or is_loopback(url.host) or proxy_bypass(url.host):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_mocked() -> bool:

@@ -3,12 +3,12 @@
 import inspect
 import os
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
 from typing import Final, TypeAlias
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio.to_thread
 
+from perkamo.addresses import is_loopback
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 
@@ -164,7 +164,7 @@ def _url_problem(url: str, *, allow_insecure_http: bool) -> str | None:
         return "must begin with https:// (or http:// for a local service)"
     if not host or port == 0:
         return "must name a host"
-    if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(host):
+    if parts.scheme == "http" and not allow_insecure_http and not is_loopback(host):
         return "uses plain http, which shows the key to the network; use https, or pass allow_insecure_http=True"
     return _extras_problem(url, parts)
 
@@ -178,10 +178,3 @@ def _extras_problem(url: str, parts: SplitResult) -> str | None:
     if any(unquote(segment) in {"", ".", ".."} for segment in segments):
         return "must have a plain path, without empty, . or .. segments"
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
