@@ -199,19 +199,23 @@ async def test_a_full_pool_gives_up_an_idle_connection_to_another_service() -> N
 
 
 async def test_a_connection_of_another_service_that_comes_free_makes_room() -> None:
-    """A waiting call gets its place, not its socket; catches a request that goes to the wrong service."""
+    """A waiting call gets its place, not its socket; catches a request to the wrong service, and a place too many."""
     transport = Connections(max_connections=1)
     got: list[str] = []
     with RawServer(echo) as first, RawServer(echo) as second:
-        async with client_over(transport) as client, anyio.create_task_group() as group:
+        async with client_over(transport) as client:
+            async with (
+                anyio.create_task_group() as group,
+                client.stream("POST", first.base_url, content=b"x") as response,
+            ):
 
-            async def call() -> None:
-                got.append(await ask(client, second.base_url, "to the second"))
+                async def call() -> None:
+                    got.append(await ask(client, second.base_url, "to the second"))
 
-            async with client.stream("POST", first.base_url, content=b"x") as response:
                 group.start_soon(call)
                 await until(lambda: state(transport)._waiting)
                 await response.aread()
+            assert (idle_count(transport), lost_places(transport)) == (1, 0)
 
     assert got == ["to the second"]
     assert (len(first.requests), len(second.requests)) == (1, 1)

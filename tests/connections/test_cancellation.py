@@ -12,7 +12,7 @@ import pytest
 
 from perkamo.connections import Connections, _Pool
 from perkamo.http1 import Connection
-from tests.connections.pool import ask, assert_sound, client_over, echo, state, stepping
+from tests.connections.pool import ask, assert_sound, client_over, echo, state, stepping, until
 from tests.faults.rawserver import RawServer
 
 pytestmark = pytest.mark.anyio
@@ -174,8 +174,8 @@ async def test_the_check_sees_a_place_that_is_lost(situation: str, monkeypatch: 
         await cancel_everywhere(by_scope, situation)
 
 
-async def test_a_connection_handed_to_a_call_that_gives_up_goes_to_the_next() -> None:
-    """It is granted and given up in the same moment; catches a hand-over that nobody passes on."""
+async def test_a_connection_handed_to_a_scope_that_is_cancelled_goes_to_the_next() -> None:
+    """It is granted and given up in the same moment; catches a connection that is lost on the way."""
     transport = Connections(max_connections=1)
     got: list[str] = []
     with RawServer(echo) as server:
@@ -189,15 +189,32 @@ async def test_a_connection_handed_to_a_call_that_gives_up_goes_to_the_next() ->
             async with client.stream("POST", server.base_url, content=b"first") as response:
                 for number, scope in enumerate(scopes):
                     group.start_soon(call, f"{number}", scope)
-                    while len(state(transport)._waiting) <= number:
-                        await anyio.lowlevel.checkpoint()
-                parts = response.aiter_raw()
-                await anext(parts)
-                with pytest.raises(StopAsyncIteration):
-                    await anext(parts)
+                    await until(lambda number=number: len(state(transport)._waiting) > number)  # type: ignore[misc]  # mypy can't infer it
+                await response.aread()
+                assert len(state(transport)._waiting) == 2
                 scopes[0].cancel()
 
     assert got == ["1", "2"]
+
+
+@on_asyncio
+@pytest.mark.parametrize("same", [True, False], ids=["a connection", "a place"])
+async def test_what_is_granted_to_a_task_that_is_cancelled_goes_to_the_next(*, same: bool) -> None:
+    """A task of asyncio is cancelled after it was woken; catches a grant that nobody passes on."""
+    transport = Connections(max_connections=1)
+    with RawServer(echo) as server, RawServer(echo) as other:
+        url = server.base_url if same else other.base_url
+        async with client_over(transport, pool=5) as client:
+            async with client.stream("POST", server.base_url, content=b"first") as response:
+                tasks = [asyncio.create_task(ask(client, url, f"{number}")) for number in range(3)]
+                await until(lambda: len(state(transport)._waiting) == 3)
+                await response.aread()
+                assert len(state(transport)._waiting) == 2
+                tasks[0].cancel()
+            got = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert isinstance(got[0], asyncio.CancelledError)
+    assert got[1:] == ["1", "2"]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
