@@ -67,6 +67,25 @@ def test_the_sandbox_prints_what_works_and_stops_cleanly(number: signal.Signals)
     assert (process.returncode, out.strip(), err) == (0, "Stopped.", "")
 
 
+def test_a_fault_that_is_still_armed_is_no_reason_to_fail() -> None:
+    """Expect Ctrl-C to end with 0 although the page armed a fault that never fired: it is a failure in tests only."""
+    with running("--port", "0") as (process, greeting):
+        url = re.findall(r"^Open (\S+) in a browser", greeting, re.MULTILINE)[0]
+        with urllib.request.urlopen(url, timeout=20) as page:
+            assert b"<title>Perkamo sandbox</title>" in page.read()
+        order = b'{"route": "POST /v1/events", "kind": "lost"}'
+        headers = {"content-type": "application/json"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{url}_sandbox/faults", order, headers), timeout=20
+        ) as told:
+            assert b"Lost()" in told.read()
+
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+
+    assert (process.returncode, out.strip(), err) == (0, "Stopped.", "")
+
+
 def test_a_busy_port_ends_with_1_and_one_clear_line() -> None:
     """Expect the port and the remedy within two seconds of the start of the program's own work."""
     with Sandbox() as sandbox:

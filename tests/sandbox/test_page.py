@@ -1,0 +1,427 @@
+"""The sandbox's page over sockets: what is served to whom, faults armed by hand, and the live stream."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Stall, Status, Truncate, live
+from perkamo.sandbox.arming import KINDS
+from perkamo.sandbox.messages import Request
+from perkamo.sandbox.routes import ROUTES
+from tests.sandbox.browser import wait_for
+from tests.sandbox.caller import event
+from tests.sandbox.wire import Wire
+
+EVENTS = "POST /v1/events"
+JSON = {"content-type": "application/json"}
+FORBIDDEN_WORDS = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "http://")
+ORDER = {"route": EVENTS, "kind": "status", "value": 503}
+
+
+def arm(wire: Wire, order: object, **headers: str) -> tuple[int, dict[str, object]]:
+    """Send an order for a fault as the page does."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = wire.send("POST", "/_sandbox/faults", json.dumps(order).encode(), {**JSON, **names})
+    return answer.status, dict(answer.json)
+
+
+def test_the_page_is_one_file_that_may_run_only_its_own_script(wire: Wire) -> None:
+    """Expect the policy's hashes to be those of the inline script and style, and nothing else to be allowed."""
+    answer = wire.send("GET", "/", b"", {})
+
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(directive.partition(" ")[::2] for directive in answer.headers["content-security-policy"].split("; "))
+    for kind in ("script", "style"):
+        inline = re.findall(rb"<%b>(.*?)</%b>" % (kind.encode(), kind.encode()), answer.raw, re.DOTALL)
+        assert len(inline) == 1
+        digest = base64.b64encode(hashlib.sha256(inline[0]).digest()).decode()
+        assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    assert policy["require-trusted-types-for"] == "'script'"
+
+
+def test_the_page_asks_for_nothing_outside_and_makes_no_markup_of_data(wire: Wire) -> None:
+    """Expect no outside asset, no handler or style in an attribute, and no way of turning text into markup."""
+    html = wire.send("GET", "/", b"", {}).raw.decode()
+
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]*\b(?:src|href)=[\"'](?!data:)", html)
+    assert not re.findall(r"<[a-z][^>]*\s(?:on[a-z]+|style)=", html)
+    found = [word for word in FORBIDDEN_WORDS if word in html.replace("http://www.w3.org/2000/svg", "")]
+    assert found == []
+
+
+def test_the_page_offers_every_kind_of_fault(wire: Wire) -> None:
+    """Expect the choices of the form to be those that the sandbox takes: catches a new fault forgotten on the page."""
+    html = wire.send("GET", "/", b"", {}).raw.decode()
+
+    assert set(re.findall(r'<option value="([^"]+)"', html)) == set(KINDS)
+    assert wire.send("GET", "/_sandbox/faults", b"", {}).json["routes"] == list(ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("GET", "/", {}),
+        ("GET", "/_sandbox/state", {}),
+        ("GET", "/_sandbox/nothing", {}),
+        ("GET", "/_sandbox/reset", {}),
+        ("DELETE", "/_sandbox/faults", {}),
+        ("GET", "/_sandbox/customers?contains=a", {}),
+        ("GET", "/_sandbox/state", {"origin": "https://evil.example"}),
+        ("OPTIONS", "/_sandbox/faults", {"origin": "https://evil.example", "access-control-request-method": "DELETE"}),
+    ],
+)
+def test_every_answer_is_safe_in_a_browser(wire: Wire, method: str, path: str, headers: dict[str, str]) -> None:
+    """Expect the safety headers and no CORS header with answers, errors, refusals and preflights alike."""
+    answer = wire.send(method, path, b"", headers)
+
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:80"},
+        {"host": "localhost.evil.example"},
+        {"host": "evillocalhost"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "192.0.2.7"},
+        {"host": "0.0.0.0:4001"},
+        {"host": "[::2]:4001"},
+        {"host": "[::1"},
+        {"host": "localhost:80@evil.example"},
+        {"host": ""},
+        {"origin": "https://evil.example"},
+        {"origin": "http://localhost:1"},
+        {"origin": "null"},
+        {"origin": ""},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/_sandbox/reset"),
+        ("POST", "/_sandbox/faults"),
+        ("DELETE", "/_sandbox/faults"),
+        ("GET", "/_sandbox/state"),
+        ("GET", "/_sandbox/live"),
+    ],
+)
+def test_other_web_sites_reach_nothing(
+    sandbox: Sandbox, wire: Wire, headers: dict[str, str], method: str, path: str
+) -> None:
+    """Expect 403 and no effect for a foreign name (DNS rebinding), a foreign origin and a foreign page."""
+    wire.post("/v1/events", event())
+    sandbox.faults.next("GET /v1/usage", Lost())
+
+    answer = wire.send(method, path, json.dumps(ORDER).encode(), {**JSON, **headers})
+
+    assert answer.status == 403
+    assert list(answer.json) == ["message"]
+    assert sandbox.faults.unfired == ("GET /v1/usage: Lost()",)
+    assert len(sandbox.events()) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"origin": "https://evil.example"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
+    ],
+)
+def test_other_web_sites_cannot_load_the_page(wire: Wire, headers: dict[str, str]) -> None:
+    """Expect 403 for a rebound name, a script tag and a frame."""
+    assert wire.send("GET", "/", b"", headers).status == 403
+
+
+def test_a_link_from_anywhere_opens_the_page(wire: Wire) -> None:
+    """Expect a click on a link in a chat or a wiki to work: it shows the other site nothing."""
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+    assert wire.send("GET", "/", b"", headers).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:1", "localhost.", "perkamo.localhost:8080", "127.0.0.1", "127.1.2.3:5", "[::1]:5"]
+)
+def test_the_names_of_this_machine_are_let_in(wire: Wire, host: str) -> None:
+    """Expect every loopback name to do, with the page's own origin."""
+    headers = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
+
+    assert arm(wire, ORDER, **headers)[0] == 200
+
+
+def test_the_page_is_not_for_the_network() -> None:
+    """Expect a sandbox that was opened to the network to keep its page to this machine."""
+    for path in ("/", "/_sandbox/live"):
+        reply = Sandbox().answer(Request("GET", path, (("host", "localhost"),), b"", "192.0.2.7"))
+
+        assert reply.response is not None
+        assert reply.response.status == 403
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "fault"),
+    [
+        ("status", 429, Status(429)),
+        ("delay", 0.5, Delay(0.5)),
+        ("delay", 2, Delay(2)),
+        ("reset-before", None, Reset(before="apply")),
+        ("reset-after", None, Reset(after="apply")),
+        ("lost", None, Lost()),
+        ("truncate", 3, Truncate(3)),
+        ("stall", 0, Stall(0)),
+    ],
+)
+def test_each_fault_can_be_armed_by_hand(sandbox: Sandbox, wire: Wire, kind: str, value: object, fault: object) -> None:
+    """Expect exactly the fault that was asked for, as many times as asked for."""
+    status, told = arm(wire, {"route": EVENTS, "kind": kind, "value": value, "times": 2})
+
+    assert status == 200
+    assert told["armed"] == [{"route": EVENTS, "faults": sandbox.faults.armed[0][1]}]
+    assert [sandbox.faults.take(EVENTS) for _ in range(3)] == [fault, fault, None]
+
+
+def test_an_armed_fault_strikes_the_next_call_until_it_is_cleared(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect the fault in the answer and in the log; a rate stays on the list although it fired; clearing ends all."""
+    arm(wire, ORDER)
+    sandbox.faults.rate(1.0, Status(500), seed=1)
+
+    statuses = [wire.post("/v1/events", event()).status for _ in range(2)]
+
+    assert statuses == [503, 500]
+    assert [record.fault for record in sandbox.requests] == ["Status(503)", "Status(500)"]
+    armed = wire.send("GET", "/_sandbox/faults", b"", {}).json["armed"]
+    assert armed == [{"route": "any route", "faults": "Status(500) at a rate of 1"}]
+    assert wire.send("DELETE", "/_sandbox/faults", b"", {}).json["armed"] == []
+    assert wire.post("/v1/events", event()).status == 200
+
+
+def test_waiting_faults_are_told_in_few_words(sandbox: Sandbox) -> None:
+    """Expect a run of the same fault to be one entry, and a request that is let through to be named."""
+    sandbox.faults.sequence(EVENTS, [Status(503), Status(503), None, Lost()])
+
+    assert sandbox.faults.armed == ((EVENTS, "2 x Status(503), nothing, Lost()"),)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"route": "POST /v1/nothing"}, "route"),
+        ({"route": ["POST /v1/events"]}, "route"),
+        ({"route": None}, "route"),
+        ({"kind": "Status"}, "kind"),
+        ({"kind": ["status"]}, "kind"),
+        ({"kind": None}, "kind"),
+        ({"value": 199}, "value"),
+        ({"value": 600}, "value"),
+        ({"value": 503.5}, "value"),
+        ({"value": "503"}, "value"),
+        ({"value": True}, "value"),
+        ({"value": None}, "value"),
+        ({"kind": "delay", "value": -1}, "value"),
+        ({"kind": "delay", "value": 86_401}, "value"),
+        ({"kind": "truncate", "value": -1}, "value"),
+        ({"times": 0}, "times"),
+        ({"times": 1001}, "times"),
+        ({"times": 1.5}, "times"),
+        ({"times": True}, "times"),
+        ({"times": None}, "times"),
+    ],
+)
+def test_a_wrong_order_is_refused_and_says_which_field(
+    sandbox: Sandbox, wire: Wire, change: dict[str, object], reason: str
+) -> None:
+    """Expect 400 with the name of the field, and nothing armed."""
+    status, told = arm(wire, {**ORDER, **change})
+
+    assert status == 400
+    assert str(told["message"]).startswith(reason)
+    assert sandbox.faults.armed == ()
+
+
+def test_an_order_is_json_that_no_form_can_send(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect 415 for what a form of another site could post without a preflight: the second line of defence."""
+    answer = wire.send("POST", "/_sandbox/faults", json.dumps(ORDER).encode(), {"content-type": "text/plain"})
+
+    assert answer.status == 415
+    assert wire.send("POST", "/_sandbox/faults", b"[]", JSON).status == 400
+    assert sandbox.faults.armed == ()
+
+
+def test_using_the_page_is_neither_logged_nor_struck(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect the page to work while every call fails, and to leave the log to the calls."""
+    sandbox.faults.rate(1.0, Status(500), seed=1)
+
+    statuses = [wire.send("GET", path, b"", {}).status for path in ("/", "/_sandbox/customers", "/_sandbox/faults")]
+
+    assert statuses == [200, 200, 200]
+    assert sandbox.requests == ()
+
+
+@contextmanager
+def watching(sandbox: Sandbox) -> Iterator[Iterator[dict[str, object]]]:
+    """Open the live stream; gives its updates as they come."""
+    with (
+        httpx.Client(trust_env=False, timeout=20) as http,
+        http.stream("GET", f"{sandbox.base_url}/_sandbox/live") as answer,
+    ):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store"
+        lines = answer.iter_lines()
+        yield (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+
+
+def test_the_live_stream_begins_with_everything_and_goes_on_with_what_is_new(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect the state at first, then an update with the event, its customer and its request, and no more than that."""
+    wire.post("/v1/events", event())
+
+    with watching(sandbox) as updates:
+        first = next(updates)
+        wire.post("/v1/events", event(user_id="customer_9", transaction_id="registration_2"))
+        second = next(updates)
+
+    assert first["fresh"] is True
+    assert first["program"] == wire.get("/v1/program").json.get("blueprint", wire.get("/v1/program").json)
+    assert first["totals"] == {"customers": 1, "events": 1, "requests": 1}
+    assert second["fresh"] is False
+    assert "program" not in second
+    assert [(customer["user_id"], customer["wallets"]) for customer in rows(second, "customers")] == [
+        ("customer_9", {"points": 50})
+    ]
+    assert [(applied["user_id"], applied["delta"]) for applied in rows(second, "events")] == [
+        ("customer_9", {"points": 50})
+    ]
+    assert [(request["path"], request["status"]) for request in rows(second, "requests")] == [("/v1/events", 200)]
+    assert second["totals"] == {"customers": 2, "events": 2, "requests": 2}
+
+
+def test_the_live_stream_tells_of_faults_the_clock_and_resets(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect an update when a fault is armed, when the clock stops, and all anew after a reset."""
+    wire.post("/v1/events", event())
+
+    with watching(sandbox) as updates:
+        next(updates)
+        arm(wire, ORDER)
+        armed = next(updates)
+        sandbox.clock.freeze()
+        stopped = next(updates)
+        sandbox.reset()
+        forgotten = next(updates)
+
+    assert armed["armed"] == [{"route": EVENTS, "faults": "Status(503)"}]
+    assert (armed["frozen"], armed["events"]) == (None, [])
+    assert str(stopped["frozen"]).endswith("Z")
+    assert (forgotten["fresh"], forgotten["customers"], forgotten["armed"]) == (True, [], [])
+    assert forgotten["totals"] == {"customers": 0, "events": 0, "requests": 0}
+
+
+def test_an_update_is_bounded(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect the newest 200 of 300 with the true numbers, at first and later, and long texts to be cut."""
+
+    def burst(name: str) -> None:
+        items = [
+            event(user_id=f"{name}_{number}", transaction_id=f"{name}_{number}", context={"text": "x" * 5000})
+            for number in range(300)
+        ]
+        with sandbox._lock:  # one burst is one update
+            for start in range(0, 300, 100):
+                body = json.dumps({"events": items[start : start + 100]}).encode()
+                sandbox.answer(Request("POST", "/v1/events:batch", signed(wire, "/v1/events:batch", body), body))
+
+    burst("before")
+    with watching(sandbox) as updates:
+        first = next(updates)
+        burst("after")
+        second = next(updates)
+
+    for update, name, total in ((first, "before", 300), (second, "after", 600)):
+        users = [f"{name}_{number}" for number in range(100, 300)]
+        assert [customer["user_id"] for customer in rows(update, "customers")] == users
+        assert [applied["user_id"] for applied in rows(update, "events")] == users
+        assert update["totals"] == {"customers": total, "events": total, "requests": total // 100}
+        assert {len(str(applied["context"])) for applied in rows(update, "events")} == {live.MAX_TEXT + 1}
+        assert {len(str(request["body"])) for request in rows(update, "requests")} == {live.MAX_TEXT + 1}
+
+
+def test_the_live_stream_is_forgotten_when_the_page_goes(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect its listener to be gone: catches a sandbox that grows slower with every page that was ever open."""
+    ledger = sandbox._space.ledger
+    before = len(ledger._listeners)
+
+    with watching(sandbox) as updates:
+        next(updates)
+        assert len(ledger._listeners) == before + 1
+
+    wait_for(lambda: len(ledger._listeners) == before)
+
+
+def test_a_silent_live_stream_beats(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect a comment when nothing happens, so that no proxy and no browser gives the connection up."""
+    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.0)
+
+    with (
+        httpx.Client(trust_env=False, timeout=20) as http,
+        http.stream("GET", f"{sandbox.base_url}/_sandbox/live") as answer,
+    ):
+        assert next(line for line in answer.iter_lines() if line.startswith(":")) == ": heartbeat"
+
+
+def test_customers_are_found_by_a_part_of_their_id(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect case not to matter, percent-encoding to be undone, and hostile text to be text."""
+    for number, user_id in enumerate(("Ada+1@shop", "adam", "<b>eve</b>")):
+        wire.post("/v1/events", event(user_id=user_id, transaction_id=f"registration_{number}"))
+
+    def found(query: str) -> list[object]:
+        answer = wire.send("GET", f"/_sandbox/customers?contains={query}", b"", {})
+        return [customer["user_id"] for customer in answer.objects("customers")]
+
+    assert found("ada") == ["Ada+1@shop", "adam"]
+    assert found("%2B1%40") == ["Ada+1@shop"]
+    assert found("%3Cb%3E") == ["<b>eve</b>"]
+    assert found("nobody") == []
+    assert found("") == ["Ada+1@shop", "adam", "<b>eve</b>"]
+
+
+def test_no_key_is_on_the_page(sandbox: Sandbox, wire: Wire) -> None:
+    """Expect neither the server key nor a browser token in anything that the page is told."""
+    token = wire.post("/v1/browser-tokens", {"browser_key": sandbox.browser_key, "user_id": "customer_123"})
+
+    with watching(sandbox) as updates:
+        told = json.dumps(next(updates))
+
+    assert "/v1/browser-tokens" in told
+    assert sandbox.api_key not in told + wire.send("GET", "/", b"", {}).raw.decode()
+    assert str(token.json["token"]) not in told
+
+
+def rows(update: dict[str, object], name: str) -> list[dict[str, object]]:
+    """The list of objects under a name."""
+    found = update[name]
+    assert isinstance(found, list)
+    return found
+
+
+def signed(wire: Wire, path: str, body: bytes) -> tuple[tuple[str, str], ...]:
+    """The headers of a signed request, for a call inside the process."""
+    return tuple(wire.signed(path, body).items())
