@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -206,6 +207,19 @@ def forks_with_lock(port: str, state: str) -> None:
     say(f"codes {codes}")
 
 
+def forks_unseen(port: str) -> None:
+    """Fork past the interpreter, as C code may: no hook is called, and the parent's threads seem alive to the child."""
+    run(ask, int(port), "warm")
+    children: list[int] = []
+    for _ in range(3):
+        child: int = ctypes.PyDLL(None).fork()  # keeps the interpreter's lock, which no other thread may hold here
+        if child == 0:
+            call_in_child(0, int(port))
+            os._exit(0)
+        children.append(child)
+    say(f"codes {wait_for(children)}")
+
+
 def forks_within_a_call(port: str) -> None:
     """Fork in a signal handler that interrupts a waiting call; see the child's call end in an error, and call again."""
     children: list[int] = []
@@ -285,6 +299,7 @@ PROGRAMS: Final[dict[str, Callable[..., None]]] = {
     "exits": exits,
     "forks": forks,
     "forks_with_lock": forks_with_lock,
+    "forks_unseen": forks_unseen,
     "forks_within_a_call": forks_within_a_call,
     "interrupted": interrupted,
     "late_caller": late_caller,
