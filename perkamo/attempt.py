@@ -106,7 +106,7 @@ class Wire:
         self.client = client
         self.owned = owned
         self.base_url = base_url
-        self.clock_offset = 0.0
+        self.clock_offset: float = 0.0
         self._used = False
         self._key = key
         self._origin = httpx.URL(base_url)

@@ -98,7 +98,7 @@ class SignedHeaders:
     __slots__ = ("items",)
 
     def __init__(self, key: str, timestamp: int, method: str, path: str, body: bytes | None) -> None:
-        self.items = [(API_KEY_HEADER, key)]
+        self.items: list[tuple[str, str]] = [(API_KEY_HEADER, key)]
         if method != "GET":
             text = str(timestamp)
             self.items.append((TIMESTAMP_HEADER, text))

@@ -31,8 +31,8 @@ class Connection:
     __slots__ = ("_h11", "_head", "_sent", "_stream", "idle_since", "origin")
 
     def __init__(self, origin: Origin, stream: Stream) -> None:
-        self.origin = origin
-        self.idle_since = 0.0
+        self.origin: Origin = origin
+        self.idle_since: float = 0.0
         self._stream = stream
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._head: h11.Response | None = None

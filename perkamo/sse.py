@@ -72,7 +72,7 @@ class EventStreamDecoder:
     )
 
     def __init__(self, last_event_id: str = "", max_event_size: int | None = MAX_EVENT_SIZE) -> None:
-        self.last_event_id = last_event_id
+        self.last_event_id: str = last_event_id
         self.retry_ms: int | None = None
         self._limit = math.inf if max_event_size is None else max_event_size
         self._oversized = False

@@ -31,7 +31,7 @@ StreamState: TypeAlias = Literal["connecting", "open", "waiting", "closed"]
 BadData: TypeAlias = Literal["raise", "skip"]
 """What becomes of an event whose data is no customer."""
 
-logger = logging.getLogger("perkamo")
+logger: logging.Logger = logging.getLogger("perkamo")
 
 
 @frozen

@@ -214,8 +214,8 @@ class Connection:
         self, response: httpx.Response, subscription: Subscription, number: int, inflate: "_Inflate | None"
     ) -> None:
         request_id = next((value for name in REQUEST_ID_HEADERS if (value := response.headers.get(name))), None)
-        self.meta = ResponseMeta(status=response.status_code, request_id=request_id, attempts=number)
-        self.since = subscription.time.now()
+        self.meta: ResponseMeta = ResponseMeta(status=response.status_code, request_id=request_id, attempts=number)
+        self.since: float = subscription.time.now()
         self._subscription = subscription
         self._response = response
         self._chunks = response.aiter_raw()

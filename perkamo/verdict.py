@@ -27,7 +27,7 @@ from perkamo.redaction import clean
 from perkamo.retry import RETRIED_STATUSES, is_retried, parse_http_date, parse_retry_after
 from perkamo.strictjson import parse
 
-logger = logging.getLogger("perkamo")
+logger: logging.Logger = logging.getLogger("perkamo")
 
 MAX_CLOCK_SKEW: Final = 30.0
 """Seconds; assumed: the skew that the service allows is unpublished."""

@@ -138,7 +138,7 @@ class SpoolDirectory:
             PerkamoOutboxStorageError: It is read-only, open to others, or on a network file system; or the platform
                 has no file locks.
         """
-        self.path = Path(path).absolute()
+        self.path: Path = Path(path).absolute()
         with refusing(self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.path.stat().st_mode & 0o077:

@@ -18,7 +18,7 @@ class Pace:
 
     def __init__(self) -> None:
         """Begin at full speed."""
-        self.failures = 0
+        self.failures: int = 0
         self._not_before = 0.0
 
     @property

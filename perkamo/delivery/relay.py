@@ -73,7 +73,7 @@ class Relay:
     def __init__(self, client: AsyncPerkamoClient) -> None:
         """Prepare, in the event loop that will deliver, without the client's retries: the outbox has its own."""
         self.trouble: PerkamoError | None = None
-        self.bell = Bell()
+        self.bell: Bell = Bell()
         self._stop = anyio.Event()
         self._pace = Pace()
         self._client = client.with_options(retry=RetryPolicy.none())

@@ -96,12 +96,13 @@ class SpoolFile:
             SlotUnavailableError: The file is open elsewhere, or was written by a newer version of this library.
         """
         self._claim = claim
-        self.slot = claim.slot
-        self.usable = True
+        self.slot: int = claim.slot
+        self.usable: bool = True
         try:
             with translated():
-                self.connection = self._open_patiently()
-                self._counts = self.committed = self._read_counts()
+                self.connection: sqlite3.Connection = self._open_patiently()
+                self.committed: Counts = self._read_counts()
+                self._counts = self.committed
         except PerkamoOutboxCorruptError as error:
             raise self._set_aside() from error
         except BaseException:
@@ -131,7 +132,8 @@ class SpoolFile:
             if isinstance(error, PerkamoOutboxStorageError):
                 self.close()  # after a failed sync nobody knows what the page cache holds: read the file anew
             raise
-        changed, self.committed = self._counts != self.committed, self._counts
+        changed = self._counts != self.committed
+        self.committed = self._counts
         self._keep_in_place()
         if changed:
             self._claim.publish(self.committed)

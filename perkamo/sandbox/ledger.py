@@ -110,7 +110,7 @@ class Ledger:
         self._log: deque[SandboxEvent] = deque(maxlen=MAX_LOGGED_EVENTS)
         self._listeners: list[Listener] = []
         self._serial = 0
-        self.events_applied = 0
+        self.events_applied: int = 0
 
     def reset(self) -> None:
         """Forget everything but the program and the listeners, and tell these."""

@@ -66,7 +66,7 @@ class RequestLog:
     def __init__(self) -> None:
         self._records: deque[RequestRecord] = deque()
         self._bytes = 0
-        self.total = 0
+        self.total: int = 0
         """How many there were since the last reset, kept or not."""
 
     def add(self, record: RequestRecord) -> None:

@@ -78,9 +78,9 @@ class Sandbox:
         """The server key that this sandbox takes."""
         self.browser_key: str = ids.fixed("pk_test_")
         """The public browser key that this sandbox takes."""
-        self.clock = Clock(self._lock, now)
+        self.clock: Clock = Clock(self._lock, now)
         """The sandbox's time."""
-        self.faults = Faults(self._lock)
+        self.faults: Faults = Faults(self._lock)
         """What is to go wrong."""
         self._space = Space(
             read_program(SHOP_PROGRAM if program is None else program),
@@ -89,7 +89,7 @@ class Sandbox:
             ids=ids,
             time=self.clock.time,
         )
-        self.streams = CustomerStreams(self._space, self._lock, self.clock.time)
+        self.streams: CustomerStreams = CustomerStreams(self._space, self._lock, self.clock.time)
         """The customer streams: their heartbeat and reconnection time, and how many are open."""
         self._space.ledger.listen(self.streams.changed)
         self._handlers: list[Handler] = []

@@ -21,10 +21,10 @@ from perkamo.sandbox.process import SandboxError, servers
 
 try:
     import h11
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError:
     raise ModuleNotFoundError(
         'the sandbox needs h11, which is not installed: pip install "perkamo[sandbox]"'
-    ) from missing
+    ) from None
 
 MAX_BODY_BYTES: Final = 2_000_000
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -52,7 +52,7 @@ class Server:
         self._answer = answer
         self._refuse = refuse
         self._socket = _listen(host, port)
-        self.base_url = _url_of(self._socket)
+        self.base_url: str = _url_of(self._socket)
         """The URL to give to a client."""
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -40,8 +40,8 @@ class Space:
     def __init__(
         self, program: Program, *, api_key: str, browser_key: str, ids: IdMaker, time: Callable[[], float]
     ) -> None:
-        self.ledger = Ledger(program)
-        self.tokens = TokenBook()
+        self.ledger: Ledger = Ledger(program)
+        self.tokens: TokenBook = TokenBook()
         self._api_key = api_key
         self._browser_key = browser_key
         self._ids = ids

@@ -44,7 +44,7 @@ class CustomerStreams:
     """
 
     def __init__(self, space: Space, lock: ProcessLock, time: Callable[[], float]) -> None:
-        self.heartbeat = 15.0
+        self.heartbeat: float = 15.0
         self.retry_ms: int | None = 100
         self._space = space
         self._lock = lock
