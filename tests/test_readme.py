@@ -20,8 +20,13 @@ def test_the_readme_has_snippets() -> None:
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {n}" for n in range(1, len(SNIPPETS) + 1)])
 def test_a_snippet_runs_as_pasted(snippet: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """In a fresh process, with nothing set but the two variables; catches a snippet that was never run."""
-    environment = {"PERKAMO_SECRET_KEY": sandbox.api_key, "PERKAMO_BASE_URL": sandbox.base_url, "PATH": ""}
+    """In a fresh process, with nothing set but the variables that it names; catches a snippet that was never run."""
+    environment = {
+        "PERKAMO_SECRET_KEY": sandbox.api_key,
+        "PERKAMO_BROWSER_KEY": sandbox.browser_key,
+        "PERKAMO_BASE_URL": sandbox.base_url,
+        "PATH": "",
+    }
 
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", snippet],
