@@ -14,9 +14,6 @@ T = TypeVar("T")
 
 Ending: TypeAlias = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
-_kept: set["asyncio.Task[None]"] = set()
-"""Stays under way: an event loop has weak references only to its tasks."""
-
 
 class Stay(Generic[T]):
     """A stay in an async context manager, for those who enter and leave it from different tasks.
@@ -37,10 +34,8 @@ class Stay(Generic[T]):
         self._failure: BaseException | None = None
 
     async def begin(self) -> T:
-        """Enter, and return what entering returns; cancelled, it leaves again."""
+        """Enter, and return what entering returns; cancelled, it leaves again. Only this object keeps the task."""
         self._task = asyncio.create_task(self._live())
-        _kept.add(self._task)
-        self._task.add_done_callback(_kept.discard)
         await self._see(self._entered.wait())
         return self._value
 

@@ -7,20 +7,19 @@ import gc
 import signal
 import threading
 import time
-import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from types import TracebackType
+from contextlib import suppress
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+import sniffio
 
-from perkamo import PerkamoAsyncUsageWarning, PerkamoError
-from perkamo.portal import Held, iterate, later, run
+from perkamo import PerkamoClosedError, PerkamoError, portal
+from perkamo.portal import later, run
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -160,86 +159,6 @@ def test_a_call_in_the_loop_s_own_thread_is_refused_at_once() -> None:
         run(nested)
 
 
-class AsyncEchoClient:
-    """A small async class, as the generated twins stand on."""
-
-    async def echo(self, value: object) -> object:
-        """Return the value."""
-        return value
-
-    async def echoes(self, value: object) -> AsyncIterator[object]:
-        """Yield the value."""
-        yield value
-
-    @asynccontextmanager
-    async def echoing(self, value: object) -> AsyncIterator[object]:
-        """Hold the value."""
-        yield value
-
-    async def __aenter__(self) -> str:
-        return "entered"
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        return
-
-
-def hold(manager: AbstractAsyncContextManager[object, bool | None]) -> object:
-    """Enter and leave."""
-    held = Held(manager)
-    held.leave(None, None, None)
-    return held.value
-
-
-WAYS: dict[str, tuple[Callable[[AsyncEchoClient], object], str]] = {
-    "a call": (lambda client: run(client.echo, 1), "'await client.echo(...)' on AsyncEchoClient"),
-    "an iteration": (lambda client: list(iterate(client.echoes(1))), "'async for ... in client.echoes(...)'"),
-    "a method that is a context manager": (lambda client: hold(client.echoing(1)), "'async with client.echoing(...)'"),
-    "an object that is a context manager": (hold, "'async with client' on AsyncEchoClient"),
-}
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.parametrize("way", WAYS)
-def test_a_call_inside_a_running_loop_works_and_warns_once_per_line(
-    backend: str, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The warning names the line to write and stands on the caller's file; catches silence, and a flood."""
-    monkeypatch.setattr("perkamo.misuse._warned", set())
-    call, line = WAYS[way]
-
-    async def main() -> list[object]:
-        return [call(AsyncEchoClient()) for _ in range(3)]
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        results = anyio.run(main, backend=backend)
-
-    assert results in ([1, 1, 1], [[1], [1], [1]], ["entered"] * 3)
-    assert {type(one.message) for one in caught} == {PerkamoAsyncUsageWarning}
-    assert len({(one.filename, one.lineno) for one in caught}) == len(caught)
-    assert line in str(caught[0].message)
-    assert {one.filename for one in caught} == {__file__}
-
-
-def test_a_warning_that_is_an_error_is_raised_each_time_and_nothing_is_called() -> None:
-    """Under -W error the line never gets through; catches a second call that slips by because the first was noted."""
-    called: list[str] = []
-
-    async def note() -> None:
-        called.append("called")
-
-    async def main() -> None:
-        for _ in range(2):
-            with pytest.raises(PerkamoAsyncUsageWarning):
-                run(note)
-
-    anyio.run(main)
-
-    assert called == []
-
-
 def test_calls_from_worker_threads_of_other_loops_work() -> None:
     """An anyio worker thread and a task under another portal may call; catches a false warning or a deadlock."""
 
@@ -249,69 +168,6 @@ def test_calls_from_worker_threads_of_other_loops_work() -> None:
     assert anyio.run(main) == 1
     with anyio.from_thread.start_blocking_portal() as other:
         assert other.call(lambda: anyio.to_thread.run_sync(lambda: run(echo, 2))) == 2
-
-
-def test_an_iterator_takes_a_step_at_a_time_and_closes() -> None:
-    """Nothing is fetched ahead, and breaking off closes the async side; catches a queue, and a leak."""
-    seen: list[str] = []
-
-    async def numbers() -> AsyncIterator[int]:
-        try:
-            for n in range(5):
-                seen.append(f"made {n}")
-                yield n
-        finally:
-            seen.append("closed")
-
-    for n in iterate(numbers()):
-        if n == 1:
-            break
-    gc.collect()
-
-    assert seen == ["made 0", "made 1", "closed"]
-    assert list(iterate(numbers())) == [0, 1, 2, 3, 4]
-
-
-def test_a_context_manager_lives_in_one_task() -> None:
-    """A task group that is entered in one call may be left in another; catches anyio's 'different task' error."""
-
-    @asynccontextmanager
-    async def group() -> AsyncIterator[list[str]]:
-        log: list[str] = []
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.sleep, 0)
-            yield log
-        log.append("left")
-
-    held = Held(group())
-    swallowed = held.leave(None, None, None)
-
-    assert held.value == ["left"]
-    assert swallowed is False
-
-
-def test_a_context_manager_may_refuse_to_be_entered_or_swallow() -> None:
-    """Errors of entering reach the caller, and leaving tells whether it swallowed; catches a task nobody asks."""
-
-    @asynccontextmanager
-    async def refusing() -> AsyncIterator[None]:
-        raise ValueError("no")
-        yield
-
-    @asynccontextmanager
-    async def swallowing() -> AsyncIterator[int]:
-        try:
-            yield 7
-        except KeyError:
-            return
-
-    with pytest.raises(ValueError, match="no"):
-        Held(refusing())
-    held = Held(swallowing())
-    error = KeyError("k")
-    assert held.value == 7
-    assert held.leave(KeyError, error, None) is True
-    assert Held(swallowing()).leave(OSError, OSError("o"), None) is False
 
 
 def test_a_finalizer_may_leave_work_to_the_loop() -> None:
@@ -327,3 +183,150 @@ def test_a_finalizer_may_leave_work_to_the_loop() -> None:
 
     assert done.wait(10)
     assert run(echo, 1) == 1
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin without a portal; end the one that was started."""
+    with monkeypatch.context() as patch:
+        patch.setattr(portal, "_portal", None)
+        yield
+        started = portal._portal
+    if started is not None:
+        started.stop()
+
+
+def test_an_interrupt_does_not_wait_for_what_refuses_to_end() -> None:
+    """Ctrl-C goes on while the coroutine still unwinds; catches a wait without a bound."""
+    waiting, unwinding, over = threading.Event(), threading.Event(), threading.Event()
+
+    async def stubborn() -> None:
+        waiting.set()
+        try:
+            await anyio.sleep(30)
+        finally:
+            with anyio.CancelScope(shield=True):
+                unwinding.set()
+                await anyio.to_thread.run_sync(over.wait)
+
+    def interrupt() -> None:
+        assert waiting.wait(10)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    timer = threading.Timer(20, over.set)  # or a bug would hang this test
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(stubborn)
+    still_unwinding = not over.is_set()
+    over.set()
+    timer.cancel()
+    sender.join()
+
+    assert unwinding.is_set()
+    assert still_unwinding
+
+
+def test_a_cancellation_from_elsewhere_is_no_exit() -> None:
+    """A call whose own coroutine is cancelled raises just that; catches a message about the interpreter's exit."""
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(asyncio.sleep(30))
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        run(cancelled)
+
+
+def test_a_task_of_the_caller_that_raises_system_exit_ends_no_loop(fresh: None) -> None:
+    """Others' calls go on in the same loop; catches a loop's thread that a background task can end."""
+
+    async def leave_a_task() -> asyncio.Task[None]:
+        return asyncio.create_task(fail(SystemExit(3)))
+
+    async def see(task: asyncio.Task[None]) -> object:
+        await asyncio.wait([task])
+        return type(task.exception())
+
+    task = run(leave_a_task)
+
+    assert run(see, task) is SystemExit
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("can't start new thread"), OSError(24, "Too many open files")])
+def test_a_loop_that_can_t_start_is_a_typed_error_and_leaks_nothing(
+    problem: Exception, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of threads or files, nothing was sent and a later call works; catches a bare error and an open loop."""
+    with monkeypatch.context() as patch:
+        target, name = (
+            (threading.Thread, "start") if isinstance(problem, RuntimeError) else (asyncio, "SelectorEventLoop")
+        )
+
+        def refuse(*_: object) -> None:
+            raise problem
+
+        patch.setattr(target, name, refuse)
+        with pytest.raises(PerkamoError, match=r"can't start.*Nothing was sent") as caught:
+            run(echo, 1)
+    gc.collect()  # a loop that nobody closed would warn
+
+    assert (caught.value.outcome, caught.value.retryable) == ("not_sent", True)
+    assert run(echo, 1) == 1
+
+
+def test_a_call_that_the_exit_cut_off_says_that_it_may_have_been_applied(fresh: None) -> None:
+    """Its outcome is unknown, as it was under way; catches the claim that nothing was sent."""
+    waiting = threading.Event()
+
+    async def slow() -> None:
+        waiting.set()
+        await anyio.sleep(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(run, slow)
+        assert waiting.wait(10)
+        assert portal._portal is not None
+        portal._portal.stop()
+        error = call.exception(10)
+
+    assert isinstance(error, PerkamoClosedError)
+    assert error.outcome == "unknown"
+
+
+def test_a_loop_policy_of_the_application_is_not_asked(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may want its own thread, as those of GUI toolkits do; catches a loop that is not asyncio's own."""
+
+    def refuse() -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(asyncio, "new_event_loop", refuse)
+
+    assert run(echo, 1) == 1
+
+
+def test_a_finalizer_may_call_while_the_loop_is_being_started(fresh: None) -> None:
+    """The collector may run one in the midst of anything; catches a lock that its own holder waits for."""
+    results: list[object] = []
+
+    def call() -> None:
+        with portal._lock:
+            results.append(run(echo, 1))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(10)
+
+    assert results == [1]
+
+
+def test_a_caller_s_note_of_another_library_is_not_taken_over() -> None:
+    """A caller that says it runs on trio gets asyncio's calls all the same; catches anyio asking trio in the loop."""
+
+    def call() -> object:
+        sniffio.current_async_library_cvar.set("trio")
+        return run(echo, 1, after=0.001)
+
+    assert contextvars.copy_context().run(call) == 1
