@@ -237,6 +237,17 @@ async def test_nothing_is_left_behind() -> None:
     assert server.accepted == 100
 
 
+async def test_a_refused_connection_is_closed_at_once() -> None:
+    """An answer that is no stream is let go before the next attempt, also where its body never ends."""
+    endless = stalling(head=HEAD.replace(b"200 OK", b"503 No"))
+
+    with RawServer(endless, endless, stalling(event(1))) as server:
+        async with subscribe(server) as stream:
+            await stream.receive()
+
+            await until(lambda: not any(thread.is_alive() for thread in server._threads[1:3]))
+
+
 async def test_states_are_told_in_order() -> None:
     """``on_state`` sees connecting, open, waiting and closed, each once it begins; ``state`` agrees."""
     seen: list[StreamState] = []
