@@ -10,8 +10,9 @@ import pytest
 import respx
 
 from perkamo import connections
+from perkamo.addresses import Names, connect
 from perkamo.connections import Connections, ConnectionsClosedError
-from perkamo.sockets import PlainSocket
+from perkamo.sockets import PlainSocket, Stream
 from tests.connections.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, state, until
 from tests.faults.rawserver import Connection, RawServer, Script, answer, answering
 
@@ -374,8 +375,9 @@ async def test_a_refused_connection_is_a_connect_error() -> None:
         url = server.base_url
     async with client_over(transport) as client:
         for _ in range(3):
-            with pytest.raises(httpx.ConnectError, match="refused"):
+            with pytest.raises(httpx.ConnectError, match="refused") as caught:
                 await client.get(url)
+            assert (caught.value.__cause__, caught.value.__context__) == (None, None)
             assert lost_places(transport) == 0
 
 
@@ -424,6 +426,24 @@ async def test_closing_ends_everything() -> None:
         await call()
 
     assert sorted(error.__name__ for error in errors) == ["ConnectionsClosedError"] * 3 + ["ReadError"] * 2
+
+
+async def test_closing_while_a_call_connects_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for its answer for as long as its timeout allows; catches a connection that came too late."""
+    transport = Connections()
+
+    async def and_close(names: Names, host: str, port: int, tls: None) -> Stream:
+        stream = await connect(names, host, port, tls)
+        await transport.aclose()
+        return stream
+
+    monkeypatch.setattr(connections, "connect", and_close)
+
+    with RawServer(stall_after_request) as server, anyio.fail_after(10):
+        with pytest.raises(httpx.ReadError, match="closed"):
+            await transport.handle_async_request(httpx.Request("GET", server.base_url))
+
+    assert not server.requests
 
 
 async def test_closing_during_a_blocked_upload_ends_the_call() -> None:

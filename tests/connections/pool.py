@@ -77,7 +77,7 @@ async def assert_sound(transport: Connections, client: httpx.AsyncClient, url: s
 
 
 @coroutine
-def stepping(task: Coroutine[Any, Any, T], suspended: Callable[[int], None]) -> Generator[Any, Any, T]:
+def stepping(task: Coroutine[Any, Any, T], suspended: Callable[[int], object]) -> Generator[Any, Any, T]:
     """Run a coroutine, and call a function at each of its suspensions, with its number from 1."""
     number = 0
     value: object = None

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from perkamo.connections import Connections
-from tests.connections.pool import ask, echo, idle_count, lost_places, state
+from tests.connections.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, state
 from tests.faults.rawserver import RawServer
 from tests.processes.script import run
 
@@ -107,6 +107,44 @@ def test_a_loop_that_ended_but_lives_gives_up_its_sockets() -> None:
         asyncio.run(transport.aclose())
 
     assert not any(loop in transport._pools for loop, _ in kept)
+
+
+class Proactor(asyncio.SelectorEventLoop):
+    """An event loop that watches no sockets for others, as the usual one of Windows."""
+
+    def add_reader(self, *_: object) -> None:
+        """Refuse."""
+        raise NotImplementedError
+
+    def add_writer(self, *_: object) -> None:
+        """Refuse."""
+        raise NotImplementedError
+
+    def remove_reader(self, *_: object) -> bool:
+        """Refuse."""
+        raise NotImplementedError
+
+    def remove_writer(self, *_: object) -> bool:
+        """Refuse."""
+        raise NotImplementedError
+
+
+def test_a_loop_that_watches_no_sockets_will_do() -> None:
+    """Calls, a blocked upload and a cancelled call; catches what only epoll can do."""
+    transport = Connections(max_connections=1)
+
+    async def main() -> None:
+        async with client_over(transport) as client:
+            text = "x" * 3_000_000
+            assert await ask(client, server.base_url, text) == text
+            with anyio.move_on_after(0):
+                await ask(client, server.base_url, "cancelled")
+            await assert_sound(transport, client, server.base_url)
+
+    with RawServer(echo) as server, asyncio.Runner(loop_factory=Proactor) as runner:
+        runner.run(main())
+
+    assert len(server.requests) >= 2
 
 
 SILENT = """
