@@ -439,9 +439,12 @@ async def test_closing_while_a_call_connects_ends_it(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(connections, "connect", and_close)
 
-    with RawServer(stall_after_request) as server, anyio.fail_after(10):
-        with pytest.raises(httpx.ReadError, match="closed"):
-            await transport.handle_async_request(httpx.Request("GET", server.base_url))
+    with (
+        RawServer(stall_after_request) as server,
+        anyio.fail_after(10),
+        pytest.raises(httpx.ReadError, match="closed"),
+    ):
+        await transport.handle_async_request(httpx.Request("GET", server.base_url))
 
     assert not server.requests
 
