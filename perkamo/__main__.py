@@ -4,7 +4,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Final, NoReturn, Protocol, cast
+
+from perkamo.redaction import clean
 
 
 class SubParsers(Protocol):
@@ -28,10 +30,16 @@ class Command(Protocol):
 
 
 COMMANDS: Final = {
+    "catalog": ("perkamo.commands.catalog", "show which events earn, and from which facts"),
+    "customer": ("perkamo.commands.customer", "show a customer's wallets, level, perks and traits"),
     "demo": ("perkamo.demo", "see events earn points, in three seconds, on this machine"),
+    "emit": ("perkamo.commands.emit", "send one event and show what it did"),
+    "identify": ("perkamo.commands.identify", "create or update a customer's trusted traits"),
     "import": ("perkamo.delivery.import_command", "emit a file of events, one JSON object a line"),
     "outbox": ("perkamo.delivery.outbox_command", "look at an outbox, deliver it, see to its dead letters"),
+    "program": ("perkamo.commands.program", "show the Space's active program, whole"),
     "sandbox": ("perkamo.sandbox.command", "run a small Perkamo on this machine until Ctrl-C"),
+    "token": ("perkamo.commands.browser_token", "get a short-lived token for one customer's browser"),
     "watch": ("perkamo.watch", "show a customer's updates as they come, until Ctrl-C (preview)"),
 }
 """Each command's module and summary. Only the module of the command that was asked for is loaded."""
@@ -48,7 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     asked = next((word for word in words if not word.startswith("-")), None)
-    parser = ArgumentParser(prog="perkamo", description="The Perkamo API at the command line.")
+
+    class Parser(ArgumentParser):
+        """Keeps what was typed out of its errors, which may end in a log: it may be a key or a customer's id."""
+
+        def error(self, message: str) -> NoReturn:
+            super().error(clean(message, *_values(words, asked)))
+
+    parser = Parser(
+        prog="perkamo",
+        description="The Perkamo API at the command line.",
+        epilog="'perkamo COMMAND --help' tells a command's options, with examples.",
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command: Command | None = None
     for name, (module, summary) in COMMANDS.items():
@@ -59,6 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparsers.add_parser(name, help=summary)
     args = parser.parse_args(words)
     return 0 if command is None else command.run(args)
+
+
+def _values(words: Sequence[str], command: str | None) -> list[str]:
+    """Return what was typed but the command and the names of options, longest first."""
+    values = {word.partition("=")[2] if word.startswith("-") else word for word in words}
+    return sorted(values - {command or ""}, key=len, reverse=True)
 
 
 if __name__ == "__main__":
