@@ -1,5 +1,6 @@
 """misuse: the warning to those who call synchronously inside a running event loop."""
 
+import asyncio
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -90,3 +91,17 @@ def test_a_warning_that_is_an_error_is_raised_each_time_and_nothing_is_called() 
     anyio.run(main)
 
     assert called == []
+
+
+def test_a_thread_that_seems_to_run_the_loop_which_serves_it_is_not_warned() -> None:
+    """As under gevent, where all threads are one to asyncio; catches a false warning, which is an error here."""
+
+    async def own() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    loop = run(own)
+    asyncio._set_running_loop(loop)
+    try:
+        assert run(own) is loop
+    finally:
+        asyncio._set_running_loop(None)

@@ -278,12 +278,15 @@ def test_a_loop_that_can_t_start_is_a_typed_error_and_leaks_nothing(
 
 
 def test_a_call_that_the_exit_cut_off_says_that_it_may_have_been_applied(fresh: None) -> None:
-    """Its outcome is unknown, as it was under way; catches the claim that nothing was sent."""
-    waiting = threading.Event()
+    """It unwinds, and its outcome is unknown; catches a task that is just left, and the claim that nothing was sent."""
+    waiting, unwound = threading.Event(), threading.Event()
 
     async def slow() -> None:
         waiting.set()
-        await anyio.sleep(30)
+        try:
+            await anyio.sleep(30)
+        finally:
+            unwound.set()
 
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(run, slow)
@@ -294,6 +297,7 @@ def test_a_call_that_the_exit_cut_off_says_that_it_may_have_been_applied(fresh: 
 
     assert isinstance(error, PerkamoClosedError)
     assert error.outcome == "unknown"
+    assert unwound.is_set()
 
 
 def test_a_loop_policy_of_the_application_is_not_asked(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
