@@ -16,7 +16,7 @@ _OURS: Final = frozenset({"perkamo", "contextlib"})
 _warned: set[tuple[str, int]] = set()
 
 
-def warn_in_event_loop(subject: object, keyword: str) -> None:
+def warn_in_event_loop(subject: object, keyword: str, own: asyncio.AbstractEventLoop | None) -> None:
     """Warn where the calling thread runs an event loop, which stands still while a sync call waits.
 
     Once per line of the caller: a handler that serves a thousand requests says it once.
@@ -24,8 +24,9 @@ def warn_in_event_loop(subject: object, keyword: str) -> None:
     Args:
         subject: The coroutine function, async iterator or async context manager.
         keyword: What goes before it, such as ``"await"``.
+        own: The loop that serves the call. Where gevent makes threads, it seems to run in the caller's.
     """
-    if not _in_event_loop():
+    if not _in_event_loop(own):
         return
     caller = inspect.currentframe()
     level = 1
@@ -57,8 +58,9 @@ def dotted_name(subject: object) -> str:
     return type(subject).__name__
 
 
-def _in_event_loop() -> bool:
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and raises nothing
-        return True
+def _in_event_loop(own: asyncio.AbstractEventLoop | None) -> bool:
+    running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and raises nothing
+    if running is not None:
+        return running is not own
     in_trio_run: Callable[[], bool] | None = getattr(sys.modules.get("trio.lowlevel"), "in_trio_run", None)
     return in_trio_run is not None and in_trio_run()

@@ -76,8 +76,7 @@ def iterate(iterator: AsyncIterator[T]) -> Iterator[T]:
     portal = _ready(iterator, keyword) or _too_late()
     try:
         while True:
-            if (_ready(iterator, keyword) or _too_late()) is not portal:
-                raise PerkamoError("This iteration was begun in another process or loop, which has it. Begin it anew.")
+            _ready(iterator, keyword)  # no step is made in the loop's own thread
             try:
                 item = _wait(portal, iterator.__anext__)
             except StopAsyncIteration:
@@ -95,9 +94,8 @@ def later(function: Callable[[], Awaitable[object]]) -> None:
     Args:
         function: The coroutine function. What it raises is dropped; nothing happens where no loop runs.
     """
-    portal = _portal
-    if portal is not None and portal.lives():
-        portal.submit(function)
+    if _portal is not None:
+        _portal.submit(function)
 
 
 class Held(Generic[T]):
@@ -155,16 +153,18 @@ class _Call(Generic[T]):
         self._error: BaseException | None = None
 
     def begin(self) -> None:
+        if not self._portal.lives():
+            raise self._ended("not_sent")
         try:
             self._portal.loop.call_soon_threadsafe(self._start, context=_callers_context())
         except RuntimeError:
-            raise self._ended() from None
+            raise self._ended("not_sent") from None
 
     def wait(self, seconds: float = inf) -> bool:
         """Sleep until it is done, and return True, or for so long."""
         while not self._done.acquire(timeout=_GLANCE):
             if not self._portal.lives() and not self._done.acquire(blocking=False):
-                raise self._ended()
+                raise self._ended("unknown")
             seconds -= _GLANCE
             if seconds <= 0:
                 return False
@@ -175,7 +175,7 @@ class _Call(Generic[T]):
         if error is None:
             return self._value
         try:
-            raise self._ended() if isinstance(error, asyncio.CancelledError) and self._portal.ending else error
+            raise self._ended("unknown") if isinstance(error, asyncio.CancelledError) and self._portal.ending else error
         finally:
             del error  # no cycle of error, traceback and frame
 
@@ -208,14 +208,10 @@ class _Call(Generic[T]):
         if self._task is not None:
             self._task.cancel()
 
-    def _ended(self) -> PerkamoError:
-        if self._portal.pid != os.getpid():
-            return PerkamoError(
-                "The process was forked while this call was under way in it. The parent goes on with it; make it again "
-                "only with the same transaction id.",
-                outcome="unknown",
-            )
-        return _ended("not_sent" if self._task is None else "unknown")
+    def _ended(self, outcome: WriteOutcome) -> PerkamoError:
+        if self._portal.pid == os.getpid():
+            return _ended(outcome)
+        return PerkamoError("This was begun before the process was forked, and goes on in its parent.", outcome=outcome)
 
 
 class _Portal:
@@ -248,7 +244,7 @@ class _Portal:
 
     def finish(self, function: Callable[[], Awaitable[object]]) -> None:
         """Run what ends something, and wait a moment for it, except where a wait would be in vain or for ever."""
-        call = self.submit(function) if self.lives() else None
+        call = self.submit(function)
         if call is not None and self.thread.ident != threading.get_ident() and call.wait(_CLOSING):
             call.result()
 
@@ -267,7 +263,6 @@ class _Portal:
                     self.loop.run_forever()
         finally:
             self.ending = True
-            self.loop.set_exception_handler(lambda _loop, _context: None)
             self.loop.run_until_complete(self._wind_up())
             self.loop.close()
 
@@ -303,7 +298,7 @@ def _ready(subject: object, keyword: str) -> _Portal | None:
             "Nothing was sent; await the same call on AsyncPerkamoClient.",
             outcome="not_sent",
         )
-    warn_in_event_loop(subject, keyword)
+    warn_in_event_loop(subject, keyword, None if portal is None else portal.loop)
     return portal
 
 
