@@ -288,8 +288,18 @@ def watching(sandbox: Sandbox) -> Iterator[Iterator[dict[str, object]]]:
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert answer.headers["cache-control"] == "no-store"
-        lines = answer.iter_lines()
-        yield (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+        yield read_updates(answer.iter_lines())
+
+
+def read_updates(lines: Iterator[str]) -> Iterator[dict[str, object]]:
+    """Give the updates; twice a heartbeat instead of one is a failure, and not a test without end."""
+    beats = 0
+    for line in lines:
+        beats += line == ": heartbeat"
+        assert beats < 2, "no update came"
+        if line.startswith("data: "):
+            beats = 0
+            yield json.loads(line.removeprefix("data: "))
 
 
 def test_the_live_stream_begins_with_everything_and_goes_on_with_what_is_new(sandbox: Sandbox, wire: Wire) -> None:
