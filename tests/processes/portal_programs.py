@@ -261,8 +261,8 @@ def leaves_in_child() -> None:
         held.leave(None, None, None)
         try:
             next(steps)
-        except PerkamoError:
-            say("refused in the child")
+        except PerkamoError as error:
+            say(f"refused in the child, {error.outcome}")
 
     parent = os.getpid()
     held = Held(manage())

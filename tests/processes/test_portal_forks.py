@@ -48,7 +48,7 @@ def test_a_child_leaves_alone_what_its_parent_entered_and_began() -> None:
     ended = run(PROGRAM, "leaves_in_child", options=STRICT)
 
     assert ended.out.splitlines() == [
-        *["refused in the child"] * 2,
+        *["refused in the child, not_sent"] * 2,
         "closed by parent",
         "left by parent",
         "codes [0, 0]",
