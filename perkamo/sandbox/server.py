@@ -22,9 +22,7 @@ from perkamo.sandbox.process import SandboxError, servers
 try:
     import h11
 except ModuleNotFoundError:
-    raise ModuleNotFoundError(
-        'the sandbox needs h11, which is not installed: pip install "perkamo[sandbox]"'
-    ) from None
+    raise ModuleNotFoundError('the sandbox needs h11, which is not installed: pip install "perkamo[sandbox]"') from None
 
 MAX_BODY_BYTES: Final = 2_000_000
 MAX_HEAD_BYTES: Final = 64 * 1024
