@@ -53,8 +53,11 @@ class Endless:
         self.closed.set()
 
 
-def test_an_iterator_that_the_loop_s_own_thread_drops_is_closed_without_waiting() -> None:
+def test_an_iterator_that_the_loop_s_own_thread_drops_is_closed_without_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The collector may run anywhere; catches a loop that waits for itself."""
+    monkeypatch.setattr(portal, "_CLOSING", 20)
     endless = Endless(closes=True)
     steps = [iterate(endless)]
     next(steps[0])
@@ -62,7 +65,7 @@ def test_an_iterator_that_the_loop_s_own_thread_drops_is_closed_without_waiting(
     async def drop() -> None:
         steps.clear()
 
-    run(drop)
+    threading.Thread(target=run, args=(drop,), daemon=True).start()
 
     assert endless.closed.wait(10)
 
