@@ -505,7 +505,7 @@ os.kill(os.getpid(), 9)
     assert len(sandbox.events()) == 60
 
 
-async def test_five_hundred_restarts_use_one_file(outbox: Outbox, tmp_path: Path) -> None:
+async def test_a_hundred_restarts_use_one_file(outbox: Outbox, tmp_path: Path) -> None:
     """Pitfall 24: gunicorn's max_requests must not fill the directory."""
     for number in range(100):
         async with Outbox(tmp_path / "outbox") as restarted:
