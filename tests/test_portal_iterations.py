@@ -3,6 +3,7 @@
 import gc
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import anyio
@@ -94,5 +95,8 @@ def test_a_step_in_the_loop_s_own_thread_is_refused_at_once() -> None:
     async def step() -> int:
         return next(steps)
 
-    with pytest.raises(PerkamoError, match="inside the event loop that serves it"):
-        run(step)
+    with ThreadPoolExecutor(1) as pool:
+        error = pool.submit(run, step).exception(10)
+
+    assert isinstance(error, PerkamoError)
+    assert "inside the event loop that serves it" in str(error)
