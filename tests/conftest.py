@@ -1,6 +1,7 @@
 """Fixtures that every test room shares."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,9 +14,12 @@ QUICK = RetryPolicy(base_delay=0.001, max_delay=0.002)
 """Three attempts as by default, without the waits between them."""
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+BACKENDS = os.environ.get("PERKAMO_TEST_BACKENDS", "asyncio,trio").split(",")
+
+
+@pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Every async test runs once on asyncio and once on trio."""
+    """Every async test runs once on asyncio and once on trio, unless the environment asks for one of them."""
     backend = request.param
     assert isinstance(backend, str)
     return backend
