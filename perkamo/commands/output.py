@@ -41,6 +41,11 @@ def number(value: float) -> str:
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
+def columns(text: str) -> int:
+    """Count the columns of a terminal that a text takes."""
+    return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield the lines of a table whose columns are as wide as their longest cell.
 
@@ -49,9 +54,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
         rows: As many cells each; they are made printable here.
     """
     lines = [head, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(_columns(cell) for cell in column) for column in zip(*lines, strict=True)]
+    widths = [max(columns(cell) for cell in column) for column in zip(*lines, strict=True)]
     for line in lines:
-        yield "  ".join(cell + " " * (width - _columns(cell)) for cell, width in zip(line, widths, strict=True))
+        yield "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(line, widths, strict=True))
 
 
 def facts(*rows: tuple[str, str]) -> Iterator[str]:
@@ -91,11 +96,6 @@ def perk_line(perk: UnlockedPerk) -> str:
     return f"{named} ({details})" if details else named
 
 
-def _columns(text: str) -> int:
-    """Count the columns of a terminal that a text takes."""
-    return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
-
-
 def _members(value: JSONValue) -> Iterator[tuple[str | None, JSONValue]]:
     if isinstance(value, dict):
         yield from value.items()
@@ -104,9 +104,10 @@ def _members(value: JSONValue) -> Iterator[tuple[str | None, JSONValue]]:
 
 
 def _is_short(value: JSONValue) -> bool:
-    """Tell whether an object fits one line: few members, and hardly anything inside them."""
+    """Tell whether a value fits one line: few members, and hardly anything inside them."""
     inside = [inner for _, inner in _members(value)]
-    return len(inside) <= 4 and all(len([*_members(inner)]) <= 2 and not _has_depth(inner) for inner in inside)
+    room = 2 if isinstance(value, dict) else 0
+    return len(inside) <= 4 and all(len([*_members(inner)]) <= room and not _has_depth(inner) for inner in inside)
 
 
 def _has_depth(value: JSONValue) -> bool:

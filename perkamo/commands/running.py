@@ -78,8 +78,11 @@ def run_call(name: str, work: Callable[[AsyncPerkamoClient], Awaitable[None]]) -
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has enough, as head does; what Python still holds for it must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read has enough, as head does.
+        _drop_output()
+    except OSError as error:
+        _drop_output()
+        return tell(name, f"cannot write: {error.strerror}", FAILED)
     except RefusedError as error:
         return tell(name, str(error), REFUSED)
     except PerkamoError as error:
@@ -91,6 +94,11 @@ def tell(name: str, message: str, code: int) -> int:
     """Print why a command failed, in one line; returns the exit code."""
     print_aside(f"perkamo {name}: {message}")
     return code
+
+
+def _drop_output() -> None:
+    """Let go what Python still holds for standard output, which must not fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _with_client(work: Callable[[AsyncPerkamoClient], Awaitable[None]]) -> None:

@@ -6,7 +6,6 @@ catalogue always gives the same text, in whatever order its rules come.
 
 import keyword
 import re
-import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -14,9 +13,12 @@ from typing import Final
 from attrs import frozen
 
 from perkamo.commands.fields import FieldType, context_fields
+from perkamo.commands.output import columns
 from perkamo.models import ProgramEvent
 
 WIDTH: Final = 88
+MAX_NAME: Final = 60
+"""Characters: so that whatever begins with a name still fits its line."""
 
 _HEAD: Final = '''\
 """The events of a Perkamo Space, typed.
@@ -80,16 +82,17 @@ class _Variant:
 
 
 class _Names:
-    """Hands out names, each once."""
+    """Hands out names, none too long and each once; what would come again gets a number, after a joint."""
 
-    def __init__(self) -> None:
+    def __init__(self, joint: str) -> None:
+        self._joint = joint
         self._taken: set[str] = set()
 
     def take(self, wish: str) -> str:
-        name, count = wish, 1
+        name, count = wish[:MAX_NAME], 1
         while name in self._taken:
             count += 1
-            name = f"{wish}_{count}"
+            name = f"{wish[:MAX_NAME]}{self._joint}{count}"
         self._taken.add(name)
         return name
 
@@ -104,7 +107,7 @@ def write_module(rules: Sequence[ProgramEvent]) -> str:
         Constants, ``EventKey``, a TypedDict for each event whose formulas read its context, and the functions ``emit``
         and ``sync_emit``.
     """
-    classes = _Names()
+    classes = _Names("")
     events = _named(rules, classes)
     blocks = ["\n".join(line for event in events for line in _constant(event)) + "\n"]
     blocks[0] += "\n" + _alias("EventKey", [event.key for event in events])
@@ -127,7 +130,7 @@ def _joined(blocks: Sequence[str]) -> str:
 
 
 def _named(rules: Sequence[ProgramEvent], classes: _Names) -> list[_Typed]:
-    constants = _Names()
+    constants = _Names("_")
     events: list[_Typed] = []
     for key in sorted({rule.event for rule in rules}):
         own = [rule for rule in rules if rule.event == key]
@@ -151,11 +154,11 @@ def _camel(key: str, otherwise: str) -> str:
 
 def _constant(event: _Typed) -> Iterator[str]:
     for label in event.labels:
-        text = "".join(sign if sign.isprintable() else " " for sign in label)
-        yield f"# Rule: {textwrap.shorten(text, WIDTH - 8, placeholder='…')}".rstrip()
+        line = " ".join(f"# Rule: {''.join(sign if sign.isprintable() else ' ' for sign in label)}".split())
+        yield line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
     line = f"{event.constant}: Final = {_quoted(event.key)}"
     inner = f"    {_quoted(event.key)}"
-    yield line if len(line) <= WIDTH or len(inner) > WIDTH else f"{event.constant}: Final = (\n{inner}\n)"
+    yield line if columns(line) <= WIDTH or columns(inner) > WIDTH else f"{event.constant}: Final = (\n{inner}\n)"
 
 
 def _alias(name: str, keys: Sequence[str]) -> str:
@@ -166,7 +169,7 @@ def _literal(keys: Sequence[str], indent: int, before: str, after: str) -> str:
     """Return a line, or lines, with a ``Literal`` of keys."""
     space = " " * indent
     line = f"{space}{before}Literal[{_quoted(keys[0])}]{after}"
-    if len(keys) == 1 and len(line) <= WIDTH:
+    if len(keys) == 1 and columns(line) <= WIDTH:
         return line
     comma = "," if len(keys) > 1 else ""  # after a single key, a comma would make it a tuple
     inner = "\n".join(f"{space}    {_quoted(key)}{comma}" for key in keys)
