@@ -22,7 +22,7 @@ class Ended:
     Attributes:
         code: Its exit code; negative for a signal.
         out: What it printed.
-        err: What it complained about.
+        err: What it complained about. Python's dev mode remarks on each slow step of a loop; a slow machine is no news.
         after_end: Seconds from the line ``END`` that it printed last to its end.
     """
 
@@ -66,6 +66,7 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 60) -> Ended:
     ended = time.monotonic()
     timer.cancel()
     assert not hung.is_set(), f"the process hangs: {''.join(lines)}{err}"
+    err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("Executing <"))
     return Ended(process.returncode, "".join(lines), err, ended - said)
 
 

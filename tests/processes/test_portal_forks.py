@@ -18,7 +18,7 @@ def test_two_hundred_children_of_a_calling_process_get_their_own_answers(port: s
     ended = run(PROGRAM, "forks", port, options=STRICT)
 
     assert (ended.code, ended.out) == (0, "children 200, failed 0, parent wrong 0\n"), ended.err
-    assert [line for line in ended.err.splitlines() if not line.startswith("Executing <")] == []  # a slow machine
+    assert ended.err == ""
 
 
 def test_a_child_that_no_hook_has_seen_calls(port: str) -> None:
