@@ -2,14 +2,15 @@
 
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from typing import Final
 
 from perkamo.commands.running import RefusedError
 from perkamo.jsontext import JSONValue
 from perkamo.strictjson import parse
 
-HELP = (
-    "a fact. A value that is a JSON number, true, false, null, object, array or quoted text counts as that, everything"
-    " else as text: amount=12900 is a number, amount='\"12900\"' is text"
+HELP: Final = (
+    "facts, all in one place. A value that is a JSON number, true, false, null, object, array or quoted text counts as"
+    " that, everything else as text: amount=12900 is a number, amount='\"12900\"' is text"
 )
 
 

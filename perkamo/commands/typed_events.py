@@ -50,7 +50,7 @@ def _event(
 _DOC: Final = '''\
     """Send one of the Space's events{how}.
 
-    What the formulas read stands in ``context``; further facts go into ``extra``.
+    {facts}
     """
 '''
 
@@ -121,7 +121,7 @@ def write_module(rules: Sequence[ProgramEvent]) -> str:
     blocks.append(_MAKE_EVENT)
     blocks += _functions(variants, "async def emit", "AsyncPerkamoClient", "await ", "")
     blocks += _functions(variants, "def sync_emit", "PerkamoClient", "", ", from synchronous code")
-    return _HEAD + "\n" + _imports(blocks) + "\n" + _joined(blocks)
+    return _HEAD + "\n" + _imports("".join(blocks[1:])) + "\n" + _joined(blocks)
 
 
 def _joined(blocks: Sequence[str]) -> str:
@@ -201,9 +201,12 @@ def _functions(variants: Sequence[_Variant], start: str, client: str, wait: str,
         whole = _Variant("    event: EventKey,", "Mapping[str, object] | None = None")
     else:
         whole = variants[0]
-    extra = "extra" if whole.context is not None else "None"
+    extra, facts = "None", "No formula reads its context."
+    if whole.context is not None:
+        extra = "extra"
+        facts = "What the formulas read stands in ``context``; further facts go into ``extra``."
     yield (
-        f"{_signature(whole, start, client)}\n{_DOC.format(how=how)}"
+        f"{_signature(whole, start, client)}\n{_DOC.format(how=how, facts=facts)}"
         f"    made = _event(user_id, event, context, {extra}, transaction_id, occurred_at)\n"
         f"    return {wait}client.emit_event(made)\n"
     )
@@ -219,13 +222,13 @@ def _signature(variant: _Variant, start: str, client: str) -> str:
     )
 
 
-def _imports(blocks: Sequence[str]) -> str:
-    """Return the import statements of what the module uses, in the order of isort."""
-    text = "".join(blocks)
+def _imports(code: str) -> str:
+    """Return the import statements, in the order of isort, for all that stands below the constants."""
     typing = ["Final", "Literal", "TypeAlias"]
-    typing += [name for name in ("TypedDict", "overload") if name in text]
+    typing += ["TypedDict"] if re.search(r"(\(TypedDict\):|= TypedDict\()$", code, re.MULTILINE) else []
+    typing += ["overload"] if re.search(r"^@overload$", code, re.MULTILINE) else []
     ours = ["AsyncPerkamoClient", "Context", "Event", "EventIngestResponse"]
-    ours += ["JSONInput"] if ": JSONInput" in text else []
+    ours += ["JSONInput"] if re.search(r": JSONInput,?$", code, re.MULTILINE) else []
     return (
         "from collections.abc import Mapping\nfrom datetime import datetime\n"
         f"from typing import {', '.join(typing)}\n\n"

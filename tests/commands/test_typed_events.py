@@ -191,7 +191,11 @@ def test_any_module_is_typed_formatted_and_tidy(tmp_path: Path) -> None:
     for number in range(24):
         source = write_module(random_rules(random))
         (tmp_path / f"events_{number}.py").write_text(source, encoding="utf-8")
-    for name, rules in (("shop", shop_rules()), ("one", [rule("a")]), ("one_with_facts", [rule("a", "{{b}}")])):
+    for name, rules in (
+        ("shop", shop_rules()),
+        ("one", [rule("@overload(TypedDict)", label="x: JSONInput")]),
+        ("one_with_facts", [rule("a", "{{b}}")]),
+    ):
         (tmp_path / f"{name}.py").write_text(write_module(rules), encoding="utf-8")
 
     formatted = check(["ruff", "format", "--isolated", "--diff", "."], tmp_path)
