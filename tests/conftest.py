@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,21 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     backend = request.param
     assert isinstance(backend, str)
     return backend
+
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = tuple(
+    str(ROOT / "tests" / name)
+    for name in ("commands", "delivery/test_commands.py", "test_watch.py", "sandbox/test_commands.py")
+)
+"""Where commands run as processes, whose coverage counts: nothing else executes their modules."""
+
+
+@pytest.fixture(autouse=True)
+def _coverage_of_commands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.config.getoption("cov_source", default=None) and str(request.path).startswith(COMMANDS):
+        monkeypatch.setenv("COVERAGE_PROCESS_START", str(ROOT / "pyproject.toml"))
+        monkeypatch.setenv("COVERAGE_FILE", str(ROOT / ".coverage"))
 
 
 @pytest.fixture(scope="session")

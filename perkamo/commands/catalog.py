@@ -41,10 +41,8 @@ async def _catalog(args: Namespace, client: AsyncPerkamoClient) -> None:
     if args.python:
         if not rules:
             raise RefusedError("the program has no earning rules, so there is nothing to write.")
-        sys.stdout.flush()
-        sys.stdout.buffer.write(
-            write_module(rules).encode()
-        )  # Python source is UTF-8, whatever the terminal's encoding
+        module = write_module(rules)
+        sys.stdout.buffer.write(module.encode())  # Python source is UTF-8, whatever the terminal's encoding
     elif args.json:
         print_json([rule.raw for rule in rules])
     else:

@@ -171,8 +171,7 @@ def _literal(keys: Sequence[str], indent: int, before: str, after: str) -> str:
     line = f"{space}{before}Literal[{_quoted(keys[0])}]{after}"
     if len(keys) == 1 and columns(line) <= WIDTH:
         return line
-    comma = "," if len(keys) > 1 else ""  # after a single key, a comma would make it a tuple
-    inner = "\n".join(f"{space}    {_quoted(key)}{comma}" for key in keys)
+    inner = "\n".join(f"{space}    {_quoted(key)}," for key in keys)
     return f"{space}{before}Literal[\n{inner}\n{space}]{after}"
 
 

@@ -1,5 +1,6 @@
 """Emits that wait at the same moment travel as one request, and each caller is told its own result."""
 
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
@@ -61,6 +62,7 @@ class Batcher:
         self._places: anyio.Semaphore | None = None
         self._gathering: _Load | None = None
         self._inside = 0
+        self._pid = 0
         self._empty: anyio.Event | None = None
 
     async def __aenter__(self) -> Self:
@@ -69,6 +71,7 @@ class Batcher:
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
         self._tasks = tasks
+        self._pid = os.getpid()
         self._places = anyio.Semaphore(self._max_pending, fast_acquire=True)
         return self
 
@@ -137,8 +140,8 @@ class Batcher:
         event = as_event(event)
         if event.transaction_id is None:
             event = event.with_transaction_id(create_transaction_id())
-        if self._places is None or self._tasks is None or self._empty is not None:
-            raise _closed("not_sent")
+        if self._places is None or self._tasks is None or self._empty is not None or self._pid != os.getpid():
+            raise _closed("not_sent")  # in a forked child, too: the tasks that would send are in the parent
         self._inside += 1
         try:
             async with self._places:

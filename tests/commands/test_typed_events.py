@@ -295,6 +295,14 @@ def test_fields_are_what_the_formulas_read(formulas: tuple[str, ...], fields: di
     assert context_fields([rule("a", *formulas)]) == fields
 
 
+@pytest.mark.parametrize("field", ["__x", "class", "c-d", "amount"])
+def test_every_field_keeps_its_name(tmp_path: Path, field: str) -> None:
+    """Also one that Python would change inside a class, or that can't be a name at all."""
+    module = load(write_module([rule("a", f"{{{{{field}}}}}")]), tmp_path)
+
+    assert list(module.AContext.__annotations__) == [field]
+
+
 def test_label_and_event_are_no_formulas() -> None:
     """A label may speak of placeholders without reading one."""
     assert context_paths(rule("a.{{b}}", label="earns {{c}}")) == ()
@@ -302,11 +310,20 @@ def test_label_and_event_are_no_formulas() -> None:
 
 def test_nothing_in_a_label_becomes_code(tmp_path: Path) -> None:
     """Labels are comments of one line each, even those that look like directives or end lines."""
-    labels = ["x\nimport os", "type: ignore", "fmt: off", "mypy: ignore-errors", "\u2028 y", "", "long " * 40]
+    labels = [
+        "x\nimport os",
+        "type: ignore",
+        "fmt: off",
+        "mypy: ignore-errors",
+        "\u2028 y",
+        "\u202e\x1b[2J",
+        "",
+        "long " * 40,
+    ]
     source = write_module([rule("a", label=label) for label in labels])
 
     tree = ast.parse(source)
     comments = [line for line in source.splitlines() if line.startswith("#")]
     assert len([node for node in tree.body if isinstance(node, ast.Import)]) == 0
     assert len(comments) == len(labels) - 1
-    assert all(line.startswith("# Rule: ") and len(line) <= 88 for line in comments)
+    assert all(line.startswith("# Rule: ") and len(line) <= 88 and line.isprintable() for line in comments)

@@ -1,5 +1,6 @@
 """The sync twins: threads share batches, outboxes and streams through the one loop of the process."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -149,3 +150,24 @@ for number in range(20):
     assert time.monotonic() - started < 8
     with SyncOutbox(tmp_path) as outbox:
         assert outbox.stats().pending == 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_batcher_stays_with_the_process_that_entered_it(sandbox: Sandbox) -> None:
+    """A forked child's emit raises at once; catches a wait for tasks that only the parent has."""
+    with (
+        PerkamoClient(sandbox.api_key, base_url=sandbox.base_url) as client,
+        SyncBatcher(client, max_delay=0.01) as batcher,
+    ):
+        assert batcher.emit("u", "e").accepted
+        pid = os.fork()
+        if pid == 0:
+            try:
+                batcher.emit("u", "e")
+            except PerkamoClosedError:
+                os._exit(3)
+            finally:
+                os._exit(4)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+        assert batcher.emit("u", "e").accepted
