@@ -1,6 +1,7 @@
 """``perkamo catalog --python``: the module that it writes, as type checkers, ruff and the sandbox see it."""
 
 import ast
+import json
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -14,7 +15,7 @@ from perkamo import AsyncPerkamoClient, PerkamoClient, PerkamoValidationError, P
 from perkamo.commands.fields import context_fields, context_paths
 from perkamo.commands.typed_events import write_module
 from perkamo.jsontext import JSONValue
-from perkamo.sandbox import Sandbox
+from perkamo.sandbox import Sandbox, Status
 from perkamo.sandbox.shop import SHOP_PROGRAM
 from tests.commands.conftest import Perkamo
 
@@ -117,11 +118,16 @@ def random_rules(random: Random) -> list[ProgramEvent]:
     ]
 
 
-def test_the_command_writes_the_module_as_utf_8(perkamo: Perkamo) -> None:
+def test_the_command_writes_the_module_as_utf_8(sandbox: Sandbox, perkamo: Perkamo) -> None:
     """The same as from the rules themselves, whatever the terminal's encoding."""
+    raw: dict[str, JSONValue] = {"event": "objedn\u00e1vka", "label": "\u017elu\u0165ou\u010dk\u00fd"}
+    answer = json.dumps({"blueprint": {"earningRules": [raw]}})
+    sandbox.faults.next("GET /v1/program", Status(200, {"content-type": "application/json"}, answer))
+
     done = perkamo("catalog", "--python", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
 
-    assert (done.stdout, done.stderr, done.returncode) == (write_module(shop_rules()), "", 0)
+    expected = write_module([ProgramEvent("objedn\u00e1vka", "\u017elu\u0165ou\u010dk\u00fd", raw=raw)])
+    assert (done.stdout, done.stderr, done.returncode) == (expected, "", 0)
 
 
 def test_the_same_catalogue_gives_the_same_text() -> None:
