@@ -227,7 +227,7 @@ class SpoolFile:
 
     def rebind(self, space: bytes) -> int:
         """Let all that waits here, and the dead letters, belong to this service and Space key; count the former."""
-        moved = self.connection.execute("UPDATE pending SET space = ?1 WHERE space <> ?1", (space,)).rowcount
+        moved = self.connection.execute("UPDATE pending SET space = ? WHERE space <> ?", (space, space)).rowcount
         self.connection.execute("UPDATE dead SET space = ?", (space,))
         return moved
 
@@ -335,7 +335,8 @@ class SpoolFile:
 
     def _is_new(self, transaction_id: str, body: bytes) -> bool:
         row = self.connection.execute(
-            "SELECT body FROM pending WHERE tx = ?1 UNION ALL SELECT body FROM dead WHERE tx = ?1", (transaction_id,)
+            "SELECT body FROM pending WHERE tx = ? UNION ALL SELECT body FROM dead WHERE tx = ?",
+            (transaction_id, transaction_id),
         ).fetchone()
         if row is None:
             return True
