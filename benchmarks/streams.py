@@ -25,7 +25,7 @@ def measure(server: CannedServer, effort: Effort) -> Sequence[Row]:
         effort,
     )
     rows: list[Row] = []
-    for cut, what, target in (("single", "one event a chunk", 1.5), ("large", "64 KiB chunks", 2.5)):
+    for cut, what, target in (("single", "one event a chunk", 2.0), ("large", "64 KiB chunks", 2.5)):
         ratios = series.ratios(f"theirs {cut}", f"ours {cut}")
         rows.append(
             Row(

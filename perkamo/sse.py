@@ -7,6 +7,8 @@ connection ends is dropped.
 
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from perkamo.errors import PerkamoStreamError
@@ -25,7 +27,7 @@ _REPLACED: Final = 3
 
 _MOST_DIGITS: Final = 9
 _BLOCK_OR_LINE = re.compile(
-    r"(?:id: ?([^\n\0 ][^\n\0]*)\n)?(?:event: ?([^\n ][^\n]*)\n)?data: ?+([^\n]*+)\n\n|([^\n]*\n)"
+    r"(?:id: ?([^\n\0 ][^\n\0]*+)\n)?+(?:event: ?([^\n ][^\n]*+)\n)?+data: ?+([^\n]*+)\n\n|([^\n]*+\n)"
 )
 """A block as most servers write it, in one step, or else one line of any kind."""
 
@@ -42,6 +44,10 @@ class ServerSentEvent(NamedTuple):
     event: str
     data: str
     id: str
+
+
+_make: Final[Callable[[tuple[str, str, str]], ServerSentEvent]] = partial(tuple[str, str, str].__new__, ServerSentEvent)
+"""``ServerSentEvent._make`` in three quarters of its time."""
 
 
 class EventStreamDecoder:
@@ -96,18 +102,16 @@ class EventStreamDecoder:
         """
         if self._oversized:
             raise self._error()
-        if self._at_start or self._after_cr or b"\r" in chunk:
+        if self._at_start or self._after_cr or chunk.find(b"\r") >= 0:
             chunk = self._unify(chunk)
+        rest = b""
+        if self._partial or not chunk.endswith(b"\n"):
+            chunk, rest = self._cut(chunk)
         events: list[ServerSentEvent] = []
-        end = chunk.rfind(b"\n") + 1
-        if end:
-            lines = chunk[:end]
-            if self._partial:
-                lines = bytes(self._partial) + lines
-                self._partial.clear()
-            self._read(lines, events)
-        if end < len(chunk):
-            self._hold(chunk[end:])
+        if chunk:
+            self._read(chunk, events)
+        if rest:
+            self._hold(rest)
         if self._oversized and not events:
             raise self._error()
         return events
@@ -130,6 +134,15 @@ class EventStreamDecoder:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return chunk
 
+    def _cut(self, chunk: bytes) -> tuple[bytes, bytes]:
+        """Split off the beginning of a line at the end; what was held of the first line goes before it."""
+        end = chunk.rfind(b"\n") + 1
+        if not end:
+            return b"", chunk
+        lines = bytes(self._partial) + chunk[:end]
+        self._partial.clear()
+        return lines, chunk[end:]
+
     def _read(self, lines: bytes, events: list[ServerSentEvent]) -> None:
         """Take whole lines; by blocks where none of them can be too large, and else one by one."""
         text = lines.decode("utf-8", "replace")
@@ -140,7 +153,6 @@ class EventStreamDecoder:
                     return
             return
         rows: list[tuple[str, str, str, str]] = _BLOCK_OR_LINE.findall(text)
-        make = ServerSentEvent._make
         for last_id, event, data, line in rows:
             if line:
                 self._take(line[:-1], events)
@@ -153,7 +165,7 @@ class EventStreamDecoder:
                 self._end_block(events)
             else:
                 self.last_event_id = self._id
-                events.append(make((event or "message", data, self._id)))
+                events.append(_make((event or "message", data, self._id)))
 
     def _take(self, line: str, events: list[ServerSentEvent]) -> None:
         if not line:
