@@ -179,7 +179,8 @@ def _object(value: Mapping[object, object], depth: int) -> str:
                 continue
             key = ""
             key = name if type(name) is str else _plain_key(name)
-            _check_key(key)
+            if not key:
+                raise _RefusedError("has an empty key; every key must be non-empty text")
             members.append(f"{_string(key)}:{_text(item, depth + 1)}")
     except _RefusedError as refused:
         if key:
@@ -203,11 +204,6 @@ def _array(value: Sequence[object], depth: int) -> str:
 def _check_depth(depth: int) -> None:
     if depth > MAX_DEPTH:
         raise _RefusedError(f"is nested deeper than {MAX_DEPTH} levels; flatten it")
-
-
-def _check_key(key: str) -> None:
-    if not key:
-        raise _RefusedError("has an empty key; every key must be non-empty text")
 
 
 def _plain_key(key: object) -> str:

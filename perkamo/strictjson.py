@@ -40,7 +40,7 @@ def parse(data: bytes) -> JSONValue:
         raise ValueError("is not JSON") from None
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    if b"\\u" in data and _SURROGATE.search(text):
+    if b"\\" in data and _SURROGATE.search(text):
         _check_surrogates(value)
     return value
 
@@ -71,18 +71,17 @@ _DECODER_OF_PAIRS: Final = json.JSONDecoder(object_pairs_hook=_object)
 def _count_keys(value: JSONValue) -> int:
     """Count the keys of all objects, going down level by level to the bound."""
     keys = 0
-    level: list[object] = [value]
+    level: list[JSONValue] = [value]
     for depth in range(MAX_DEPTH + 1):
         is_leaf = True
-        below: list[object] = []
+        below: list[JSONValue] = []
         for one in level:  # exact types: the parser makes no others, and asking for them is quick
             if type(one) is dict:
-                members = cast("dict[str, object]", one)
-                keys += len(members)
-                below += members.values()
+                keys += len(one)
+                below += one.values()
                 is_leaf = False
             elif type(one) is list:
-                below += cast("list[object]", one)
+                below += one
                 is_leaf = False
         if is_leaf:
             return keys

@@ -89,6 +89,28 @@ def test_the_moment_is_now_when_none_is_given() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event.occurred_at)
 
 
+def test_each_event_has_the_moment_at_which_it_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milliseconds count on within a second, into the next and back; catches a second's text that is kept too long."""
+    moments = iter([1_780_308_000_999_999_999, 1_780_308_001_000_000_000, 1_780_308_000_070_000_000])
+    monkeypatch.setattr("time.time_ns", lambda: next(moments))
+
+    texts = [Event("u", "e").occurred_at for _ in range(3)]
+
+    assert texts == ["2026-06-01T10:00:00.999Z", "2026-06-01T10:00:01.000Z", "2026-06-01T10:00:00.070Z"]
+
+
+@pytest.mark.parametrize("missing", ["user_id", "event"])
+def test_a_mapping_without_a_field_is_refused_by_its_name(missing: str) -> None:
+    """What every event needs is asked for by name; catches a bare KeyError."""
+    fields: dict[str, object] = {"user_id": "u", "event": "e"}
+    del fields[missing]
+
+    with pytest.raises(PerkamoValidationError, match=f"^{missing} is missing. Nothing was sent.$") as caught:
+        Event.from_mapping(fields)
+
+    assert caught.value.field == missing
+
+
 @pytest.mark.parametrize("text", [" u ", "é", "a/b", "%2F", "\u202e", "a" * 256, "😀" * 128, "\u6c49" * 256])
 def test_an_id_is_kept_exactly_as_given(text: str) -> None:
     """Ids are neither trimmed nor normalised, up to 256 UTF-16 units; catches two spellings of one customer."""
