@@ -18,6 +18,7 @@ from perkamo.constructors import Constructors, MismatchError
 from perkamo.errors import PerkamoResponseError, WriteOutcome
 from perkamo.jsontext import JSONValue
 from perkamo.models import Answer, ApiResponse, BatchIngestResponse, Blueprint, Level, Part, Program, ResponseMeta
+from perkamo.redaction import clean
 from perkamo.strictjson import parse
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
@@ -82,7 +83,7 @@ def _unusable(call: str, reason: str, meta: ResponseMeta, outcome: WriteOutcome 
     advice = "Nothing was changed by reading."
     if outcome is not None:
         advice = "It may have been applied; sending it again with the same transaction id is safe."
-    request = f" (request id {meta.request_id})" if meta.request_id else ""
+    request = f" (request id {clean(meta.request_id)})" if meta.request_id else ""
     return PerkamoResponseError(
         f"{call}: the service answered {meta.status}, but the body {reason}{request}. {advice}",
         status=meta.status,

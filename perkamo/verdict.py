@@ -154,7 +154,7 @@ def broken(call: Call, problem: Exception, number: int, *, begun: bool) -> Failu
 def _unusable(call: Call, reason: str, meta: ResponseMeta) -> PerkamoResponseError:
     advice = _RESEND if call.is_write else "Try again later."
     return PerkamoResponseError(
-        f"{call.label}: the service answered {meta.status}, but the body {reason}. {advice}",
+        f"{call.label}: the service answered {meta.status}, but the body {reason}{_request(meta)}. {advice}",
         status=meta.status,
         request_id=meta.request_id,
         outcome="unknown" if call.is_write else None,
@@ -167,8 +167,11 @@ def _what(call: Call, meta: ResponseMeta, body: ErrorBody, host: str | None) -> 
         return f"{meta.status}, a redirect to {clean(host) if host else 'no host'}, which is not followed"
     message = body.get("message") if isinstance(body, dict) else None
     text = f"{meta.status} {clean(message, *call.ids)}" if isinstance(message, str) and message else str(meta.status)
-    request = f" (request id {clean(meta.request_id)})" if meta.request_id else ""
-    return text.rstrip(".") + request
+    return text.rstrip(".") + _request(meta)
+
+
+def _request(meta: ResponseMeta) -> str:
+    return f" (request id {clean(meta.request_id)})" if meta.request_id else ""
 
 
 def _advice(status: int, outcome: WriteOutcome | None, retry_after: float | None) -> str:

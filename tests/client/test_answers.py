@@ -128,6 +128,22 @@ async def test_a_body_that_is_no_result_is_refused(body: bytes) -> None:
     assert "html" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(200, content=b"{", headers={"x-request-id": "req_7 sk_live_1"}),
+        httpx.Response(200, content=b"", headers={"content-encoding": "br", "x-request-id": "req_7 sk_live_1"}),
+    ],
+    ids=["not JSON", "an encoding nobody asked for"],
+)
+async def test_an_answer_that_cannot_be_used_names_its_request(response: httpx.Response) -> None:
+    """Whoever asks Perkamo's support needs the id, cleaned of keys; catches a text that leaves it out."""
+    with pytest.raises(PerkamoResponseError) as caught:
+        await emit_against(response)
+
+    assert "(request id req_7 ***)." in str(caught.value)
+
+
 @pytest.mark.parametrize("status", [200, 202])
 async def test_identify_accepts_an_answer_without_a_body(status: int) -> None:
     """Its answer is unpublished, so nothing is asked of it; catches a parse of nothing."""
