@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import evolve
 
+from perkamo.sandbox import assertions
 from perkamo.sandbox.blueprint import read_program
 from perkamo.sandbox.clock import Clock
 from perkamo.sandbox.control import Control, told
@@ -92,6 +93,7 @@ class Sandbox:
         self.streams: CustomerStreams = CustomerStreams(self._space, self._lock, self.clock.time)
         """The customer streams: their heartbeat and reconnection time, and how many are open."""
         self._space.ledger.listen(self.streams.changed)
+        self._streams_as_made = (self.streams.heartbeat, self.streams.retry_ms)
         self._handlers: list[Handler] = []
         live = Live(self._space.ledger, self._log, self.faults, self.clock, self._lock)
         self._control = Control(
@@ -170,6 +172,37 @@ class Sandbox:
         with self._lock:
             return self._space.ledger.events(user_id)
 
+    def assert_emitted(
+        self,
+        event: str,
+        *,
+        user_id: str | None = None,
+        transaction_id: str | None = None,
+        context: Mapping[str, object] | None = None,
+        times: int | None = 1,
+    ) -> None:
+        """Fail unless such an event was applied; the message shows what the nearest ones had instead.
+
+        Args:
+            event: The event key.
+            user_id: The customer; None for any.
+            transaction_id: The transaction id; None for any.
+            context: What the context holds at least, in nested objects too. Lists are compared item by item. None for
+                any.
+            times: How often exactly, 0 for never; an event that is applied twice earns twice. None for once or more.
+
+        Raises:
+            AssertionError: There are fewer, or more.
+            ValueError: times is below 0.
+        """
+        __tracebackhide__ = True
+        with self._lock:
+            events, requests = self._space.ledger.events(), self._log.records()
+        wanted = assertions.Expected(event, user_id, transaction_id, context)
+        problem = assertions.problem(wanted, times, events, requests)
+        if problem is not None:
+            raise AssertionError(problem)
+
     def reset(self) -> None:
         """Forget customers, events, transactions, tokens, requests and faults; set the clock as it was made."""
         with self._lock:
@@ -179,6 +212,26 @@ class Sandbox:
             self.clock.reset()
             if self._now is not None:
                 self.clock.freeze(self._now)
+
+    def renew(self, program: Mapping[str, object] | str | bytes | None = None, *, now: datetime | None = None) -> None:
+        """Make it as new, with the same address and keys: reset it, with another program and another time.
+
+        Args:
+            program: As for a new sandbox.
+            now: As for a new sandbox.
+
+        Raises:
+            ProgramError: The program is wrong; ``.path`` says where. Nothing has changed.
+            ValueError: ``now`` has no zone. Nothing has changed.
+        """
+        fresh = read_program(SHOP_PROGRAM if program is None else program)
+        Clock(self._lock, now)  # refuses a time without a zone
+        with self._lock:
+            self._space.ledger.program = fresh
+            self._now = now
+            self._handlers.clear()
+            self.streams.heartbeat, self.streams.retry_ms = self._streams_as_made
+            self.reset()
 
     def fidelity(self) -> tuple[Fidelity, ...]:
         """Return what is published of the sandbox's behaviour and what is assumed."""

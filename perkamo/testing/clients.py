@@ -1,0 +1,61 @@
+"""Clients of a sandbox that tests need neither set up nor close, in whatever event loops they are used."""
+
+# pyright: reportPrivateUsage=false
+# ruff: noqa: SLF001
+# What a client keeps to itself is reached into here, so that it needs no public ways in that only tests would use.
+
+import asyncio
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+from perkamo.client import AsyncPerkamoClient
+from perkamo.connections import Connections
+from perkamo.portal import run
+from perkamo.retry import RetryPolicy
+from perkamo.sandbox import Sandbox
+from perkamo.sync_client import PerkamoClient
+
+QUICK: Final = RetryPolicy(base_delay=0, max_delay=0)
+"""As many attempts as by default, without the random waits. A wait that a Retry-After asks for is kept."""
+
+
+@contextmanager
+def sync_client(sandbox: Sandbox) -> Generator[PerkamoClient, None, None]:
+    """Lend a client of a sandbox."""
+    with PerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=QUICK) as client:
+        _set_clock(client._async, sandbox)
+        yield client
+
+
+@contextmanager
+def async_client(sandbox: Sandbox) -> Generator[AsyncPerkamoClient, None, None]:
+    """Lend an async client of a sandbox; at the end it is closed from outside of every event loop."""
+    client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=QUICK)
+    _set_clock(client, sandbox)
+    try:
+        yield client
+    finally:
+        _let_go(client)
+
+
+def _set_clock(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
+    """Sign by a stopped clock from the first call on, which would be refused once otherwise, and be seen twice."""
+    if sandbox.clock.frozen:
+        client._exchange.wire.clock_offset = sandbox.clock.time() - time.time()
+
+
+def _let_go(client: AsyncPerkamoClient) -> None:
+    """Close a client whose event loops stand still, or are gone, or run in other threads.
+
+    A loop that stands still between two tests would hold the sockets of all tests before, until none are left.
+    """
+    connections = client._exchange.wire.client._transport
+    assert isinstance(connections, Connections)  # the client was given no other
+    for loop, pool in tuple(connections._pools.items()):
+        if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_running():
+            loop.call_soon_threadsafe(pool.close)
+        else:
+            pool.close_sockets()
+    run(client.aclose)
