@@ -11,7 +11,8 @@ from benchmarks.rounds import Effort, Way, interleave
 from benchmarks.server import CannedServer
 
 _TIMED: Final = """
-import pathlib, time
+import pathlib, sys, time
+sys.modules["click"] = None  # where it is installed, as with uvicorn, httpx would load the command line of its own
 begin = time.process_time()
 {}
 seconds = time.process_time() - begin
