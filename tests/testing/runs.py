@@ -11,11 +11,12 @@ from typing import Final
 
 from attrs import frozen
 
+# Two plugins that take most of a second to load, and have no part in this.
 INI: Final = """
 [pytest]
 filterwarnings = error
 asyncio_default_fixture_loop_scope = function
-addopts = --strict-markers --strict-config -p no:cacheprovider
+addopts = --strict-markers --strict-config -p no:cacheprovider -p no:hypothesispytest -p no:respx
 """
 _COUNTS: Final = re.compile(r"([0-9]+) (passed|failed|error|skipped)")
 
