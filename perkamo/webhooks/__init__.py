@@ -1,0 +1,38 @@
+"""Webhooks: what Perkamo tells an application's own server, parsed, checked and handled once.
+
+**Deliveries are unsigned in their first version (published): anybody who knows the address can post one.** Take a
+delivery as a hint that something happened, keep the address secret (``secret_matches``), and read the truth with
+``client.customer(delivery.data.user_id)`` before anything of value is done.
+
+Deliveries repeat until they are answered with a 2xx within 5 seconds (published): ``deduplicate`` runs a handler once
+for each delivery id.
+"""
+
+from perkamo.webhooks.delivery import (
+    MAX_WEBHOOK_BYTES,
+    PerkamoWebhookError,
+    WebhookData,
+    WebhookDelivery,
+    WebhookHeaders,
+    WebhookSpace,
+    secret_matches,
+)
+from perkamo.webhooks.logs import Claim, DeliveryLog, MemoryDeliveryLog, PerkamoDeliveryLogError, SqliteDeliveryLog
+from perkamo.webhooks.once import PerkamoDeliveryBusyError, deduplicate
+
+__all__ = [
+    "MAX_WEBHOOK_BYTES",
+    "Claim",
+    "DeliveryLog",
+    "MemoryDeliveryLog",
+    "PerkamoDeliveryBusyError",
+    "PerkamoDeliveryLogError",
+    "PerkamoWebhookError",
+    "SqliteDeliveryLog",
+    "WebhookData",
+    "WebhookDelivery",
+    "WebhookHeaders",
+    "WebhookSpace",
+    "deduplicate",
+    "secret_matches",
+]

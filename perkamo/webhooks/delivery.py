@@ -1,0 +1,200 @@
+"""A delivery's headers and body -> ``WebhookDelivery``, strictly, whatever framework received them."""
+
+import hmac
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Final, Protocol, TypeAlias, cast
+
+from attrs import field, frozen
+
+from perkamo.codec import structure
+from perkamo.errors import PerkamoConfigurationError, PerkamoError
+from perkamo.jsontext import JSONValue
+from perkamo.models import Answer, Part, ResponseMeta, WalletDelta
+from perkamo.strictjson import parse
+
+MAX_WEBHOOK_BYTES: Final = 256 * 1024
+"""Assumed: the service's own limit is unpublished."""
+
+_DELIVERY: Final = "x-perkamo-delivery"
+_ATTEMPT: Final = "x-perkamo-attempt"
+_MAX_ID_LENGTH: Final = 256
+_MAX_DIGITS: Final = 9
+
+
+class _HasItems(Protocol):
+    def items(self) -> Iterable[tuple[object, object]]: ...
+
+
+WebhookHeaders: TypeAlias = "_HasItems | Iterable[tuple[object, object]]"
+"""Headers as frameworks hand them over.
+
+A mapping of text or bytes in any case of letters, pairs as in ASGI, or a WSGI environ as in Django's ``request.META``.
+"""
+
+
+class PerkamoWebhookError(PerkamoError, ValueError):
+    """What came is no delivery of Perkamo's: answer 400. The text holds nothing of what came."""
+
+    def __init__(self, reason: str) -> None:
+        """Say what is wrong with it."""
+        super().__init__(f"The webhook {reason}. It was not handled; answer with status 400.")
+
+
+@frozen
+class WebhookSpace(Part):
+    """The Space that a delivery comes from (published).
+
+    Attributes:
+        slug: Its short name, such as ``commerce-live``.
+        name: The name to show, or None when not stated.
+        environment: ``"live"`` or another, or None when not stated.
+    """
+
+    slug: str
+    name: str | None = None
+    environment: str | None = None
+
+
+@frozen
+class WebhookData(Part):
+    """What happened (published); ``raw`` has the effects, too, whose shape is not.
+
+    Attributes:
+        user_id: The application's own id of the customer.
+        space: Where it happened, or None when not stated.
+        event: The event key, or None when not stated.
+        transaction_id: The event's transaction id, or None when not stated.
+        status: ``"applied"`` or another, or None when not stated.
+        occurred_at: When it happened, or None when not stated.
+        context: The event's facts.
+        delta: The changes of balances.
+        wallet_state: The balances afterwards, by wallet key.
+    """
+
+    user_id: str = field(repr=False)
+    space: WebhookSpace | None = None
+    event: str | None = None
+    transaction_id: str | None = field(default=None, repr=False)
+    status: str | None = None
+    occurred_at: datetime | None = None
+    context: Mapping[str, JSONValue] = field(factory=dict[str, JSONValue], repr=False)
+    delta: tuple[WalletDelta, ...] = ()
+    wallet_state: Mapping[str, float] = field(factory=dict[str, float])
+
+
+@frozen
+class _Envelope(Answer):
+    id: str
+    type: str
+    created_at: datetime
+    data: WebhookData
+
+
+@frozen
+class WebhookDelivery:
+    """One delivery of a webhook. **It is unsigned, so it proves nothing**: read the customer again.
+
+    Attributes:
+        delivery_id: The same in every repetition: the idempotency key (published).
+        attempt: Which repetition this is, from 1.
+        id: The id of what is told, such as ``evt_…``.
+        type: What is told: the event key, such as ``purchase.completed``.
+        created_at: When the delivery was made.
+        data: What happened.
+        raw: The body as it came, with every field that this library does not know.
+    """
+
+    delivery_id: str
+    attempt: int
+    id: str
+    type: str
+    created_at: datetime
+    data: WebhookData
+    raw: Mapping[str, JSONValue] = field(repr=False)
+
+    @classmethod
+    def parse(cls, headers: WebhookHeaders, body: bytes | bytearray | memoryview | str) -> "WebhookDelivery":
+        """Read a delivery.
+
+        Unknown fields are kept in ``raw``; of ``x-perkamo-event`` and ``x-perkamo-space``, which repeat what the body
+        says, nothing is read.
+
+        Args:
+            headers: The request's headers, as any framework hands them over.
+            body: The request's body as it came, at most 256 KiB.
+
+        Raises:
+            PerkamoWebhookError: It has no delivery id, is too large, or not of the published shape.
+        """
+        delivery_id, attempt = _delivery_id(headers), _attempt(headers)
+        data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+        if len(data) > MAX_WEBHOOK_BYTES:
+            raise PerkamoWebhookError(f"is larger than {MAX_WEBHOOK_BYTES} bytes")
+        try:
+            made = structure(_Envelope, parse(data), ResponseMeta())
+        except ValueError as error:
+            reason = str(error)
+        else:
+            return cls(delivery_id, attempt, made.id, made.type, made.created_at, made.data, made.raw)
+        raise PerkamoWebhookError(f"has a body that {reason}")
+
+
+def secret_matches(given: str | bytes | None, secret: str | bytes) -> bool:
+    """Compare a secret of a path or header with the right one, in a time that tells nothing of how much is right.
+
+    Args:
+        given: What came with the request, or None where there was none.
+        secret: The right one; long and random, such as from ``secrets.token_urlsafe()``.
+
+    Raises:
+        PerkamoConfigurationError: The right one is empty, which everybody would guess.
+    """
+    right = _as_bytes(secret)
+    if not right:
+        raise PerkamoConfigurationError("The webhook's secret is empty: set a long random one.")
+    return given is not None and hmac.compare_digest(_as_bytes(given), right)
+
+
+def _as_bytes(text: str | bytes) -> bytes:
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+
+
+def _delivery_id(headers: WebhookHeaders) -> str:
+    value = _header(headers, _DELIVERY)
+    if value is None or not value.strip():
+        raise PerkamoWebhookError(f"has no {_DELIVERY} header, without which repetitions can't be told apart")
+    if len(value) > _MAX_ID_LENGTH or not value.isprintable():
+        raise PerkamoWebhookError(f"has a {_DELIVERY} header that is no id")
+    return value
+
+
+def _attempt(headers: WebhookHeaders) -> int:
+    value = _header(headers, _ATTEMPT)
+    if value is None:
+        return 1
+    if not (value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS and int(value)):
+        raise PerkamoWebhookError(f"has an {_ATTEMPT} header that is no number from 1")
+    return int(value)
+
+
+def _header(headers: WebhookHeaders, wanted: str) -> str | None:
+    values = {value for name, value in _pairs(headers) if name == wanted}
+    if len(values) > 1:
+        raise PerkamoWebhookError(f"has several {wanted} headers that differ")
+    return next(iter(values), None)
+
+
+def _pairs(headers: WebhookHeaders) -> Iterator[tuple[str, str]]:
+    items = getattr(headers, "items", None)
+    pairs = items() if callable(items) else headers
+    for name, value in cast("Iterable[tuple[object, object]]", pairs):
+        plain = _text(name)
+        if plain is not None and (text := _text(value)) is not None:
+            yield plain.lower().replace("_", "-").removeprefix("http-"), text  # as HTTP_X_PERKAMO_DELIVERY in WSGI
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return value if isinstance(value, str) else None
