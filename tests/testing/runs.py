@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import frozen
 
-# Two plugins that take most of a second to load, and have no part in this.
+# Plugins that take most of a second to load, and have no part in this.
 INI: Final = """
 [pytest]
 filterwarnings = error
