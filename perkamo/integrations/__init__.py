@@ -1,0 +1,1 @@
+"""What makes this library at home in a framework. Each needs the extra of its name."""

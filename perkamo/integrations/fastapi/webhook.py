@@ -1,0 +1,67 @@
+"""Webhooks as a handler's parameter."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeAlias
+
+from fastapi import Depends, HTTPException, Request
+
+from perkamo.errors import PerkamoConfigurationError
+from perkamo.webhooks import MAX_WEBHOOK_BYTES, PerkamoWebhookError, WebhookDelivery, secret_matches
+
+
+async def receive_webhook(request: Request) -> WebhookDelivery:
+    """Read a delivery: the dependency behind ``PerkamoWebhook``. **It is unsigned**; see ``perkamo.webhooks``.
+
+    Of a body that is too large no more is read than it takes to see that.
+
+    Raises:
+        HTTPException: 413 for more than 256 KiB, 400 for what is no delivery.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_WEBHOOK_BYTES:
+            raise HTTPException(413, f"A webhook has at most {MAX_WEBHOOK_BYTES} bytes.")
+    try:
+        return WebhookDelivery.parse(request.headers, body)
+    except PerkamoWebhookError as error:
+        reason = str(error)
+    raise HTTPException(400, reason)
+
+
+PerkamoWebhook: TypeAlias = Annotated[WebhookDelivery, Depends(receive_webhook)]
+"""The type of a handler's parameter that is to be the delivery."""
+
+
+def secret_webhook(
+    secret: str, *, header: str | None = None, path_parameter: str | None = None
+) -> Callable[[Request], Awaitable[WebhookDelivery]]:
+    """Return a dependency like ``receive_webhook`` for those only who know a secret; all others get 404.
+
+    Args:
+        secret: A long random one, such as from ``secrets.token_urlsafe()``.
+        header: The header that has to hold it.
+        path_parameter: Or else the parameter of the route's path, such as ``secret`` in ``/hooks/{secret}``. Mind that
+            servers and proxies log paths.
+
+    Raises:
+        PerkamoConfigurationError: The secret is empty, or neither or both of the places are given.
+    """
+    secret_matches(None, secret)
+    if (header is None) == (path_parameter is None):
+        raise PerkamoConfigurationError("Give header or path_parameter: the one place where the secret is.")
+
+    async def receive(request: Request) -> WebhookDelivery:
+        if not secret_matches(_given(request, header, path_parameter), secret):
+            raise HTTPException(404)
+        return await receive_webhook(request)
+
+    return receive
+
+
+def _given(request: Request, header: str | None, path_parameter: str | None) -> str | bytes | None:
+    if header is not None:
+        text = request.headers.get(header)
+        return None if text is None else text.encode("latin-1")  # the bytes that came
+    found: object = request.path_params.get(path_parameter or "")
+    return found if isinstance(found, str) else None
