@@ -104,7 +104,7 @@ PLANTED = {
 def run_tests(directory: Path, workers: int, planted: str = "") -> Run:
     """Run all of them once."""
     files = {"test_shop.py": TESTS, "conftest.py": planted}
-    return run_pytest(directory, files, "-n", str(workers), *("-p", "no:asyncio", "-p", "no:trio"))
+    return run_pytest(directory, files, "-n", str(workers), "-p", "no:trio")  # which loads hypothesis
 
 
 @pytest.mark.stress
