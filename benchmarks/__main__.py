@@ -33,6 +33,7 @@ FAMILIES: Final[Mapping[str, Sequence[str]]] = {
     "peers": ("15",),
     "weight": ("16",),
     "pieces": ("-",),
+    "sandboxes": ("-",),
 }
 """The modules that measure, and the numbers of the targets that each is about."""
 
