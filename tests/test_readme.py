@@ -11,11 +11,20 @@ from perkamo.sandbox import Sandbox
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+TESTS = re.findall(r"^```python test\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def python(*words: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a directory of its own, with an environment of its own."""
+    return subprocess.run(
+        [sys.executable, *words], env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_the_readme_has_snippets() -> None:
     """There are at least as many snippets as sections that promise one; catches a pattern that finds none."""
-    assert len(SNIPPETS) >= 5
+    assert len(SNIPPETS) >= 12
+    assert len(TESTS) >= 2
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {n}" for n in range(1, len(SNIPPETS) + 1)])
@@ -27,16 +36,34 @@ def test_a_snippet_runs_as_pasted(snippet: str, sandbox: Sandbox, tmp_path: Path
         "PERKAMO_BASE_URL": sandbox.base_url,
         "PATH": "",
     }
+    if "my_events" in snippet:  # which the command above it has written
+        module = python("-m", "perkamo", "catalog", "--python", env=environment, cwd=tmp_path).stdout
+        (tmp_path / "my_events.py").write_text(module, "utf-8")
 
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", snippet],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = python("-X", "dev", "-W", "error", "-c", snippet, env=environment, cwd=tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+@pytest.mark.parametrize("snippet", TESTS, ids=[f"test {n}" for n in range(1, len(TESTS) + 1)])
+def test_a_test_of_the_readme_passes(snippet: str, tmp_path: Path) -> None:
+    """Run by pytest with nothing but the installed plugin; catches a fixture or an assertion that is no more."""
+    (tmp_path / "test_snippet.py").write_text(snippet, "utf-8")
+    options = ["-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:cacheprovider"]
+
+    done = python("-m", "pytest", "-q", *options, str(tmp_path), env={"PATH": ""}, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_symptoms_are_quoted_from_the_code() -> None:
+    """What a reader searches for is what the library says; catches a message that was changed under the guide."""
+    section = README.partition("## When something is wrong\n")[2].partition("\n## ")[0]
+    symptoms = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")]
+    quoted = [words for symptom in symptoms for words in symptom.split("`")[1::2] if " " in words]
+    code = "\n".join(path.read_text("utf-8") for path in (Path(__file__).parent.parent / "perkamo").rglob("*.py"))
+
+    assert len(quoted) >= 8
+    assert not [words for words in quoted if words not in code and "==" not in words]
