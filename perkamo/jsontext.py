@@ -179,8 +179,7 @@ def _object(value: Mapping[object, object], depth: int) -> str:
                 continue
             key = ""
             key = name if type(name) is str else _plain_key(name)
-            if not key:
-                raise _RefusedError("has an empty key; every key must be non-empty text")
+            _check_key(key)
             members.append(f"{_string(key)}:{_text(item, depth + 1)}")
     except _RefusedError as refused:
         if key:
@@ -204,6 +203,11 @@ def _array(value: Sequence[object], depth: int) -> str:
 def _check_depth(depth: int) -> None:
     if depth > MAX_DEPTH:
         raise _RefusedError(f"is nested deeper than {MAX_DEPTH} levels; flatten it")
+
+
+def _check_key(key: str) -> None:
+    if not key:
+        raise _RefusedError("has an empty key; every key must be non-empty text")
 
 
 def _plain_key(key: object) -> str:
