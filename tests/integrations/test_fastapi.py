@@ -42,8 +42,6 @@ from tests.integrations import shop
 from tests.integrations.shop import SECRET, logged_in
 from tests.webhooks.samples import HEADERS, body
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:starlette.testclient")
-
 
 @pytest.fixture
 def client(sandbox: Sandbox) -> Callable[[], AsyncPerkamoClient]:
