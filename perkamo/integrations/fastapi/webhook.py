@@ -1,6 +1,7 @@
 """Webhooks as a handler's parameter."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, HTTPException, Request
@@ -18,10 +19,11 @@ async def receive_webhook(request: Request) -> WebhookDelivery:
         HTTPException: 413 for more than 256 KiB, 400 for what is no delivery.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_WEBHOOK_BYTES:
-            raise HTTPException(413, f"A webhook has at most {MAX_WEBHOOK_BYTES} bytes.")
+    async with aclosing(request.stream()) as chunks:  # trio wants a generator ended that is left early
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_WEBHOOK_BYTES:
+                raise HTTPException(413, f"A webhook has at most {MAX_WEBHOOK_BYTES} bytes.")
     try:
         return WebhookDelivery.parse(request.headers, body)
     except PerkamoWebhookError as error:
