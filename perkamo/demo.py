@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from perkamo import AsyncPerkamoClient, Event, EventIngestResponse
+from perkamo.commands.help import explain
 from perkamo.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ _WHAT: Final = 38
 
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command; it has no options."""
-    subparsers.add_parser("demo", help="see events earn points, in three seconds, on this machine")
+    summary = "see events earn points, in three seconds, on this machine"
+    parser = subparsers.add_parser("demo", help=summary)
+    explain(parser, summary, example="perkamo demo", exit_codes="0  done\n2  wrong usage")
 
 
 def run(_: Namespace) -> int:

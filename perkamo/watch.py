@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from perkamo.client import AsyncPerkamoClient
+from perkamo.commands.help import BASE_URL, BROWSER_KEY, KEY, explain
 from perkamo.errors import PerkamoError
 from perkamo.models import Customer, Level, UnlockedPerk
 from perkamo.stream import CustomerUpdate, StreamState
@@ -26,6 +27,15 @@ _STATES: Final = {"open": "connected", "waiting": "connection lost, trying again
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command's options."""
     parser = subparsers.add_parser("watch", help="show a customer's updates as they come, until Ctrl-C (preview)")
+    explain(
+        parser,
+        "show a customer's updates as they come, until Ctrl-C (preview)",
+        example="perkamo watch customer_123\nperkamo watch customer_123 --json | jq .customer.wallets",
+        exit_codes="0  Ctrl-C, or the service ended the stream\n"
+        "1  failed: no key, no permission, no such stream\n"
+        "2  wrong usage",
+        environment=(KEY, BROWSER_KEY, BASE_URL),
+    )
     parser.add_argument("user_id", metavar="USER_ID", help="the application's own id of the customer")
     parser.add_argument(
         "--browser-key",

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from perkamo.client import AsyncPerkamoClient
+from perkamo.commands.help import BASE_URL, KEY, explain
 from perkamo.commands.output import print_aside
 from perkamo.errors import PerkamoApiError, PerkamoError, PerkamoResponseError, PerkamoValidationError
 
@@ -22,13 +23,11 @@ REFUSED: Final = 3
 INTERRUPTED: Final = 130
 
 _EXIT_CODES: Final = f"""\
-exit codes:
-  {DONE}    done
-  {FAILED}    failed: no key, no connection, no permission, or a failure of the service
-  {WRONG_USAGE}    wrong usage; nothing was sent
-  {REFUSED}    refused: the input can't be sent, or the service does not take it; trying again does not help
-  {INTERRUPTED}  Ctrl-C
-"""
+{DONE}    done
+{FAILED}    failed: no key, no connection, no permission, or a failure of the service
+{WRONG_USAGE}    wrong usage; nothing was sent
+{REFUSED}    refused: the input can't be sent, or the service does not take it; trying again does not help
+{INTERRUPTED}  Ctrl-C"""
 
 
 class RefusedError(Exception):
@@ -48,16 +47,7 @@ def add_command(
         environment: Lines about variables that this command needs besides the usual ones.
     """
     parser = subparsers.add_parser(name, help=summary)
-    parser.description = f"{summary[0].upper()}{summary[1:]}."
-    parser.formatter_class = RawDescriptionHelpFormatter
-    variables = (
-        "PERKAMO_SECRET_KEY   the server key; it is taken from here only",
-        "PERKAMO_BASE_URL     where the API is (default: the hosted one)",
-        *environment,
-    )
-    parser.epilog = "\n".join(
-        ("example:", *_indented(example), "", "environment:", *_indented("\n".join(variables)), "", _EXIT_CODES)
-    )
+    explain(parser, summary, example=example, exit_codes=_EXIT_CODES, environment=(KEY, BASE_URL, *environment))
     parser.add_argument("--json", action="store_true", help="print one JSON document, for programs")
     return parser
 
@@ -121,7 +111,3 @@ def _is_refusal(error: PerkamoError) -> bool:
     if isinstance(error, PerkamoApiError):
         return 400 <= error.status < 500 and error.status not in (401, 403) and not error.retryable
     return isinstance(error, PerkamoValidationError)
-
-
-def _indented(text: str) -> list[str]:
-    return [f"  {line}".rstrip() for line in text.splitlines()]

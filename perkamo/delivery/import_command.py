@@ -20,6 +20,7 @@ import anyio
 from attrs import asdict, define
 
 from perkamo.client import AsyncPerkamoClient
+from perkamo.commands.help import BASE_URL, KEY, explain
 from perkamo.delivery.bulk import Outcome, emit_many
 from perkamo.delivery.together import is_refusal
 from perkamo.errors import PerkamoConflictError, PerkamoError, PerkamoValidationError
@@ -36,6 +37,15 @@ _INTERRUPTED: Final = 130
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command's options."""
     parser = subparsers.add_parser("import", help="emit a file of events, one JSON object a line")
+    explain(
+        parser,
+        "emit a file of events, one JSON object a line",
+        example="perkamo import events.jsonl\nzcat more.jsonl.gz | perkamo import - --rejected refused.jsonl",
+        exit_codes="0    done; refused lines are in the file of rejected ones\n"
+        "1    failed; the same command goes on from there\n"
+        f"2    wrong usage\n{_INTERRUPTED}  Ctrl-C; the same command goes on from there",
+        environment=(KEY, BASE_URL),
+    )
     parser.add_argument("file", metavar="FILE", help="FILE.jsonl, FILE.jsonl.gz, or - for standard input")
     parser.add_argument("--resume-file", type=Path, help="where to note how far it came (default: FILE.resume)")
     parser.add_argument("--rejected", type=Path, help="where to put refused lines (default: FILE.rejected.jsonl)")
@@ -64,7 +74,7 @@ def run(args: Namespace) -> int:
         return _fail(f"cannot read or write: {error}")
     except PerkamoError as error:
         job.save()
-        return _fail(f"{error}\nStopped after line {state.line:,}. {job.how_to_go_on}")
+        return _fail(f"{error} Stopped after line {state.line:,}. {job.how_to_go_on}")
     job.finish()
     return 0
 

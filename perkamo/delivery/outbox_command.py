@@ -10,6 +10,7 @@ import anyio
 from attrs import asdict
 
 from perkamo.client import AsyncPerkamoClient
+from perkamo.commands.help import BASE_URL, KEY, explain
 from perkamo.delivery.outbox import Outbox, OutboxStats
 from perkamo.errors import PerkamoError
 
@@ -20,7 +21,19 @@ if TYPE_CHECKING:
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command's options."""
     parser = subparsers.add_parser("outbox", help="look at an outbox, deliver it, see to its dead letters")
-    parser.add_argument("action", choices=["stats", "relay", "dead", "requeue"])
+    explain(
+        parser,
+        "look at an outbox, deliver it, see to its dead letters",
+        example="perkamo outbox stats /var/lib/shop/outbox --json\n"
+        "perkamo outbox relay /var/lib/shop/outbox --until-empty\n"
+        "perkamo outbox dead /var/lib/shop/outbox\n"
+        "perkamo outbox requeue /var/lib/shop/outbox --transaction-id order_1092",
+        exit_codes="0  done; also Ctrl-C, after which all that waits is kept\n"
+        "1  failed: no outbox, no key, no permission\n"
+        "2  wrong usage",
+        environment=(f"{KEY} (relay)", BASE_URL),
+    )
+    parser.add_argument("action", choices=["stats", "relay", "dead", "requeue"], help="what to do")
     parser.add_argument("directory", type=Path, metavar="DIR", help="the outbox's directory")
     parser.add_argument("--json", action="store_true", help="stats: print JSON")
     parser.add_argument("--until-empty", action="store_true", help="relay: end when nothing waits, not at Ctrl-C")

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
+from perkamo.commands.help import explain
 from perkamo.sandbox.blueprint import ProgramError
 from perkamo.sandbox.process import SandboxError
 from perkamo.sandbox.sandbox import Sandbox
@@ -25,6 +26,12 @@ MAX_PORT: Final = 65_535
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command's options."""
     parser = subparsers.add_parser("sandbox", help="run a small Perkamo on this machine until Ctrl-C")
+    explain(
+        parser,
+        "run a small Perkamo on this machine until Ctrl-C",
+        example="perkamo sandbox\nperkamo sandbox --port 0 --program program.json",
+        exit_codes="0  Ctrl-C\n1  failed: the port is in use, or the program is wrong\n2  wrong usage",
+    )
     parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 for a free one (default: %(default)s)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address to listen on; any but loopback opens it to the network"
