@@ -27,15 +27,14 @@ def test_help_is_complete(name: str, perkamo: Perkamo) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_commands_that_are_understood(name: str, perkamo: Perkamo) -> None:
     """Each line parses as it is typed; catches an example with an option that is no more."""
-    text = perkamo(name, "--help").stdout.partition("\nexample:\n")[2].partition("\n\n")[0]
-    lines = [line for line in text.splitlines() if "perkamo " in line]
+    options, _, rest = perkamo(name, "--help").stdout.partition("\nexample:\n")
+    lines = [line for line in rest.partition("\n\n")[0].splitlines() if "perkamo " in line]
 
     assert lines
     for line in lines:
         typed = re.split(r"[|>]", line[line.index(f"perkamo {name}") :], maxsplit=1)[0].removesuffix("- ")
         words = shlex.split(typed, comments=True)
-        shown = perkamo(*words[1:], "--help")
-        assert shown.returncode == 0, line
+        assert not [word for word in words if word.startswith("--") and word not in options], line
         unknown = perkamo(*words[1:], "--no-such-option")
         assert "unrecognized" in unknown.stderr, line
         assert unknown.returncode == 2, line
