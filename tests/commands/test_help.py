@@ -32,7 +32,7 @@ def test_examples_are_commands_that_are_understood(name: str, perkamo: Perkamo) 
 
     assert lines
     for line in lines:
-        typed = re.split(r"[|>]", line[line.index(f"perkamo {name}") :], maxsplit=1)[0].removesuffix("- ")
+        typed = re.split(r"[|>)]", line[line.index(f"perkamo {name}") :], maxsplit=1)[0].removesuffix("- ")
         words = shlex.split(typed, comments=True)
         assert not [word for word in words if word.startswith("--") and word not in options], line
         unknown = perkamo(*words[1:], "--no-such-option")
