@@ -13,6 +13,7 @@ from perkamo.sandbox.process import SandboxError
 from perkamo.sandbox.requestlog import RequestRecord
 from perkamo.sandbox.sandbox import Sandbox
 from perkamo.sandbox.stream import CustomerStreams
+from perkamo.sandbox.webhooks import SentWebhook, Webhooks
 
 __all__ = [
     "Clock",
@@ -29,7 +30,9 @@ __all__ = [
     "SandboxCustomer",
     "SandboxError",
     "SandboxEvent",
+    "SentWebhook",
     "Stall",
     "Status",
     "Truncate",
+    "Webhooks",
 ]

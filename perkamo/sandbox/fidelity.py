@@ -36,6 +36,10 @@ FIDELITY: Final = (
     ),
     Fidelity("POST /v1/browser-tokens, its fields, its answer and TTLs of 1 to 1800 s", "published", _PHP),
     Fidelity("x-perkamo-api-key on every call", "published", _PHP),
+    Fidelity("webhooks: body and headers, unsigned, a 2xx within 5 s is success, repetitions", "published", _DOCS),
+    Fidelity(
+        "webhooks: four repetitions, after some hundredths of a second each", "assumed", "its schedule is not told"
+    ),
     Fidelity("the signature of every POST over timestamp, method, path and raw body", "published", _PHP),
     Fidelity("the fields of an event and their lengths of 256, 128 and 256", "published", _PHP),
     Fidelity("reserved context keys, at the top level, in any case of letters", "published", f"{_JS}; {_PHP}"),

@@ -34,6 +34,7 @@ from perkamo.sandbox.shop import SHOP_PROGRAM
 from perkamo.sandbox.space import Space
 from perkamo.sandbox.stream import CustomerStreams
 from perkamo.sandbox.tokens import IdMaker, Purpose, Token
+from perkamo.sandbox.webhooks import Webhooks
 
 if TYPE_CHECKING:
     import httpx
@@ -94,6 +95,8 @@ class Sandbox:
         """The customer streams: their heartbeat and reconnection time, and how many are open."""
         self._space.ledger.listen(self.streams.changed)
         self._streams_as_made = (self.streams.heartbeat, self.streams.retry_ms)
+        self.webhooks: Webhooks = Webhooks(self._space.ledger, IdMaker(seed))
+        """The deliveries that it makes: where to, and how clumsily."""
         self._handlers: list[Handler] = []
         live = Live(self._space.ledger, self._log, self.faults, self.clock, self._lock)
         self._control = Control(
