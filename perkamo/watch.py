@@ -2,17 +2,17 @@
 
 import json
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from perkamo.client import AsyncPerkamoClient
 from perkamo.commands.help import BASE_URL, BROWSER_KEY, KEY, explain
-from perkamo.errors import PerkamoError
+from perkamo.commands.output import print_aside, printable
+from perkamo.commands.running import DONE, FAILED, client_of_environment, explained, tell
 from perkamo.models import Customer, Level, UnlockedPerk
 from perkamo.stream import CustomerUpdate, StreamState
 
@@ -32,8 +32,9 @@ def add_parser(subparsers: "SubParsers") -> None:
         "show a customer's updates as they come, until Ctrl-C (preview)",
         example="perkamo watch customer_123\nperkamo watch customer_123 --json | jq .customer.wallets",
         exit_codes="0  Ctrl-C, or the service ended the stream\n"
-        "1  failed: no key, no permission, no such stream\n"
-        "2  wrong usage",
+        "1  failed: no key, no connection, no permission, no such stream\n"
+        "2  wrong usage\n"
+        "3  refused: the service gives no token for this customer; trying again does not help",
         environment=(KEY, BROWSER_KEY, BASE_URL),
     )
     parser.add_argument("user_id", metavar="USER_ID", help="the application's own id of the customer")
@@ -46,25 +47,20 @@ def add_parser(subparsers: "SubParsers") -> None:
 
 
 def run(args: Namespace) -> int:
-    """Watch until Ctrl-C; returns the exit code: 0, or 1 for a failure that was explained."""
+    """Watch until Ctrl-C; returns the exit code."""
+    return explained("watch", partial(_run, args), interrupted=DONE)
+
+
+def _run(args: Namespace) -> int:
     if not args.browser_key:
-        return _fail(f"pass --browser-key or set {BROWSER_KEY_VARIABLE}")
-    try:
-        anyio.run(_watch, args.user_id, args.browser_key, args.json)
-    except KeyboardInterrupt:
-        return 0
-    except BrokenPipeError:
-        # Whoever read has enough, as head does; what Python still holds for it must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except PerkamoError as error:
-        return _fail(str(error))
-    print("The service ended the stream.", file=sys.stderr)
-    return 0
+        return tell("watch", f"set {BROWSER_KEY_VARIABLE}, or pass --browser-key", FAILED)
+    anyio.run(_watch, args.user_id, args.browser_key, args.json)
+    print_aside("The service ended the stream.")
+    return DONE
 
 
 async def _watch(user_id: str, browser_key: str, as_json: bool) -> None:  # noqa: FBT001 - anyio.run passes by position
-    async with AsyncPerkamoClient() as client:
+    async with client_of_environment() as client:
         stream = client.subscribe_customer(
             user_id, lambda: client.create_stream_token(browser_key, user_id), on_state=_tell
         )
@@ -77,7 +73,7 @@ async def _watch(user_id: str, browser_key: str, as_json: bool) -> None:  # noqa
 
 def _tell(state: StreamState) -> None:
     if state in _STATES:
-        print(f"perkamo watch: {_STATES[state]}", file=sys.stderr)
+        print_aside(f"perkamo watch: {_STATES[state]}")
 
 
 def _object(update: CustomerUpdate) -> str:
@@ -97,7 +93,7 @@ def describe(before: Customer | None, now: Customer) -> str:
     """
     parts = [*_wallets(before, now), *_level(None if before is None else before.level, now.level), *_perks(before, now)]
     quiet = "nothing yet" if before is None else "no change of wallets, level or perks"
-    return "   ".join(_printable(part) for part in parts) or quiet
+    return "   ".join(printable(part) for part in parts) or quiet
 
 
 def _wallets(before: Customer | None, now: Customer) -> Iterator[str]:
@@ -130,13 +126,3 @@ def _perks(before: Customer | None, now: Customer) -> Iterator[str]:
 
 def _key(perk: UnlockedPerk) -> tuple[str | None, str | None]:
     return perk.type, perk.key
-
-
-def _printable(text: str) -> str:
-    """Keep what a name may hold from steering the terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
-def _fail(message: str) -> int:
-    print(f"perkamo watch: {message}", file=sys.stderr)
-    return 1

@@ -50,7 +50,7 @@ def _running_sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def sandbox(_running_sandbox: Sandbox) -> Iterator[Sandbox]:
     """A small Perkamo on a real socket, as new; a fault that was armed and never fired fails the test."""
-    _running_sandbox.reset()
+    _running_sandbox.renew()
     yield _running_sandbox
     _running_sandbox.faults.assert_all_fired()
 

@@ -1,4 +1,4 @@
-"""How the commands run: their parsers, one client for one call, and failures told in one line with an exit code."""
+"""How the commands run: their parsers, a client of the environment's key, and failures told in one line."""
 
 import os
 import sys
@@ -11,7 +11,14 @@ import anyio
 from perkamo.client import AsyncPerkamoClient
 from perkamo.commands.help import BASE_URL, KEY, explain
 from perkamo.commands.output import print_aside
-from perkamo.errors import PerkamoApiError, PerkamoError, PerkamoResponseError, PerkamoValidationError
+from perkamo.credentials import API_KEY_VARIABLE
+from perkamo.errors import (
+    PerkamoApiError,
+    PerkamoConfigurationError,
+    PerkamoError,
+    PerkamoResponseError,
+    PerkamoValidationError,
+)
 
 if TYPE_CHECKING:
     from perkamo.__main__ import SubParsers
@@ -52,6 +59,17 @@ def add_command(
     return parser
 
 
+def client_of_environment() -> AsyncPerkamoClient:
+    """Return a client with the key and the address that the environment gives.
+
+    Raises:
+        PerkamoConfigurationError: There is no key, or it can't be one. The text names the variable.
+    """
+    if not os.environ.get(API_KEY_VARIABLE, "").strip():
+        raise PerkamoConfigurationError(f"There is no server key: set {API_KEY_VARIABLE}.")
+    return AsyncPerkamoClient()
+
+
 def run_call(name: str, work: Callable[[AsyncPerkamoClient], Awaitable[None]]) -> int:
     """Do a command's work with a client of the environment's key, and tell what went wrong in one line.
 
@@ -62,11 +80,30 @@ def run_call(name: str, work: Callable[[AsyncPerkamoClient], Awaitable[None]]) -
     Returns:
         The exit code.
     """
-    try:
+
+    def call() -> int:
         anyio.run(_with_client, work)
+        return DONE
+
+    return explained(name, call)
+
+
+def explained(name: str, command: Callable[[], int], *, interrupted: int = INTERRUPTED) -> int:
+    """Run a command; where it fails, tell why in one line.
+
+    Args:
+        name: The command's name.
+        command: Does everything and returns the exit code.
+        interrupted: The exit code for Ctrl-C.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = command()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return interrupted
     except BrokenPipeError:
         # Whoever read has enough, as head does.
         _drop_output()
@@ -76,7 +113,9 @@ def run_call(name: str, work: Callable[[AsyncPerkamoClient], Awaitable[None]]) -
     except RefusedError as error:
         return tell(name, str(error), REFUSED)
     except PerkamoError as error:
-        return tell(name, _sentence(error), REFUSED if _is_refusal(error) else FAILED)
+        return tell(name, sentence(error), REFUSED if _is_refusal(error) else FAILED)
+    else:
+        return code
     return DONE
 
 
@@ -92,11 +131,11 @@ def _drop_output() -> None:
 
 
 async def _with_client(work: Callable[[AsyncPerkamoClient], Awaitable[None]]) -> None:
-    async with AsyncPerkamoClient() as client:
+    async with client_of_environment() as client:
         await work(client)
 
 
-def _sentence(error: PerkamoError) -> str:
+def sentence(error: PerkamoError) -> str:
     """Return the error's text and notes; it always names the request where the service did."""
     text = str(error)
     known = error.request_id if isinstance(error, PerkamoApiError | PerkamoResponseError) else None

@@ -8,10 +8,12 @@ import gzip
 import json
 import os
 import sys
-from argparse import Namespace
+import zlib
+from argparse import ArgumentTypeError, Namespace
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
@@ -19,9 +21,10 @@ from typing import IO, TYPE_CHECKING, Final, cast
 import anyio
 from attrs import asdict, define
 
-from perkamo.client import AsyncPerkamoClient
 from perkamo.commands.help import BASE_URL, KEY, explain
-from perkamo.delivery.bulk import Outcome, emit_many
+from perkamo.commands.output import print_aside, print_json, print_lines
+from perkamo.commands.running import DONE, FAILED, INTERRUPTED, client_of_environment, explained, sentence, tell
+from perkamo.delivery.bulk import MAX_CONCURRENCY, Outcome, emit_many
 from perkamo.delivery.together import is_refusal
 from perkamo.errors import PerkamoConflictError, PerkamoError, PerkamoValidationError
 from perkamo.events import Event
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
 MAX_LINE: Final = 1024 * 1024
 _SAVE_EVERY: Final = 1000
-_INTERRUPTED: Final = 130
 
 
 def add_parser(subparsers: "SubParsers") -> None:
@@ -43,17 +45,27 @@ def add_parser(subparsers: "SubParsers") -> None:
         example="perkamo import events.jsonl\nzcat more.jsonl.gz | perkamo import - --rejected refused.jsonl",
         exit_codes="0    done; refused lines are in the file of rejected ones\n"
         "1    failed; the same command goes on from there\n"
-        f"2    wrong usage\n{_INTERRUPTED}  Ctrl-C; the same command goes on from there",
+        f"2    wrong usage\n{INTERRUPTED}  Ctrl-C; the same command goes on from there",
         environment=(KEY, BASE_URL),
     )
     parser.add_argument("file", metavar="FILE", help="FILE.jsonl, FILE.jsonl.gz, or - for standard input")
     parser.add_argument("--resume-file", type=Path, help="where to note how far it came (default: FILE.resume)")
     parser.add_argument("--rejected", type=Path, help="where to put refused lines (default: FILE.rejected.jsonl)")
-    parser.add_argument("--concurrency", type=int, default=4, help="requests at once, 1 to 64 (default: %(default)s)")
+    parser.add_argument(
+        "--concurrency",
+        type=_concurrency,
+        default=4,
+        help=f"requests at once, 1 to {MAX_CONCURRENCY} (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the counts as one JSON document, for programs")
 
 
 def run(args: Namespace) -> int:
     """Import the file; returns the exit code: 0 even if lines were refused, which the summary says."""
+    return explained("import", partial(_import, args))
+
+
+def _import(args: Namespace) -> int:
     name: str = args.file
     stem = "stdin" if name == "-" else name
     resume: Path | None = args.resume_file or (None if name == "-" else Path(f"{stem}.resume"))
@@ -61,27 +73,28 @@ def run(args: Namespace) -> int:
         state = _load(resume)
         job = Import(name, resume, args.rejected or Path(f"{stem}.rejected.jsonl"), state)
     except OSError as error:
-        return _fail(f"{resume}: {error.strerror}")
+        return tell("import", f"{resume}: {error.strerror}", FAILED)
     if state.line:
-        print(f"Going on after line {state.line:,}.", file=sys.stderr)
+        print_aside(f"Going on after line {state.line:,}.")
     try:
         anyio.run(job.run, args.concurrency)
     except KeyboardInterrupt:
         job.save()
-        return _fail(f"Interrupted after line {state.line:,}. {job.how_to_go_on}", _INTERRUPTED)
-    except (OSError, EOFError) as error:
+        return tell("import", f"interrupted after line {state.line:,}. {job.how_to_go_on}", INTERRUPTED)
+    except (OSError, EOFError, zlib.error) as error:
         job.save()
-        return _fail(f"cannot read or write: {error}")
+        return tell("import", f"cannot read or write: {error}", FAILED)
     except PerkamoError as error:
         job.save()
-        return _fail(f"{error} Stopped after line {state.line:,}. {job.how_to_go_on}")
-    job.finish()
-    return 0
+        return tell("import", f"{sentence(error)} Stopped after line {state.line:,}. {job.how_to_go_on}", FAILED)
+    job.finish(as_json=args.json)
+    return DONE
 
 
-def _fail(message: str, code: int = 1) -> int:
-    print(message, file=sys.stderr)
-    return code
+def _concurrency(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_CONCURRENCY:
+        raise ArgumentTypeError(f"a number from 1 to {MAX_CONCURRENCY}")
+    return int(text)
 
 
 @define
@@ -109,7 +122,7 @@ def _load(resume: Path | None) -> State:
     try:
         return State(**cast("dict[str, int]", json.loads(resume.read_bytes())))
     except (ValueError, TypeError):
-        print(f"{resume} is no resume file of an import; beginning at the first line.", file=sys.stderr)
+        print_aside(f"{resume} is no resume file of an import; beginning at the first line.")
         return State()
 
 
@@ -149,7 +162,7 @@ class Import:
         """
         with ExitStack() as stack:
             lines = self._open(stack)
-            async with AsyncPerkamoClient() as client:
+            async with client_of_environment() as client:
                 async for outcome in emit_many(client, self._events(lines), concurrency=concurrency):
                     self._note(outcome)
                     if self.state.line % _SAVE_EVERY == 0:
@@ -165,15 +178,22 @@ class Import:
             new.write_text(json.dumps(asdict(self.state)), "utf-8")
             new.replace(self._resume)
 
-    def finish(self) -> None:
+    def finish(self, *, as_json: bool) -> None:
         """Tell what became of the file; there is nothing left to resume."""
         if self._rejected is not None:
             self._rejected.close()
         if self._resume is not None:
             self._resume.unlink(missing_ok=True)
         state = self.state
-        print(f"{state.line:,} lines: {state.applied:,} events applied, {state.known:,} known before, ", end="")
-        print(f"{state.refused:,} refused" + (f", see {self._rejected_path}" if state.refused else ""))
+        if as_json:
+            counts = {"lines": state.line, "applied": state.applied, "known": state.known, "refused": state.refused}
+            print_json({**counts, "rejected": str(self._rejected_path) if state.refused else None})
+            return
+        where = f", see {self._rejected_path}" if state.refused else ""
+        print_lines(
+            f"{state.line:,} lines: {state.applied:,} events applied, {state.known:,} known before,"
+            f" {state.refused:,} refused{where}"
+        )
 
     def _open(self, stack: ExitStack) -> IO[bytes]:
         raw: IO[bytes] = sys.stdin.buffer

@@ -193,7 +193,7 @@ class Outbox:
         """
         writer = self._writer_here()
         self._space = bytes.fromhex(await client.space_fingerprint())
-        relay = Relay(client)
+        relay = Relay(client, raises=True)
         unwanted: dict[int, Counts] = {}
         writer.keepers += 1
         try:

@@ -70,12 +70,18 @@ class Relay:
         trouble: The error for which everything waits at the moment, or None while events pass.
     """
 
-    def __init__(self, client: AsyncPerkamoClient) -> None:
-        """Prepare, in the event loop that will deliver, without the client's retries: the outbox has its own."""
+    def __init__(self, client: AsyncPerkamoClient, *, raises: bool = False) -> None:
+        """Prepare, in the event loop that will deliver, without the client's retries: the outbox has its own.
+
+        Args:
+            client: Sends the events.
+            raises: Trouble that time alone does not mend is raised by whoever delivers, and so not logged here.
+        """
         self.trouble: PerkamoError | None = None
         self.bell: Bell = Bell()
         self._stop = anyio.Event()
         self._pace = Pace()
+        self._raises = raises
         self._client = client.with_options(retry=RetryPolicy.none())
         self._failed_alone: Counter[str] = Counter()
         self._server_errors = 0
@@ -189,7 +195,7 @@ class Relay:
             self._pace.failed(trouble)
         else:
             self._pace.hold(PAUSE)
-        if is_new:
+        if is_new and (trouble.retryable or not self._raises):
             _LOGGER.log(logging.WARNING if trouble.retryable else logging.ERROR, "Events wait: %s", trouble)
 
 

@@ -3,14 +3,19 @@
 import signal
 import sys
 from argparse import ArgumentTypeError, Namespace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from perkamo.commands.help import explain
+from perkamo.commands.output import print_json
+from perkamo.commands.running import DONE, FAILED, explained, tell
 from perkamo.sandbox.blueprint import ProgramError
+from perkamo.sandbox.ledger import LedgerCleared
 from perkamo.sandbox.process import SandboxError
 from perkamo.sandbox.sandbox import Sandbox
+from perkamo.sandbox.webhooks import target
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -29,7 +34,9 @@ def add_parser(subparsers: "SubParsers") -> None:
     explain(
         parser,
         "run a small Perkamo on this machine until Ctrl-C",
-        example="perkamo sandbox\nperkamo sandbox --port 0 --program program.json",
+        example="perkamo sandbox\n"
+        "perkamo sandbox --port 0 --program program.json\n"
+        "perkamo sandbox --webhook http://127.0.0.1:8000/hooks/perkamo",
         exit_codes="0  Ctrl-C\n1  failed: the port is in use, or the program is wrong\n2  wrong usage",
     )
     parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 for a free one (default: %(default)s)")
@@ -37,34 +44,68 @@ def add_parser(subparsers: "SubParsers") -> None:
         "--host", default="127.0.0.1", help="the address to listen on; any but loopback opens it to the network"
     )
     parser.add_argument("--program", type=Path, metavar="FILE", help="a program as JSON (default: a shop's)")
+    parser.add_argument(
+        "--webhook",
+        type=_webhook,
+        metavar="URL",
+        help="post a delivery to this http URL of this machine after each applied event",
+    )
+    parser.add_argument("--json", action="store_true", help="print address and keys as one JSON document, once it runs")
 
 
 def run(args: Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
-    host: str = args.host
-    port: int = args.port
+    return explained("sandbox", partial(_run, args))
+
+
+def _run(args: Namespace) -> int:
     file: Path | None = args.program
     stop = Event()
 
     def end(_: int, __: "FrameType | None") -> None:
         stop.set()
 
+    try:
+        program = None if file is None else file.read_bytes()
+    except OSError as error:
+        return tell("sandbox", f"cannot read {file}: {error.strerror}", FAILED)
     before = [(number, signal.signal(number, end)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        with Sandbox(None if file is None else file.read_bytes(), host=host, port=port) as sandbox:
-            print(_greeting(sandbox), flush=True)
+        with Sandbox(program, host=args.host, port=args.port) as sandbox:
+            if args.webhook is not None:
+                _send_webhooks(sandbox, args.webhook)
+            _greet(sandbox, as_json=args.json)
             while not stop.wait(timeout=1):  # a wait without a limit would not notice Ctrl-C on Windows
                 pass
             sandbox.faults.clear()  # armed on the page and still waiting: no reason to fail
-    except OSError as error:
-        return _fail(f"cannot read {file}: {error.strerror}")
     except (ProgramError, SandboxError) as error:
-        return _fail(str(error))
+        return tell("sandbox", str(error), FAILED)
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-    print("Stopped.")
-    return 0
+    if not args.json:
+        print("Stopped.")
+    return DONE
+
+
+def _send_webhooks(sandbox: Sandbox, url: str) -> None:
+    """Deliver to a URL, also after a reset on the page."""
+
+    def go_on(change: object) -> None:
+        if isinstance(change, LedgerCleared):
+            sandbox.webhooks.send_to(url)
+
+    sandbox.webhooks.send_to(url)
+    sandbox.listen(go_on)
+
+
+def _greet(sandbox: Sandbox, *, as_json: bool) -> None:
+    if as_json:
+        keys = {"server_key": sandbox.api_key, "browser_key": sandbox.browser_key}
+        print_json({"base_url": sandbox.base_url, **keys})
+        sys.stdout.flush()
+    else:
+        print(_greeting(sandbox), flush=True)
 
 
 def _greeting(sandbox: Sandbox) -> str:
@@ -95,6 +136,9 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _fail(message: str) -> int:
-    print(f"perkamo sandbox: {message}", file=sys.stderr)
-    return 1
+def _webhook(text: str) -> str:
+    try:
+        target(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text

@@ -41,6 +41,19 @@ class SentWebhook:
     status: int | None
 
 
+def target(url: str) -> tuple[str, int, str]:
+    """Return host, port and path of a URL that webhooks may go to.
+
+    Raises:
+        ValueError: It is no ``http`` URL of this machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname not in _LOOPBACK:
+        raise ValueError("webhooks go to http URLs of this machine only: localhost, 127.0.0.1 or [::1]")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return parts.hostname, parts.port or 80, path
+
+
 @frozen
 class _Delivery:
     delivery_id: str
@@ -88,12 +101,9 @@ class Webhooks:
         Raises:
             ValueError: It is no such URL.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "http" or parts.hostname not in _LOOPBACK:
-            raise ValueError("webhooks go to http URLs of this machine only: localhost, 127.0.0.1 or [::1]")
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        where = target(url)
         with self._changed:
-            self._target = (parts.hostname, parts.port or 80, path)
+            self._target = where
             self._headers = dict(headers or {})
 
     def duplicate(self, times: int = 1) -> None:
@@ -203,8 +213,8 @@ class Webhooks:
                 self._changed.wait_for(lambda: self._generation != generation, wait)
                 if self._generation != generation or self._target is None:
                     return
-                target, headers = self._target, dict(self._headers)
-            status = _post(target, delivery, attempt, headers)
+                where, headers = self._target, dict(self._headers)
+            status = _post(where, delivery, attempt, headers)
             with self._changed:
                 if self._generation == generation:
                     self._sent.append(SentWebhook(delivery.delivery_id, delivery.event, attempt, status))
@@ -212,8 +222,8 @@ class Webhooks:
                 return
 
 
-def _post(target: tuple[str, int, str], delivery: _Delivery, attempt: int, headers: Mapping[str, str]) -> int | None:
-    host, port, path = target
+def _post(where: tuple[str, int, str], delivery: _Delivery, attempt: int, headers: Mapping[str, str]) -> int | None:
+    host, port, path = where
     connection = HTTPConnection(host, port, timeout=ANSWER_SECONDS)
     try:
         connection.request(

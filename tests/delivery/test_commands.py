@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def test_an_interrupted_import_goes_on_where_it_stopped(sandbox: Sandbox, tmp_pa
 
     notes = [json.loads(line) for line in (tmp_path / "events.jsonl.rejected.jsonl").read_text().splitlines()]
     assert interrupted.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
-    assert (b"Interrupted after line" in err) == (how == signal.SIGINT)
+    assert (b"perkamo import: interrupted after line" in err) == (how == signal.SIGINT)
     assert before < 19_980
     assert (code, "Going on after line" in again) == (0, True)
     assert "20,000 lines" in out
@@ -164,8 +165,8 @@ def test_the_outbox_command_counts_delivers_and_sees_to_dead_letters(sandbox: Sa
 
     counted = run(sandbox, "outbox", "stats", path, "--json")
     refused = run(sandbox, "outbox", "relay", path, "--until-empty")
-    dead = run(sandbox, "outbox", "dead", path)
-    with_events = run(sandbox, "outbox", "dead", path, "--events")
+    dead = run(sandbox, "outbox", "dead", path, "--json")
+    with_events = run(sandbox, "outbox", "dead", path, "--events", "--json")
     again = run(sandbox, "outbox", "requeue", path, "--transaction-id", "review_0")
     delivered = run(sandbox, "outbox", "relay", path, "--until-empty")
     after = json.loads(run(sandbox, "outbox", "stats", path, "--json")[1])
@@ -176,7 +177,7 @@ def test_the_outbox_command_counts_delivers_and_sees_to_dead_letters(sandbox: Sa
     assert "422" in json.loads(dead[1])["reason"]
     assert "customer_0" not in dead[1]
     assert json.loads(with_events[1])["event"]["user_id"] == "customer_0"
-    assert again[1].startswith("1 dead letters")
+    assert again[1] == "Dead letters that wait for delivery again: 1.\n"
     assert delivered[0] == 0
     assert (after["accepted"], after["delivered"], after["dead"]) == (1, 1, 0)
     assert len(sandbox.events()) == 1
@@ -195,7 +196,8 @@ def test_the_relay_command_delivers_until_it_is_interrupted(sandbox: Sandbox, tm
     out, err = process.communicate(timeout=30)
 
     assert (process.returncode, err) == (0, b"")
-    assert b"Stopped" in out
+    assert out.startswith(b"Delivering until Ctrl-C.\nStopped. What waits is kept.\n")
+    assert re.search(rb"^delivered +3$", out, re.MULTILINE)
     assert len(sandbox.events()) == 3
 
 
