@@ -53,9 +53,9 @@ def _let_go(client: AsyncPerkamoClient) -> None:
     """
     connections = client._exchange.wire.client._transport
     assert isinstance(connections, Connections)  # the client was given no other
+    run(client.aclose)  # first, so that a call whose socket goes finds the client closed and does not try again
     for loop, pool in tuple(connections._pools.items()):
         if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_running():
             loop.call_soon_threadsafe(pool.close)
         else:
             pool.close_sockets()
-    run(client.aclose)

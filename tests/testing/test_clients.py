@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 from datetime import UTC, datetime
 
 import anyio
@@ -117,6 +118,26 @@ def test_a_call_still_under_way_at_the_end_fails(perkamo_sandbox: Sandbox) -> No
             loop.run_until_complete(asyncio.wait_for(task, 20))
 
     assert len(perkamo_sandbox.requests) == 1
+
+
+def test_a_call_in_another_thread_ends_with_its_test(perkamo_sandbox: Sandbox) -> None:
+    """Its loop sleeps in the system and must be woken; catches sockets that are closed from the wrong thread."""
+    perkamo_sandbox.faults.next("POST /v1/events", Stall(0))
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        with async_client(perkamo_sandbox) as client:
+            call = asyncio.run_coroutine_threadsafe(buy(client), loop)
+            while not perkamo_sandbox.requests:
+                time.sleep(0.005)
+
+        with pytest.raises(PerkamoClosedError):
+            call.result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(20)
+        loop.close()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
