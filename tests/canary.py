@@ -2,6 +2,8 @@
 
 import logging
 import re
+import traceback
+import types
 from typing import Final
 
 CANARY_KEY: Final = "sk_test_canary_7d1f0c52b9"
@@ -15,6 +17,29 @@ def find_canary(text: str) -> str | None:
     """Return what of the canary stands in a text, or None."""
     match = _HIDDEN.search(text)
     return None if match is None else match[0]
+
+
+def frames(error: BaseException | None) -> list[str]:
+    """Everything a crash reporter would show: texts, reprs of locals, causes and contexts, notes included."""
+    found: list[str] = []
+    while error is not None:
+        found.extend(traceback.format_exception_only(error))
+        found.append(repr(error))
+        found.extend(repr(value) for value in vars(error).values() if not isinstance(value, dict | str))
+        found.extend(_locals(error.__traceback__))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return found
+
+
+def _locals(tb: types.TracebackType | None) -> list[str]:
+    texts: list[str] = []
+    while tb is not None:
+        if "tests/" not in tb.tb_frame.f_code.co_filename:
+            texts.extend(
+                f"{tb.tb_frame.f_code.co_name}:{name}={value!r}" for name, value in tb.tb_frame.f_locals.items()
+            )
+        tb = tb.tb_next
+    return texts
 
 
 class CanaryHandler(logging.Handler):

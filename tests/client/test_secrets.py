@@ -1,8 +1,6 @@
 """client: no key and no personal data in any text that others may read (P10)."""
 
 import logging
-import traceback
-import types
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -11,7 +9,7 @@ import pytest
 
 from perkamo import AsyncPerkamoClient, PerkamoClient, PerkamoConfigurationError, PerkamoError, RetryPolicy
 from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Status, Truncate
-from tests.canary import CANARY_EMAIL, CANARY_KEY, CanaryHandler, find_canary
+from tests.canary import CANARY_EMAIL, CANARY_KEY, CanaryHandler, find_canary, frames
 
 pytestmark = pytest.mark.anyio
 
@@ -24,29 +22,6 @@ CALLS: list[tuple[str, Call]] = [
     ("token", lambda client: client.create_browser_token("pk_test_x", CANARY_EMAIL)),
     ("request", lambda client: client.request("POST", "/v1/rewards/redeem", {"user_id": CANARY_EMAIL})),
 ]
-
-
-def frames(error: BaseException | None) -> list[str]:
-    """Everything a crash reporter would show: texts, reprs of locals, causes and contexts, notes included."""
-    found: list[str] = []
-    while error is not None:
-        found.extend(traceback.format_exception_only(error))
-        found.append(repr(error))
-        found.extend(repr(value) for value in vars(error).values() if not isinstance(value, dict | str))
-        found.extend(_locals(error.__traceback__))
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return found
-
-
-def _locals(tb: types.TracebackType | None) -> list[str]:
-    texts: list[str] = []
-    while tb is not None:
-        if "tests/" not in tb.tb_frame.f_code.co_filename:
-            texts.extend(
-                f"{tb.tb_frame.f_code.co_name}:{name}={value!r}" for name, value in tb.tb_frame.f_locals.items()
-            )
-        tb = tb.tb_next
-    return texts
 
 
 @pytest.fixture
