@@ -1,6 +1,5 @@
 """From a host's name to a connected socket."""
 
-import asyncio
 import socket
 import ssl
 import threading
@@ -11,8 +10,8 @@ from itertools import chain, zip_longest
 from typing import Final, TypeAlias
 
 import anyio
-import anyio.lowlevel
 
+from perkamo.loops import InLoop, caller_into_loop
 from perkamo.sockets import PlainSocket, Stream, TLSSocket, reason
 
 HEAD_START: Final = 0.25
@@ -76,7 +75,7 @@ class Names:
         looking = self._under_way.get(key)
         if looking is None:
             looking = _LookUp(host, port)
-            in_loop = _caller_into_loop()
+            in_loop = caller_into_loop()
             try:
                 threading.Thread(
                     target=looking.run, args=(in_loop, lambda: self._done(key)), name="perkamo-dns", daemon=True
@@ -101,13 +100,12 @@ class _LookUp:
         self._host = host
         self._port = port
 
-    def run(self, in_loop: Callable[[Callable[[], None]], object], done: Callable[[], None]) -> None:
+    def run(self, in_loop: InLoop, done: Callable[[], None]) -> None:
         try:
             self.addresses = _addresses(self._host, self._port, 0)
         except (OSError, UnicodeError) as error:  # a name with a label of more than 63 letters has no IDNA form
             self.problem = reason(error)
-        with suppress(RuntimeError):  # the event loop may have ended meanwhile
-            in_loop(done)
+        in_loop(done)
 
 
 def _addresses(host: str, port: int, flags: int) -> list[Address]:
@@ -121,16 +119,6 @@ def _addresses(host: str, port: int, flags: int) -> list[Address]:
     favoured = [one for one in found if one[0] == found[0][0]]
     others = [one for one in found if one[0] != found[0][0]]
     return [one for one in chain.from_iterable(zip_longest(favoured, others)) if one is not None]
-
-
-def _caller_into_loop() -> Callable[[Callable[[], None]], object]:
-    loop = anyio.lowlevel.current_token().native_token
-    if isinstance(loop, asyncio.AbstractEventLoop):
-        return loop.call_soon_threadsafe
-    from trio.lowlevel import TrioToken  # noqa: PLC0415 - loaded already where it runs, needed nowhere else
-
-    assert isinstance(loop, TrioToken)
-    return loop.run_sync_soon
 
 
 async def _connect_any(addresses: list[Address]) -> PlainSocket:

@@ -370,9 +370,15 @@ class AsyncPerkamoClient:
         return view
 
     async def aclose(self) -> None:
-        """Close the connections. A client of your own, given as ``http_client``, stays open. Doing it twice is fine."""
+        """Close the connections, and end the streams with ``PerkamoClosedError``. Doing it twice is fine.
+
+        A client of your own, given as ``http_client``, stays open, and so do streams over it.
+        """
         if self._owns_connections:
-            await self._exchange.wire.client.aclose()
+            try:
+                await self._exchange.wire.client.aclose()
+            finally:
+                self._streams.farewell.say()
 
     async def __aenter__(self) -> Self:
         return self

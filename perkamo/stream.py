@@ -17,7 +17,7 @@ import httpx
 from attrs import frozen
 
 from perkamo.codec import structure
-from perkamo.errors import PerkamoError, PerkamoStreamError
+from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
 from perkamo.models import Customer, ResponseMeta
 from perkamo.reconnect import HEALTHY_SECONDS, Backoff, ReconnectPolicy
 from perkamo.sse import EventStreamDecoder, ServerSentEvent
@@ -107,6 +107,7 @@ class CustomerStream:
         self._scope: anyio.CancelScope | None = None
         self._idle: anyio.Event | None = None
         self._ended = False
+        self._orphaned = False  # its client was closed
 
     @property
     def state(self) -> StreamState:
@@ -131,6 +132,7 @@ class CustomerStream:
         """
         if self._scope is not None:
             raise PerkamoStreamError("This stream is being iterated already: one task at a time. Subscribe again.")
+        await self._check_client()
         if self._ended:
             return None
         self._idle = anyio.Event()
@@ -143,6 +145,7 @@ class CustomerStream:
         finally:
             self._scope = None
             self._idle.set()
+        await self._check_client()
         return None  # another task closed the stream
 
     async def run(
@@ -261,6 +264,7 @@ class CustomerStream:
         """Make one attempt; returns False when there is nothing to subscribe to."""
         self._enter("connecting")
         if self._client is None:
+            self._subscription.origin.farewell.await_it(self._abandon)
             self._client = self._subscription.origin.client()
         resume = self._decoder.last_event_id
         result = await self._subscription.connect(self._client, resume, self._backoff.failures + 1)
@@ -321,6 +325,17 @@ class CustomerStream:
             with anyio.CancelScope(shield=True):
                 await client.aclose()
         self._enter("closed")
+
+    async def _check_client(self) -> None:
+        if self._orphaned and not self._ended:
+            await self._end()
+            raise PerkamoClosedError(f"{self._label}: the client was closed, and the stream with it.")
+
+    def _abandon(self) -> None:
+        """Stop waiting: the client was closed."""
+        self._orphaned = True
+        if self._scope is not None:
+            self._scope.cancel()
 
     def _enter(self, state: StreamState) -> None:
         if state != self._state:

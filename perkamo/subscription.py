@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
+from weakref import WeakMethod
 
 import anyio
 import httpx
@@ -16,6 +17,7 @@ from perkamo.attempt import USER_AGENT, bare
 from perkamo.body import read_bounded
 from perkamo.calls import Call
 from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
+from perkamo.loops import InLoop, caller_into_loop
 from perkamo.models import ResponseMeta
 from perkamo.redaction import clean, current_call
 from perkamo.streamtoken import TokenSource
@@ -57,6 +59,24 @@ class NoMoreEvents:
     """The service answered 204: there is nothing to subscribe to, now or later."""
 
 
+class Farewell:
+    """Tells the streams of one client, each in its own event loop, that the client was closed. Use from any thread."""
+
+    def __init__(self) -> None:
+        self._streams: dict[WeakMethod[Callable[[], None]], InLoop] = {}
+
+    def await_it(self, method: Callable[[], None]) -> None:
+        """Have a stream's method called, in the loop that is running now; the stream is not kept alive for it."""
+        self._streams[WeakMethod(method, lambda gone: self._streams.pop(gone, None))] = caller_into_loop()
+
+    def say(self) -> None:
+        """Call every method that is still there."""
+        for reference, in_loop in list(self._streams.items()):
+            method = reference()
+            if method is not None:
+                in_loop(method)
+
+
 @frozen
 class Origin:
     """Where the streams of one client come from.
@@ -68,6 +88,7 @@ class Origin:
             their connections and would leave none to the calls.
         borrowed: Whether it is the caller's.
         is_closed: Tells whether the Perkamo client was closed.
+        farewell: Tells it to those who wait.
     """
 
     base_url: str
@@ -75,6 +96,7 @@ class Origin:
     client: Callable[[], httpx.AsyncClient]
     borrowed: bool
     is_closed: Callable[[], bool]
+    farewell: Farewell = field(factory=Farewell)
 
 
 @frozen

@@ -330,7 +330,10 @@ class PerkamoClient:
         return PerkamoClient._over(self._async.with_options(timeout=timeout, retry=retry), self)
 
     def close(self) -> None:
-        """Close the connections. A client of your own, given as ``http_client``, stays open. Doing it twice is fine."""
+        """Close the connections, and end the streams with ``PerkamoClosedError``. Doing it twice is fine.
+
+        A client of your own, given as ``http_client``, stays open, and so do streams over it.
+        """
         run(self._async.aclose)
 
     def __enter__(self) -> Self:

@@ -10,7 +10,6 @@
 | everything else                                 | all of it waits, longer each time, no less than retry-after    |
 """
 
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from perkamo.delivery.pacing import Pace
 from perkamo.delivery.spool import StoredEvent
 from perkamo.delivery.storage import SlotUnavailableError
 from perkamo.delivery.together import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, Told, is_refusal, send_together
-from perkamo.delivery.writer import Writer, ask, thread_safe_caller
+from perkamo.delivery.writer import Writer, ask
 from perkamo.errors import (
     PerkamoConflictError,
     PerkamoError,
@@ -31,6 +30,7 @@ from perkamo.errors import (
     PerkamoValidationError,
 )
 from perkamo.events import Event
+from perkamo.loops import caller_into_loop
 from perkamo.retry import RetryPolicy
 
 PATIENCE: Final = 5
@@ -47,14 +47,13 @@ class Bell:
 
     def __init__(self) -> None:
         """Hang the bell in the event loop of whoever will wait for it."""
-        self._call_here = thread_safe_caller()
+        self._in_loop = caller_into_loop()
         self._rung = anyio.Event()
 
     def ring(self) -> None:
         """Wake the task, now or when it next waits."""
         if not self._rung.is_set():
-            with contextlib.suppress(RuntimeError):  # its loop has ended
-                self._call_here(self._rung.set)
+            self._in_loop(self._rung.set)
 
     async def wait(self, seconds: float) -> None:
         """Wait for the bell, and no longer than so many seconds."""

@@ -4,7 +4,6 @@ A commit costs one sync of the disk, whether it carries one event or hundreds: w
 next one. Whoever asked is answered only after that sync.
 """
 
-import asyncio
 import atexit
 import contextlib
 import logging
@@ -21,6 +20,7 @@ import anyio
 from perkamo.delivery.errors import PerkamoOutboxError, PerkamoOutboxFullError
 from perkamo.delivery.ownership import Counts
 from perkamo.delivery.spool import SpoolFile
+from perkamo.loops import caller_into_loop
 
 MAX_JOBS_PER_COMMIT: Final = 512
 HAND_OVER_AFTER: Final = 2.0
@@ -88,13 +88,8 @@ async def ask(writer: "Writer", action: Callable[[SpoolFile], _T]) -> _T:
     Cancelled before the writer began, the action is never done; cancelled later, it is.
     """
     done = anyio.Event()
-    call_here = thread_safe_caller()
-
-    def notify() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop of whoever asked has ended
-            call_here(done.set)
-
-    job = Job(action, notify)
+    in_loop = caller_into_loop()
+    job = Job(action, lambda: in_loop(done.set))
     writer.submit(job)
     try:
         await done.wait()
@@ -102,16 +97,6 @@ async def ask(writer: "Writer", action: Callable[[SpoolFile], _T]) -> _T:
         writer.withdraw(job)
         raise
     return job.result()
-
-
-def thread_safe_caller() -> Callable[[Callable[[], object]], object]:
-    """Return what calls a function in this event loop from any thread. It raises RuntimeError once the loop ended."""
-    try:
-        return asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError:
-        from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only those who run trio have it
-
-        return current_trio_token().run_sync_soon
 
 
 class Writer:

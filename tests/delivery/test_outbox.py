@@ -18,9 +18,10 @@ from perkamo.delivery import relay as relay_module
 from perkamo.delivery.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError
 from perkamo.delivery.outbox import Outbox, OutboxStats
 from perkamo.delivery.spool import SpoolFile
-from perkamo.delivery.writer import ask, thread_safe_caller
+from perkamo.delivery.writer import ask
 from perkamo.errors import PerkamoAuthenticationError, PerkamoServerError, PerkamoValidationError
 from perkamo.events import Event
+from perkamo.loops import caller_into_loop
 from perkamo.sandbox import Lost, Reset, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
 
@@ -462,7 +463,7 @@ async def test_a_put_that_is_cancelled_before_it_began_is_not_kept(outbox: Outbo
 
         await ask(outbox._writer, action)
 
-    busy_here = thread_safe_caller()
+    busy_here = caller_into_loop()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hold_up)
         await busy.wait()
