@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, NoReturn, Protocol, cast
 
+from perkamo import __version__
 from perkamo.redaction import clean
 
 
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="The Perkamo API at the command line.",
         epilog="'perkamo COMMAND --help' tells a command's options, with examples.",
     )
+    parser.add_argument("--version", action="version", version=f"perkamo {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command: Command | None = None
     for name, (module, summary) in COMMANDS.items():

@@ -143,12 +143,14 @@ def check_base_url(base_url: object, *, allow_insecure_http: bool) -> str:
     Raises:
         PerkamoConfigurationError: The key must not be sent to such a URL.
     """
-    given = (os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL) if base_url is None else base_url
+    name, given = "base_url", base_url
+    if base_url is None:
+        name, given = BASE_URL_VARIABLE, os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
     if not isinstance(given, str):
         raise PerkamoConfigurationError(f"base_url must be text, not {type(given).__name__}.")
     problem = _url_problem(given, allow_insecure_http=allow_insecure_http)
     if problem is not None:
-        raise PerkamoConfigurationError(f"base_url {problem}.")
+        raise PerkamoConfigurationError(f"{name} {problem}.")
     return given.rstrip("/")
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.metadata import version
 
 import pytest
 
@@ -22,6 +23,13 @@ def test_help_is_complete(name: str, perkamo: Perkamo) -> None:
     entries = re.findall(r"^  (\S.*(?:\n {4,}.*)*)", options, flags=re.MULTILINE)
     assert entries
     assert not [entry for entry in entries if not re.search(r"\s{2,}\S", entry.strip())]
+
+
+def test_the_version_is_the_packages(perkamo: Perkamo) -> None:
+    """What a report of a bug has to name; catches a version that is written down twice."""
+    shown = perkamo("--version")
+
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"perkamo {version('perkamo')}\n", "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
