@@ -94,9 +94,9 @@ def test_a_wrong_url_of_the_environment_is_called_by_its_variable(monkeypatch: p
     """Who set no base_url knows of none; catches an error that sends them looking in their code."""
     monkeypatch.setenv("PERKAMO_BASE_URL", "api.example.com")
 
-    with pytest.raises(PerkamoConfigurationError, match="^PERKAMO_BASE_URL must begin with https"):
+    with pytest.raises(PerkamoConfigurationError, match=r"^PERKAMO_BASE_URL must begin with https"):
         check_base_url(None, allow_insecure_http=False)
-    with pytest.raises(PerkamoConfigurationError, match="^base_url must begin with https"):
+    with pytest.raises(PerkamoConfigurationError, match=r"^base_url must begin with https"):
         check_base_url("api.example.com", allow_insecure_http=False)
 
 
