@@ -396,6 +396,9 @@ class AsyncPerkamoClient:
         where = self._exchange.wire.base_url if hasattr(self, "_exchange") else "not built"
         return f"<{type(self).__name__} {where}>"
 
+    def __reduce__(self) -> str:
+        raise TypeError("a client is neither pickled nor copied: build one where it is needed, or use with_options()")
+
     async def _browser_token(self, call: Call) -> BrowserToken:
         reply = await self._exchange.send(call)
         return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown")

@@ -357,6 +357,9 @@ class PerkamoClient:
             return "<PerkamoClient not built>"
         return repr(self._async).replace("AsyncPerkamoClient", "PerkamoClient")
 
+    def __reduce__(self) -> str:
+        return self._async.__reduce__()
+
     @classmethod
     def _over(cls, twin: AsyncPerkamoClient, owner: object) -> "PerkamoClient":
         made = object.__new__(cls)

@@ -1,6 +1,8 @@
 """client: no key and no personal data in any text that others may read (P10)."""
 
+import copy
 import logging
+import pickle
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -127,6 +129,16 @@ def test_no_repr_of_a_client_shows_the_key() -> None:
 
     assert [text for text in texts if CANARY_KEY in text] == []
     assert repr(client) == "<AsyncPerkamoClient https://api.perkamo.com>"
+
+
+@pytest.mark.parametrize("kind", [AsyncPerkamoClient, PerkamoClient])
+@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"])
+def test_a_client_goes_into_no_pickle_and_has_no_copies(
+    way: Callable[[object], object], kind: type[AsyncPerkamoClient | PerkamoClient]
+) -> None:
+    """A task queue is told what to do instead; catches a key in its store, or a copy that shares sockets."""
+    with pytest.raises(TypeError, match="neither pickled nor copied: build one where it is needed"):
+        way(kind(CANARY_KEY))
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
