@@ -1,5 +1,6 @@
 """README: every Python snippet runs as it stands, and its commands are those that CI runs."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from perkamo import AsyncPerkamoClient
 from perkamo.sandbox import Sandbox
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
@@ -25,6 +27,28 @@ def test_the_readme_has_snippets() -> None:
     """There are at least as many snippets as sections that promise one; catches a pattern that finds none."""
     assert len(SNIPPETS) >= 12
     assert len(TESTS) >= 2
+
+
+def section(title: str) -> str:
+    """The text below a title, up to the next one of its kind."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_tables_have_every_method_and_option() -> None:
+    """With all parameters; catches what was added to the client and never told."""
+    signatures = {
+        name: inspect.signature(member)
+        for name, member in inspect.getmembers(AsyncPerkamoClient, inspect.isfunction)
+        if not name.startswith("_")
+    }
+    rows = dict(re.findall(r"^\| `(?:await )?(\w+)\((.*?)\)`", section("What there is"), flags=re.MULTILINE))
+    options = re.findall(r"^\| `(\w+)` \|", section("Options"), flags=re.MULTILINE)
+
+    assert rows.keys() == signatures.keys() - {"aclose"}  # which shares the row of ``async with``
+    for name, row in rows.items():
+        told = re.findall(r"(\w+)(?:=[^,]+)?(?:, |$)", row)
+        assert told == [parameter for parameter in signatures[name].parameters if parameter != "self"]
+    assert options == [*inspect.signature(AsyncPerkamoClient).parameters]
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {n}" for n in range(1, len(SNIPPETS) + 1)])
