@@ -107,7 +107,6 @@ class CustomerStream:
         self._scope: anyio.CancelScope | None = None
         self._idle: anyio.Event | None = None
         self._ended = False
-        self._orphaned = False  # its client was closed
 
     @property
     def state(self) -> StreamState:
@@ -327,13 +326,12 @@ class CustomerStream:
         self._enter("closed")
 
     async def _check_client(self) -> None:
-        if self._orphaned and not self._ended:
+        if self._client is not None and not self._ended and self._subscription.origin.is_closed():
             await self._end()
             raise PerkamoClosedError(f"{self._label}: the client was closed, and the stream with it.")
 
     def _abandon(self) -> None:
         """Stop waiting: the client was closed."""
-        self._orphaned = True
         if self._scope is not None:
             self._scope.cancel()
 

@@ -1,5 +1,6 @@
 """Fixtures that every test room shares."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -39,6 +40,14 @@ def _coverage_of_commands(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     if request.config.getoption("cov_source", default=None) and str(request.path).startswith(COMMANDS):
         monkeypatch.setenv("COVERAGE_PROCESS_START", str(ROOT / "pyproject.toml"))
         monkeypatch.setenv("COVERAGE_FILE", str(ROOT / ".coverage"))
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Keep the garbage collector from running at the bottom of a stack that is used up, where finalizers fail."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import pytest
 
 from perkamo.strictjson import parse
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 REFUSED: list[tuple[str, bytes, str]] = [
     ("nothing", b"", "is not JSON"),
     ("HTML", b"<html>", "is not JSON"),

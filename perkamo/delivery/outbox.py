@@ -235,7 +235,7 @@ class Outbox:
     async def dead(self) -> AsyncIterator[DeadLetter]:
         """Read the dead letters, file by file and oldest first; they stay where they are.
 
-        Those in the file of another process that is busy at the moment can't be read from here.
+        A process that uses its file lends it for that. Those of one that hangs or stands still can't be read from here.
 
         Yields:
             One dead letter after the other.
@@ -256,7 +256,7 @@ class Outbox:
             transaction_id: Which one; None for all.
 
         Returns:
-            How many now wait. Those in the file of another process that is busy at the moment are left.
+            How many now wait. Those in the file of a process that hangs or stands still are left.
         """
         return await self._in_all_slots(partial(SpoolFile.requeue, transaction_id=transaction_id), only_dead=True)
 
@@ -270,7 +270,7 @@ class Outbox:
             client: The client that relays from now on.
 
         Returns:
-            How many events changed hands. Those in the file of another process that is busy at the moment are left.
+            How many events changed hands. Those in the file of a process that hangs or stands still are left.
 
         Raises:
             PerkamoConfigurationError: The client's key supplier failed.

@@ -66,9 +66,7 @@ def _run(args: Namespace) -> int:
             letters, elsewhere = anyio.run(_dead, directory)
             _show_dead(letters, with_events=args.events, as_json=args.json)
             if elsewhere > 0:
-                print_aside(
-                    f"Dead letters not shown, in files that busy processes keep: {elsewhere:,}. Ask again later."
-                )
+                print_aside(f"Dead letters not shown, in files of processes that stand still: {elsewhere:,}.")
         case _:
             requeued = anyio.run(_requeue, directory, args.transaction_id)
             if args.json:

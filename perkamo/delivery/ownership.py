@@ -5,6 +5,9 @@ that is free and goes on in the file it finds there, so a hundred restarts use o
 is no moment at which one process removes what another just took, and the number of files is the number of processes
 that were alive at once, plus one for the process that is emptying what a dead one left.
 
+Whoever wants to look into a slot that another process uses holds its visit lock, until the owner has seen that and
+lent the slot.
+
 The kernel frees a lock when its holder dies, however it dies. The lock file also carries the counts of its slot, so
 that others can read them while the database is open in its owner alone.
 """
@@ -98,6 +101,10 @@ class Claim:
         published = _parse(os.pread(self._descriptor, _RECORD_SIZE, 0))
         return published is not None and published.closed
 
+    def is_wanted(self) -> bool:
+        """Tell whether somebody waits for the slot, or looks into it."""
+        return _is_locked(_lock_path(_visit_path(self.path)))
+
     def restore(self) -> None:
         """Make the lock file again if somebody removed it, so that nobody else claims the slot."""
         if _same_file(self._descriptor, self.lock_path):
@@ -166,6 +173,13 @@ class SpoolDirectory:
             descriptor = _lock(_lock_path(path))
         return None if descriptor is None else Claim(-1, path, _lock_path(path), descriptor)
 
+    def claim_visit(self, slot: int) -> Claim | None:
+        """Claim the right to ask a slot's owner for it; one process at a time has it."""
+        path = _visit_path(self._database(slot))
+        with refusing(self.path):
+            descriptor = _lock(_lock_path(path))
+        return None if descriptor is None else Claim(-1, path, _lock_path(path), descriptor)
+
     def published(self, slot: int) -> Published | None:
         """Return what the owner of a slot last told, or None where nothing readable was told."""
         for _ in range(3):  # a record that is being written right now reads well the next time
@@ -195,11 +209,19 @@ def _lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
+def _visit_path(database: Path) -> Path:
+    return database.with_name(f"{database.name}.visit")
+
+
 if sys.platform == "win32":
 
     def _lock(path: Path) -> int | None:
         del path
         raise PerkamoOutboxStorageError("The outbox needs POSIX file locks, which Windows lacks. Nothing was kept.")
+
+    def _is_locked(path: Path) -> bool:
+        del path
+        return False
 
 else:
     import fcntl
@@ -217,6 +239,19 @@ else:
             raise
         os.close(descriptor)
         return None
+
+    def _is_locked(path: Path) -> bool:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -13,7 +13,7 @@ from perkamo.delivery.spool import SpoolFile
 from perkamo.delivery.storage import SlotUnavailableError
 from perkamo.delivery.writer import HAND_OVER_AFTER, Writer
 
-_PATIENCE: Final = HAND_OVER_AFTER + 1.0
+_PATIENCE: Final = HAND_OVER_AFTER + 4.0
 _T = TypeVar("_T")
 
 
@@ -111,26 +111,32 @@ class Slots:
         return self.directory.published(slot) or Published(Counts(), closed=False)
 
     def visit(self, slot: int, action: Callable[[SpoolFile], _T]) -> _T:
-        """Do something in a slot that this process does not hold, and give it back.
+        """Do something in a slot that this process does not hold, and give it back; an owner that is alive lends it.
 
         Raises:
-            SlotUnavailableError: Another process keeps it.
+            SlotUnavailableError: Another process keeps it: it hangs or stands still, or is of an earlier version.
             PerkamoOutboxError: It could not be done.
         """
         deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                file = self.open(slot)
-                break
-            except SlotUnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.005)
+        right: Claim | None = None
         try:
-            with file.transaction():
-                return action(file)
+            while True:
+                try:
+                    file = self.open(slot)
+                    break
+                except SlotUnavailableError:
+                    if time.monotonic() > deadline:
+                        raise
+                    right = right or self.directory.claim_visit(slot)
+                    time.sleep(0.005)
+            try:
+                with file.transaction():
+                    return action(file)
+            finally:
+                file.close()
         finally:
-            file.close()
+            if right is not None:
+                right.release()
 
     def _may_hold_events(self, slot: int, unwanted: Mapping[int, Counts]) -> bool:
         published = self.published(slot)

@@ -238,6 +238,10 @@ class SpoolFile:
             self.connection.execute("PRAGMA incremental_vacuum")  # sqlite3 takes one step, which is one page
         return free > _PAGES_PER_SHRINK
 
+    def is_wanted(self) -> bool:
+        """Tell whether another process waits to look into this file."""
+        return self._claim.is_wanted()
+
     def close(self) -> None:
         """Close the file and give its slot back. Twice is as good as once."""
         if self.usable:

@@ -25,6 +25,12 @@ from perkamo.loops import caller_into_loop
 MAX_JOBS_PER_COMMIT: Final = 512
 HAND_OVER_AFTER: Final = 2.0
 """Seconds for which a process that relays nothing keeps a file, before others may deliver what is in it."""
+LEND_AFTER: Final = 0.25
+"""Seconds between two looks at whether another process wants to look into the file that is in use."""
+LEND_SECONDS: Final = 1.0
+"""The longest that it is waited for."""
+LEND_PAUSE: Final = 30.0
+"""Seconds without a look, after one that did not come to its end: it may stand still for long."""
 _EXIT_SECONDS: Final = 2.0
 
 _LOGGER: Final = logging.getLogger("perkamo.outbox")
@@ -117,6 +123,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._file = file
         self._opened_at = time.monotonic()
+        self._look_at = self._opened_at + LEND_AFTER
         self._handed_over: int | None = None
         self._closing = False
         _WRITERS.add(self)
@@ -157,25 +164,45 @@ class Writer:
         thread.join(timeout)
 
     def _run(self) -> None:
-        while jobs := self._next_jobs():
-            self._commit(jobs)
+        while (jobs := self._next_jobs()) is not None:
+            if jobs:
+                self._commit(jobs)
             if not self.keepers and time.monotonic() - self._opened_at > HAND_OVER_AFTER:
                 self._close_file()
+            elif time.monotonic() > self._look_at:
+                self._lend_if_wanted()
 
-    def _next_jobs(self) -> list[Work]:
-        """Wait for jobs; an empty list ends the thread."""
+    def _next_jobs(self) -> list[Work] | None:
+        """Wait for jobs; an empty list is a chance to look around, None ends the thread."""
         with self._changed:
             while not self._jobs:
                 if self._closing:
                     self._close_file()
                     self._thread, self._closing = None, False
-                    return []
-                if not self._changed.wait(None if self._file is None else HAND_OVER_AFTER) and self._may_hand_over():
+                    return None
+                if not self._changed.wait(None if self._file is None else HAND_OVER_AFTER):
+                    if not self._may_hand_over():
+                        return []
                     self._close_file()
             return [self._jobs.popleft() for _ in range(min(len(self._jobs), MAX_JOBS_PER_COMMIT))]
 
     def _may_hand_over(self) -> bool:
         return self._file is not None and (not self.keepers or not self._file.committed.pending)
+
+    def _lend_if_wanted(self) -> None:
+        """Let another process look into the file, and wait until it has; what is put meanwhile waits, too."""
+        began = time.monotonic()
+        self._look_at = began + LEND_AFTER
+        file = self._file
+        if file is None or not file.usable or not file.is_wanted():
+            return
+        self._close_file()
+        self._handed_over = None  # it is wanted back
+        while file.is_wanted():
+            if time.monotonic() - began > LEND_SECONDS:
+                self._look_at = time.monotonic() + LEND_PAUSE
+                return
+            time.sleep(0.002)
 
     def _commit(self, jobs: list[Work]) -> None:
         try:

@@ -195,15 +195,17 @@ def test_dead_letters_are_a_table_for_people(sandbox: Sandbox, perkamo: Perkamo,
 
 
 @posix
-def test_dead_letters_in_a_busy_file_are_counted(sandbox: Sandbox, perkamo: Perkamo, outbox: str) -> None:
-    """A relay under way keeps its file; catches a list that silently leaves out what it can't read."""
+def test_dead_letters_of_a_busy_process_are_listed_and_requeued(
+    sandbox: Sandbox, perkamo: Perkamo, outbox: str
+) -> None:
+    """A relay that waits through an outage lends its file; catches an operator who has to stop the application."""
 
     def answer(request: Request) -> Response | None:
         if b"waits" in request.body:
             return Response(503)
         return Response(422, body=b"{}") if b"review_0" in request.body else None
 
-    async def look_from_outside() -> str:
+    async def look_from_outside() -> tuple[str, str]:
         sandbox.add_handler(answer)
         async with AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url) as client, Outbox(outbox) as box:
             await box.put(Event("u", "review.created", "own"))  # takes the file with the two that wait
@@ -211,12 +213,49 @@ def test_dead_letters_in_a_busy_file_are_counted(sandbox: Sandbox, perkamo: Perk
                 while (await box.stats()).dead == 0:  # noqa: ASYNC110 - another thread's doing
                     await anyio.sleep(0.01)
                 await box.put(Event("u", "review.created", "waits"))
-                done = await anyio.to_thread.run_sync(perkamo, "outbox", "dead", outbox)
-        return str(done.stderr)
+                dead = await anyio.to_thread.run_sync(perkamo, "outbox", "dead", outbox, "--json")
+                requeued = await anyio.to_thread.run_sync(perkamo, "outbox", "requeue", outbox, "--json")
+        return dead.stdout + dead.stderr, requeued.stdout
 
-    assert anyio.run(look_from_outside) == (
-        "Dead letters not shown, in files that busy processes keep: 1. Ask again later.\n"
-    )
+    dead, requeued = anyio.run(look_from_outside)
+
+    assert json.loads(dead)["transaction_id"] == "review_0"
+    assert json.loads(requeued) == {"requeued": 1}
+
+
+HOLD = """
+import anyio, os, signal, sys
+from perkamo import Event
+from perkamo.delivery.outbox import Outbox
+
+async def main():
+    box = Outbox(sys.argv[1])
+    await box.put(Event("u", "review.created", "own"))
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+anyio.run(main)
+"""
+
+
+@posix
+def test_dead_letters_of_a_process_that_stands_still_are_counted(
+    sandbox: Sandbox, perkamo: Perkamo, outbox: str
+) -> None:
+    """It can lend nothing; catches a list that silently leaves out what it can't read."""
+    sandbox.add_handler(lambda request: Response(422, body=b"{}") if b"review_0" in request.body else None)
+    perkamo("outbox", "relay", outbox, "--until-empty")
+    with subprocess.Popen([sys.executable, "-c", HOLD, outbox], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+
+            dead = perkamo("outbox", "dead", outbox)
+        finally:
+            process.kill()
+
+    assert (dead.returncode, dead.stdout) == (0, "No dead letters.\n")
+    assert dead.stderr == "Dead letters not shown, in files of processes that stand still: 1.\n"
 
 
 @posix

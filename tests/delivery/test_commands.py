@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from perkamo.delivery.outbox import Outbox
+from perkamo.delivery.ownership import SpoolDirectory
 from perkamo.events import Event
 from perkamo.sandbox import Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
@@ -189,7 +190,11 @@ def test_the_relay_command_delivers_until_it_is_interrupted(sandbox: Sandbox, tm
     anyio.run(_fill, path, 3)
     process = command(sandbox, "outbox", "relay", path)
     deadline = time.monotonic() + 30
-    while len(sandbox.events()) < 3 and time.monotonic() < deadline:
+    directory = SpoolDirectory(path)
+    while time.monotonic() < deadline:
+        told = directory.published(0)
+        if told is not None and told.counts.delivered == 3:
+            break
         time.sleep(0.01)
 
     process.send_signal(signal.SIGINT)

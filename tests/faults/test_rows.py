@@ -20,7 +20,7 @@ from perkamo import AsyncPerkamoClient, Event, PerkamoClient, PerkamoError, Retr
 from tests.faults.rawserver import RESULT, Connection, Once, RawServer, answer, answering
 from tests.faults.rows import BROKEN, READS, ROWS, Row
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_collector")]
 
 KEY = "sk_test_faults"
 TOKEN = b'{"token":"t","token_type":"Bearer","expires_at":"2026-06-04T12:10:00Z","expires_in":1}'

@@ -73,8 +73,6 @@ async def test_a_busy_consumer_is_told_at_its_next_update() -> None:
         async with client.subscribe_customer("customer_123", "token_1", reconnect=PATIENT) as stream:
             assert await stream.receive() is not None
             await client.aclose()
-            await anyio.lowlevel.checkpoint()
-
             await ends_with_its_client(stream)
 
         await until(lambda: all_closed(server))
