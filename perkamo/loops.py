@@ -2,10 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeAlias
-
-import anyio.lowlevel
 
 InLoop: TypeAlias = Callable[[Callable[[], object]], None]
 """Calls a function soon, in the event loop that it was made in. Once that loop has ended, it does nothing."""
@@ -13,17 +10,21 @@ InLoop: TypeAlias = Callable[[Callable[[], object]], None]
 
 def caller_into_loop() -> InLoop:
     """Return what calls functions in the event loop that is running now, from whatever thread."""
-    loop = anyio.lowlevel.current_token().native_token
-    if isinstance(loop, asyncio.AbstractEventLoop):
-        soon: Callable[[Callable[[], object]], object] = loop.call_soon_threadsafe
-    else:
-        from trio.lowlevel import TrioToken  # noqa: PLC0415 - loaded already where it runs, needed nowhere else
-
-        assert isinstance(loop, TrioToken)
-        soon = loop.run_sync_soon
+    soon = _call_soon()
 
     def call(function: Callable[[], object]) -> None:
-        with suppress(RuntimeError):
+        try:
             soon(function)
+        except RuntimeError:  # no suppress(): the outbox comes here with every put
+            return
 
     return call
+
+
+def _call_soon() -> Callable[[Callable[[], object]], object]:
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe  # also where trio is a guest in it, and may be touched
+    except RuntimeError:
+        from trio.lowlevel import current_trio_token  # noqa: PLC0415 - loaded already where it runs, needed nowhere else
+
+        return current_trio_token().run_sync_soon
