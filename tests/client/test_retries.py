@@ -304,6 +304,7 @@ async def test_a_redirect_to_nowhere_is_raised_at_once() -> None:
 KINDS: list[Fault] = [Status(503), Lost(), Reset(before="apply"), Reset(after="apply"), Truncate(10)]
 
 
+@pytest.mark.no_cover
 @pytest.mark.stress
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_ten_thousand_faults_apply_every_event_once(sandbox: Sandbox) -> None:

@@ -32,6 +32,8 @@ def refuse_poison(sandbox: Sandbox, status: int = 422) -> None:
     sandbox.add_handler(handler)
 
 
+@pytest.mark.no_cover
+@pytest.mark.stress
 async def test_ten_thousand_emits_get_their_own_results_in_few_requests(
     sandbox: Sandbox, client: AsyncPerkamoClient, anyio_backend: str
 ) -> None:

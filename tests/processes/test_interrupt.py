@@ -63,6 +63,7 @@ def echo(connection: Connection) -> None:
         connection.send(answer(b'{"user_id":"%s"}' % request.line.split()[1].rsplit("/", 1)[-1].encode()))
 
 
+@pytest.mark.no_cover
 @pytest.mark.stress
 def test_sixty_four_threads_get_their_own_answers() -> None:
     """64 x 1,000 calls on one client: each answer is of its request (P16); catches answers that cross."""

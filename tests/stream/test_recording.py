@@ -38,6 +38,7 @@ def test_the_recording_is_two_kilobytes() -> None:
     assert 1900 <= len(RECORDING) <= 2300
 
 
+@pytest.mark.no_cover
 async def test_a_cut_after_any_byte_loses_and_doubles_nothing() -> None:
     """Cut the first connection after each byte: with the resume, the list of updates is identical."""
     cut = len(RECORDING)

@@ -342,6 +342,7 @@ def _some_fault(dice: Random) -> Fault:
     return dice.choice(passing)
 
 
+@pytest.mark.no_cover
 async def test_a_stream_lives_through_two_hundred_faults(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
     """While two thousand changes happen: each comes out once, in order, up to the last."""
     dice = Random(20)
