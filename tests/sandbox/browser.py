@@ -130,21 +130,36 @@ class Browser:
 
 
 @contextmanager
+def driver_on_a_port() -> Iterator[int]:
+    """Start ChromeDriver, and give the port that it found.
+
+    It binds one of IPv6 and then the same of IPv4, which somebody else may have: it ends then, and is started again.
+    """
+    for _ in range(5):
+        with subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
+            try:
+                assert driver.stdout is not None
+                lines = (re.search(r"successfully on port (\d+)", line) for line in driver.stdout)
+                started = next((found for found in lines if found), None)
+                if started is not None:
+                    yield int(started[1])
+                    return
+            finally:
+                driver.terminate()
+    raise AssertionError("ChromeDriver finds no port")
+
+
+@contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
     """Start ChromeDriver and a window, and end both."""
-    with subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
+    with driver_on_a_port() as port:
+        options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        browser = Browser(port, wanted)
         try:
-            assert driver.stdout is not None
-            started = next(found for line in driver.stdout if (found := re.search(r"successfully on port (\d+)", line)))
-            options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
-            wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-            browser = Browser(int(started[1]), wanted)
-            try:
-                yield browser
-            finally:
-                browser.close()
+            yield browser
         finally:
-            driver.terminate()
+            browser.close()
 
 
 def wait_for(what: Callable[[], bool], *, seconds: float = 30) -> None:
