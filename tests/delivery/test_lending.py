@@ -28,9 +28,10 @@ def event(number: int) -> Event:
 
 
 def look(path: Path) -> tuple[int, int]:
-    """Look into the first slot as another process does; return its counts of pending and dead."""
-    counts = Slots(SpoolDirectory(path)).visit(0, lambda file: file.committed)
-    return counts.pending, counts.dead
+    """Look into all slots as another process does; return how many events wait and are dead."""
+    directory = SpoolDirectory(path)
+    counts = [Slots(directory).visit(slot, lambda file: file.committed) for slot in directory.slots()]
+    return sum(one.pending for one in counts), sum(one.dead for one in counts)
 
 
 async def test_a_file_under_steady_load_is_lent(sandbox: Sandbox, client: AsyncPerkamoClient, tmp_path: Path) -> None:
