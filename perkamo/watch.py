@@ -26,10 +26,11 @@ _STATES: Final = {"open": "connected", "waiting": "connection lost, trying again
 
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command's options."""
-    parser = subparsers.add_parser("watch", help="show a customer's updates as they come, until Ctrl-C (preview)")
+    summary = "show a customer's updates as they come, until Ctrl-C (preview)"
+    parser = subparsers.add_parser("watch", help=summary)
     explain(
         parser,
-        "show a customer's updates as they come, until Ctrl-C (preview)",
+        summary,
         example="perkamo watch customer_123\nperkamo watch customer_123 --json | jq .customer.wallets",
         exit_codes="0  Ctrl-C, or the service ended the stream\n"
         "1  failed: no key, no connection, no permission, no such stream\n"

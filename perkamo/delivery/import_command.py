@@ -38,10 +38,11 @@ _SAVE_EVERY: Final = 1000
 
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command's options."""
-    parser = subparsers.add_parser("import", help="emit a file of events, one JSON object a line")
+    summary = "emit a file of events, one JSON object a line"
+    parser = subparsers.add_parser("import", help=summary)
     explain(
         parser,
-        "emit a file of events, one JSON object a line",
+        summary,
         example="perkamo import events.jsonl\nzcat more.jsonl.gz | perkamo import - --rejected refused.jsonl",
         exit_codes="0    done; refused lines are in the file of rejected ones\n"
         "1    failed; the same command goes on from there\n"

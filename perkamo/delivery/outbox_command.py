@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command's options."""
-    parser = subparsers.add_parser("outbox", help="look at an outbox, deliver it, see to its dead letters")
+    summary = "look at an outbox, deliver it, see to its dead letters"
+    parser = subparsers.add_parser("outbox", help=summary)
     explain(
         parser,
-        "look at an outbox, deliver it, see to its dead letters",
+        summary,
         example="perkamo outbox stats /var/lib/shop/outbox --json\n"
         "perkamo outbox relay /var/lib/shop/outbox --until-empty\n"
         "perkamo outbox dead /var/lib/shop/outbox\n"
@@ -33,7 +34,7 @@ def add_parser(subparsers: "SubParsers") -> None:
         exit_codes="0  done; also Ctrl-C, after which all that waits is kept\n"
         "1  failed: no outbox, no key, no permission\n"
         "2  wrong usage\n"
-        "3  refused: the outbox or the service does not take it; trying again does not help",
+        "3  refused: the service does not take what waits; trying again does not help",
         environment=(f"{KEY} (relay)", BASE_URL),
     )
     parser.add_argument("action", choices=["stats", "relay", "dead", "requeue"], help="what to do")

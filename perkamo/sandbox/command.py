@@ -30,10 +30,11 @@ MAX_PORT: Final = 65_535
 
 def add_parser(subparsers: "SubParsers") -> None:
     """Add the command's options."""
-    parser = subparsers.add_parser("sandbox", help="run a small Perkamo on this machine until Ctrl-C")
+    summary = "run a small Perkamo on this machine until Ctrl-C"
+    parser = subparsers.add_parser("sandbox", help=summary)
     explain(
         parser,
-        "run a small Perkamo on this machine until Ctrl-C",
+        summary,
         example="perkamo sandbox\n"
         "perkamo sandbox --port 0 --program program.json\n"
         "perkamo sandbox --webhook http://127.0.0.1:8000/hooks/perkamo",

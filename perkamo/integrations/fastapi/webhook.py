@@ -50,6 +50,7 @@ def secret_webhook(
         PerkamoConfigurationError: The secret is empty, or neither or both of the places are given.
     """
     matches = _matcher(secret)
+    del secret  # the error below is a programmer's, but its frame may be reported, too
     if (header is None) == (path_parameter is None):
         raise PerkamoConfigurationError("Give header or path_parameter: the one place where the secret is.")
 
