@@ -16,8 +16,8 @@ from benchmarks.results import Row, ratio_row
 from benchmarks.rounds import Effort, Way, in_flight, interleave
 from benchmarks.server import CannedServer
 from perkamo import AsyncPerkamoClient, Event
-from perkamo.delivery.batcher import Batcher
-from perkamo.delivery.outbox import Outbox
+from perkamo.batching.batcher import Batcher
+from perkamo.outbox.outbox import Outbox
 
 _CALLERS: Final = 256
 _PUTTERS: Final = 64

@@ -11,8 +11,8 @@ from benchmarks.results import Row, ratio_row
 from benchmarks.rounds import Effort, in_line, interleave
 from benchmarks.server import EVENT_RESULT, CannedServer
 from perkamo import BatchIngestResponse, Event, EventIngestResponse, ResponseMeta
-from perkamo.codec import decode
-from perkamo.jsontext import encode
+from perkamo.decoding import decode
+from perkamo.encoding.encode import encode
 from perkamo.signing import sign
 
 _NESTED: Final = {

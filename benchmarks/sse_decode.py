@@ -12,7 +12,7 @@ import httpx
 from attrs import frozen
 from httpx_sse import EventSource
 
-from perkamo.sse import EventStreamDecoder
+from perkamo.stream.sse import EventStreamDecoder
 
 EVENTS: Final = 10_000
 ROUNDS: Final = 7

@@ -23,7 +23,7 @@ print(seconds, *(line.split()[1] for line in lines if line.startswith("VmRSS:"))
 _CLIENTS: Final = """
 import time
 from perkamo import AsyncPerkamoClient
-from perkamo.connections import ssl_context
+from perkamo.transport.pool import ssl_context
 for _ in range(2):
     begin = time.process_time()
     client = AsyncPerkamoClient("sk_test_benchmark")

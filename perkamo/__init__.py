@@ -1,182 +1,66 @@
+# pyright: reportUnsupportedDunderAll=false
+# Type checkers take the public names from the stub.
 """The Python client of the Perkamo loyalty and gamification API.
 
-Importing this package loads neither httpx nor an event loop: each public name is fetched from its room at first use.
+Importing this package loads neither httpx nor an event loop: each public name is fetched from its module at first use.
+Type checkers read ``__init__.pyi``, which ``python -m perkamo.sync.codegen`` writes from the table here.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from perkamo.client import AsyncPerkamoClient
-    from perkamo.credentials import ApiKey
-    from perkamo.delivery.batcher import Batcher
-    from perkamo.delivery.bulk import Outcome, emit_many
-    from perkamo.delivery.errors import (
-        PerkamoOutboxConflictError,
-        PerkamoOutboxCorruptError,
-        PerkamoOutboxError,
-        PerkamoOutboxFullError,
-        PerkamoOutboxStorageError,
-    )
-    from perkamo.delivery.outbox import DeadLetter, Outbox, OutboxStats
-    from perkamo.delivery.relay import Relay
-    from perkamo.delivery.sync_batcher import SyncBatcher
-    from perkamo.delivery.sync_bulk import sync_emit_many
-    from perkamo.delivery.sync_outbox import SyncOutbox
-    from perkamo.errors import (
-        PerkamoApiError,
-        PerkamoAsyncUsageWarning,
-        PerkamoAuthenticationError,
-        PerkamoClosedError,
-        PerkamoConfigurationError,
-        PerkamoConflictError,
-        PerkamoConnectionError,
-        PerkamoError,
-        PerkamoNotFoundError,
-        PerkamoPermissionError,
-        PerkamoRateLimitError,
-        PerkamoRedirectError,
-        PerkamoResponseError,
-        PerkamoServerError,
-        PerkamoStreamError,
-        PerkamoTimeoutError,
-        PerkamoValidationError,
-        RateLimit,
-        WriteOutcome,
-    )
-    from perkamo.events import Context, Event, Traits, assert_safe_event, create_transaction_id
-    from perkamo.jsontext import OMIT, JSONInput, JSONValue, canonical_json
-    from perkamo.models import (
-        ApiResponse,
-        BatchIngestResponse,
-        Blueprint,
-        BrowserToken,
-        Customer,
-        EventIngestResponse,
-        IdentifyResponse,
-        Level,
-        Program,
-        ProgramEvent,
-        ResponseMeta,
-        UnlockedPerk,
-        WalletDelta,
-    )
-    from perkamo.reconnect import ReconnectPolicy
-    from perkamo.retry import RetryPolicy
-    from perkamo.stream import CustomerStream, CustomerUpdate
-    from perkamo.streamtoken import StreamToken
-    from perkamo.sync_client import PerkamoClient
-    from perkamo.sync_stream import SyncCustomerStream
+from typing import Final
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "OMIT",
-    "ApiKey",
-    "ApiResponse",
-    "AsyncPerkamoClient",
-    "BatchIngestResponse",
-    "Batcher",
-    "Blueprint",
-    "BrowserToken",
-    "Context",
-    "Customer",
-    "CustomerStream",
-    "CustomerUpdate",
-    "DeadLetter",
-    "Event",
-    "EventIngestResponse",
-    "IdentifyResponse",
-    "JSONInput",
-    "JSONValue",
-    "Level",
-    "Outbox",
-    "OutboxStats",
-    "Outcome",
-    "PerkamoApiError",
-    "PerkamoAsyncUsageWarning",
-    "PerkamoAuthenticationError",
-    "PerkamoClient",
-    "PerkamoClosedError",
-    "PerkamoConfigurationError",
-    "PerkamoConflictError",
-    "PerkamoConnectionError",
-    "PerkamoError",
-    "PerkamoNotFoundError",
-    "PerkamoOutboxConflictError",
-    "PerkamoOutboxCorruptError",
-    "PerkamoOutboxError",
-    "PerkamoOutboxFullError",
-    "PerkamoOutboxStorageError",
-    "PerkamoPermissionError",
-    "PerkamoRateLimitError",
-    "PerkamoRedirectError",
-    "PerkamoResponseError",
-    "PerkamoServerError",
-    "PerkamoStreamError",
-    "PerkamoTimeoutError",
-    "PerkamoValidationError",
-    "Program",
-    "ProgramEvent",
-    "RateLimit",
-    "ReconnectPolicy",
-    "Relay",
-    "ResponseMeta",
-    "RetryPolicy",
-    "StreamToken",
-    "SyncBatcher",
-    "SyncCustomerStream",
-    "SyncOutbox",
-    "Traits",
-    "UnlockedPerk",
-    "WalletDelta",
-    "WriteOutcome",
-    "__version__",
-    "assert_safe_event",
-    "canonical_json",
-    "create_transaction_id",
-    "emit_many",
-    "sync_emit_many",
-]
-
-_ROOMS: Final = {
+_PUBLIC_NAMES: Final = {
+    "batching.batcher": ("Batcher",),
+    "batching.bulk": ("Outcome", "emit_many"),
+    "batching.sync_batcher": ("SyncBatcher",),
+    "batching.sync_bulk": ("sync_emit_many",),
     "client": ("AsyncPerkamoClient",),
-    "credentials": ("ApiKey",),
-    "delivery.batcher": ("Batcher",),
-    "delivery.bulk": ("Outcome", "emit_many"),
-    "delivery.errors": (
-        *("PerkamoOutboxConflictError", "PerkamoOutboxCorruptError", "PerkamoOutboxError", "PerkamoOutboxFullError"),
-        "PerkamoOutboxStorageError",
+    "encoding.encode": ("OMIT", "JSONInput", "JSONValue", "canonical_json"),
+    "errors": (
+        *("PerkamoApiError", "PerkamoAsyncUsageWarning", "PerkamoAuthenticationError", "PerkamoClosedError"),
+        *("PerkamoConfigurationError", "PerkamoConflictError", "PerkamoConnectionError", "PerkamoError"),
+        *("PerkamoNotFoundError", "PerkamoPermissionError", "PerkamoRateLimitError", "PerkamoRedirectError"),
+        *("PerkamoResponseError", "PerkamoServerError", "PerkamoStreamError", "PerkamoTimeoutError"),
+        *("PerkamoValidationError", "RateLimit", "WriteOutcome"),
     ),
-    "delivery.outbox": ("DeadLetter", "Outbox", "OutboxStats"),
-    "delivery.relay": ("Relay",),
-    "delivery.sync_batcher": ("SyncBatcher",),
-    "delivery.sync_bulk": ("sync_emit_many",),
-    "delivery.sync_outbox": ("SyncOutbox",),
     "events": ("Context", "Event", "Traits", "assert_safe_event", "create_transaction_id"),
-    "jsontext": ("OMIT", "JSONInput", "JSONValue", "canonical_json"),
     "models": (
         *("ApiResponse", "BatchIngestResponse", "Blueprint", "BrowserToken", "Customer", "EventIngestResponse"),
         *("IdentifyResponse", "Level", "Program", "ProgramEvent", "ResponseMeta", "UnlockedPerk", "WalletDelta"),
     ),
-    "reconnect": ("ReconnectPolicy",),
-    "retry": ("RetryPolicy",),
-    "stream": ("CustomerStream", "CustomerUpdate"),
-    "streamtoken": ("StreamToken",),
+    "outbox.errors": (
+        *("PerkamoOutboxConflictError", "PerkamoOutboxCorruptError", "PerkamoOutboxError", "PerkamoOutboxFullError"),
+        "PerkamoOutboxStorageError",
+    ),
+    "outbox.outbox": ("DeadLetter", "Outbox", "OutboxStats"),
+    "outbox.relay": ("Relay",),
+    "outbox.sync_outbox": ("SyncOutbox",),
+    "request.credentials": ("ApiKey",),
+    "request.retry": ("RetryPolicy",),
+    "signing": ("sign",),
+    "stream.reconnect": ("ReconnectPolicy",),
+    "stream.sse": ("EventStreamDecoder", "ServerSentEvent"),
+    "stream.stream": ("CustomerStream", "CustomerUpdate"),
+    "stream.sync_stream": ("SyncCustomerStream",),
+    "stream.token": ("StreamToken",),
     "sync_client": ("PerkamoClient",),
-    "sync_stream": ("SyncCustomerStream",),
 }
-_ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
+"""Each module and the names that it gives to users: the one list of what is public."""
+
+_MODULE_OF: Final = {name: module for module, names in _PUBLIC_NAMES.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604 - the names are text
 
 
-if not TYPE_CHECKING:  # a type checker that saw this would take every misspelt name for an object
-
-    def __getattr__(name: str) -> object:
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value: object = getattr(import_module(f"perkamo.{_ROOM_OF.get(name, 'errors')}"), name)
-        globals()[name] = value
-        return value
+def __getattr__(name: str) -> object:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"perkamo.{module}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

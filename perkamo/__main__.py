@@ -31,17 +31,17 @@ class Command(Protocol):
 
 
 COMMANDS: Final = {
-    "catalog": ("perkamo.commands.catalog", "show which events earn, and from which facts"),
-    "customer": ("perkamo.commands.customer", "show a customer's wallets, level, perks and traits"),
-    "demo": ("perkamo.demo", "see events earn points, in three seconds, on this machine"),
-    "emit": ("perkamo.commands.emit", "send one event and show what it did"),
-    "identify": ("perkamo.commands.identify", "create or update a customer's trusted traits"),
-    "import": ("perkamo.delivery.import_command", "emit a file of events, one JSON object a line"),
-    "outbox": ("perkamo.delivery.outbox_command", "look at an outbox, deliver it, see to its dead letters"),
-    "program": ("perkamo.commands.program", "show the Space's active program, whole"),
-    "sandbox": ("perkamo.sandbox.command", "run a small Perkamo on this machine until Ctrl-C"),
-    "token": ("perkamo.commands.browser_token", "get a short-lived token for one customer's browser"),
-    "watch": ("perkamo.watch", "show a customer's updates as they come, until Ctrl-C (preview)"),
+    "catalog": ("perkamo.cli.catalog", "show which events earn, and from which facts"),
+    "customer": ("perkamo.cli.customer", "show a customer's wallets, level, perks and traits"),
+    "demo": ("perkamo.cli.demo", "see events earn points, in three seconds, on this machine"),
+    "emit": ("perkamo.cli.emit", "send one event and show what it did"),
+    "identify": ("perkamo.cli.identify", "create or update a customer's trusted traits"),
+    "import": ("perkamo.cli.import_events", "emit a file of events, one JSON object a line"),
+    "outbox": ("perkamo.cli.outbox", "look at an outbox, deliver it, see to its dead letters"),
+    "program": ("perkamo.cli.program", "show the Space's active program, whole"),
+    "sandbox": ("perkamo.cli.sandbox", "run a small Perkamo on this machine until Ctrl-C"),
+    "token": ("perkamo.cli.browser_token", "get a short-lived token for one customer's browser"),
+    "watch": ("perkamo.cli.watch", "show a customer's updates as they come, until Ctrl-C (preview)"),
 }
 """Each command's module and summary. Only the module of the command that was asked for is loaded."""
 

@@ -9,15 +9,10 @@ from typing import Self
 import httpx
 from attrs import evolve
 
-from perkamo import calls
-from perkamo.attempt import Wire, own_client
-from perkamo.calls import STREAM_PATH, Call
-from perkamo.codec import decode, decode_any, decode_batch
-from perkamo.credentials import ApiKey, check_base_url, hidden
+from perkamo.decoding import decode, decode_any, decode_batch
+from perkamo.encoding.encode import JSONInput
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Context, Event, Traits, create_transaction_id
-from perkamo.exchange import Exchange
-from perkamo.jsontext import JSONInput
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,
@@ -28,12 +23,17 @@ from perkamo.models import (
     Program,
     ProgramEvent,
 )
-from perkamo.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.redaction import guard_httpx_logs
-from perkamo.retry import RetryPolicy
-from perkamo.stream import BadData, CustomerStream, StreamState
-from perkamo.streamtoken import StreamToken, sealed
-from perkamo.subscription import Origin, Subscription
+from perkamo.request import endpoints
+from perkamo.request.attempt import Wire, own_client
+from perkamo.request.credentials import ApiKey, check_base_url, hidden
+from perkamo.request.endpoints import STREAM_PATH, Call
+from perkamo.request.exchange import Exchange
+from perkamo.request.retry import RetryPolicy
+from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
+from perkamo.stream.stream import BadData, CustomerStream, StreamState
+from perkamo.stream.subscription import Origin, Subscription
+from perkamo.stream.token import StreamToken, sealed
 
 
 class AsyncPerkamoClient:
@@ -83,7 +83,7 @@ class AsyncPerkamoClient:
         if http_client is not None and proxy is not None:
             raise PerkamoConfigurationError("Give http_client or proxy, not both: your own client has its own.")
         url = check_base_url(base_url, allow_insecure_http=allow_insecure_http)
-        limit = calls.check_timeout(timeout)
+        limit = endpoints.check_timeout(timeout)
         client = http_client
         if client is None:
             client = own_client(url, proxy)
@@ -93,7 +93,7 @@ class AsyncPerkamoClient:
         self._owns_connections = http_client is None
         self._streams = Origin(
             base_url=url,
-            path=calls.check_stream_path(stream_path),
+            path=endpoints.check_stream_path(stream_path),
             client=lambda: own_client(url, proxy) if http_client is None else http_client,
             borrowed=http_client is not None,
             is_closed=lambda: client.is_closed,
@@ -113,7 +113,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
         """
-        call = calls.identify(user_id, traits)
+        call = endpoints.identify(user_id, traits)
         reply = await self._exchange.send(call)
         return decode(IdentifyResponse, reply.body or b"{}", reply.meta, call.label, "unknown")
 
@@ -158,7 +158,7 @@ class AsyncPerkamoClient:
         Raises:
             PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
         """
-        call = calls.emit(event)
+        call = endpoints.emit(event)
         reply = await self._exchange.send(call)
         return decode(EventIngestResponse, reply.body, reply.meta, call.label, "unknown")
 
@@ -176,7 +176,7 @@ class AsyncPerkamoClient:
                 more than 100; nothing was sent.
             PerkamoError: The call failed; ``.outcome`` tells whether some may have been applied.
         """
-        call, count = calls.batch(events)
+        call, count = endpoints.batch(events)
         reply = await self._exchange.send(call)
         return decode_batch(reply.body, reply.meta, call.label, count)
 
@@ -194,7 +194,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: It is no customer's id; nothing was sent.
             PerkamoError: The call failed.
         """
-        call = calls.customer(user_id)
+        call = endpoints.customer(user_id)
         reply = await self._exchange.send(call)
         return decode(Customer, reply.body, reply.meta, call.label, None)
 
@@ -239,7 +239,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoError: The call failed.
         """
-        return await self._browser_token(calls.browser_token(browser_key, user_id, ttl_seconds, purpose=None))
+        return await self._browser_token(endpoints.browser_token(browser_key, user_id, ttl_seconds, purpose=None))
 
     async def create_stream_token(
         self, browser_key: str, user_id: str, *, ttl_seconds: int | None = 120
@@ -258,7 +258,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoError: The call failed.
         """
-        return await self._browser_token(calls.browser_token(browser_key, user_id, ttl_seconds, purpose="stream"))
+        return await self._browser_token(endpoints.browser_token(browser_key, user_id, ttl_seconds, purpose="stream"))
 
     def subscribe_customer(
         self,
@@ -298,14 +298,14 @@ class AsyncPerkamoClient:
         token.check()
         subscription = Subscription(
             origin=self._streams,
-            call=calls.customer_stream(user_id, self._streams.path),
+            call=endpoints.customer_stream(user_id, self._streams.path),
             token=token,
-            idle_timeout=calls.check_timeout(idle_timeout),
+            idle_timeout=endpoints.check_timeout(idle_timeout),
         )
         return CustomerStream(
             subscription,
             reconnect=reconnect,
-            last_event_id=calls.check_last_event_id(last_event_id),
+            last_event_id=endpoints.check_last_event_id(last_event_id),
             bad_data=bad_data,
             on_state=on_state,
         )
@@ -326,7 +326,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
         """
-        call = calls.other(method, path, json)
+        call = endpoints.other(method, path, json)
         reply = await self._exchange.send(call)
         return decode_any(reply.body, reply.meta, call.label, "unknown" if call.is_write else None)
 
@@ -362,7 +362,7 @@ class AsyncPerkamoClient:
         view = object.__new__(type(self))
         view._exchange = evolve(
             exchange,
-            timeout=exchange.timeout if isinstance(timeout, EllipsisType) else calls.check_timeout(timeout),
+            timeout=exchange.timeout if isinstance(timeout, EllipsisType) else endpoints.check_timeout(timeout),
             retry=exchange.retry if isinstance(retry, EllipsisType) else retry,
         )
         view._owns_connections = False

@@ -16,8 +16,8 @@ from uuid import uuid4
 
 from attrs import field, frozen
 
+from perkamo.encoding.encode import MAX_SAFE_INTEGER, JSONInput, JSONValue, encode, moment_text, utf16_length
 from perkamo.errors import PerkamoValidationError
-from perkamo.jsontext import MAX_SAFE_INTEGER, JSONInput, JSONValue, encode, moment_text, utf16_length
 
 MAX_USER_ID_LENGTH: Final = 256
 MAX_EVENT_LENGTH: Final = 128

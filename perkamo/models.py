@@ -10,8 +10,8 @@ from typing import Final
 
 from attrs import Factory, field, frozen
 
+from perkamo.encoding.encode import JSONValue
 from perkamo.errors import RateLimit
-from perkamo.jsontext import JSONValue
 
 
 @frozen

@@ -2,7 +2,7 @@
 # A twin and its async class are one thing.
 """The sync client: the whole surface of the Perkamo API, one short coroutine per call.
 
-GENERATED from client.py by ``python -m perkamo.codegen``: change that file, never this one.
+GENERATED from client.py by ``python -m perkamo.sync.codegen``: change that file, never this one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,11 +12,9 @@ from typing import Self
 
 import httpx
 
-from perkamo.calls import STREAM_PATH
 from perkamo.client import AsyncPerkamoClient
-from perkamo.credentials import ApiKey, hidden
+from perkamo.encoding.encode import JSONInput
 from perkamo.events import Context, Event, Traits
-from perkamo.jsontext import JSONInput
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,
@@ -27,12 +25,14 @@ from perkamo.models import (
     Program,
     ProgramEvent,
 )
-from perkamo.portal import later, run
-from perkamo.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
-from perkamo.retry import RetryPolicy
-from perkamo.stream import BadData, StreamState
-from perkamo.streamtoken import StreamToken, sealed
-from perkamo.sync_stream import SyncCustomerStream
+from perkamo.request.credentials import ApiKey, hidden
+from perkamo.request.endpoints import STREAM_PATH
+from perkamo.request.retry import RetryPolicy
+from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
+from perkamo.stream.stream import BadData, StreamState
+from perkamo.stream.sync_stream import SyncCustomerStream
+from perkamo.stream.token import StreamToken, sealed
+from perkamo.sync.portal import later, run
 
 
 class PerkamoClient:

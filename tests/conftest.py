@@ -28,10 +28,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = tuple(
-    str(ROOT / "tests" / name)
-    for name in ("commands", "delivery/test_commands.py", "test_watch.py", "sandbox/test_commands.py")
-)
+COMMANDS = tuple(str(ROOT / "tests" / name) for name in ("cli",))
 """Where commands run as processes, whose coverage counts: nothing else executes their modules."""
 
 

@@ -9,8 +9,8 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perkamo.codec import WIRE_NAMES, _converter, _moment
 from perkamo.constructors import Constructors, MismatchError
+from perkamo.decoding import WIRE_NAMES, _converter, _moment
 from perkamo.models import (
     BatchIngestResponse,
     BrowserToken,

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Final
 
 from perkamo.client import AsyncPerkamoClient
-from perkamo.connections import Connections
-from perkamo.portal import run
-from perkamo.retry import RetryPolicy
+from perkamo.request.retry import RetryPolicy
 from perkamo.sandbox import Sandbox
+from perkamo.sync.portal import run
 from perkamo.sync_client import PerkamoClient
+from perkamo.transport.pool import Connections
 
 QUICK: Final = RetryPolicy(base_delay=0, max_delay=0)
 """As many attempts as by default, without the random waits. A wait that a Retry-After asks for is kept."""

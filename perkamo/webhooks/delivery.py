@@ -7,11 +7,11 @@ from typing import Final, Protocol, TypeAlias, cast
 
 from attrs import field, frozen
 
-from perkamo.codec import structure
+from perkamo.decoding import structure
+from perkamo.encoding.encode import JSONValue
+from perkamo.encoding.parse import parse
 from perkamo.errors import PerkamoConfigurationError, PerkamoError
-from perkamo.jsontext import JSONValue
 from perkamo.models import Answer, Part, ResponseMeta, WalletDelta
-from perkamo.strictjson import parse
 
 MAX_WEBHOOK_BYTES: Final = 256 * 1024
 """Assumed: the service's own limit is unpublished."""

@@ -1,9 +1,9 @@
 """The fault matrix: rows that a server causes, for every call they concern, on asyncio, on trio and from sync code.
 
-Where the other rows up to F57 are: F01, F31 to F33, F38 and F39 in tests/client/test_retries.py; F02, F03, F05 in
-tests/connections/test_addresses.py; F04 in test_tls.py there; F06 and F07 in tests/client/test_proxies.py; F50 and F51
-in tests/client/test_cancellation.py; F52 in tests/connections/test_queue.py; F53, F54 and F57 in tests/processes; F55
-and F56 in tests/client/test_surface.py and tests/connections/test_loops.py; F34 to F37 for batches and the outbox in
+Where the other rows up to F57 are: F01, F31 to F33, F38 and F39 in tests/request/test_retries.py; F02, F03, F05 in
+tests/transport/test_resolver.py; F04 in test_tls.py there; F06 and F07 in tests/request/test_proxies.py; F50 and F51
+in tests/request/test_cancellation.py; F52 in tests/transport/test_queue.py; F53, F54 and F57 in tests/processes; F55
+and F56 in tests/client/test_surface.py and tests/transport/test_loops.py; F34 to F37 for batches and the outbox in
 tests/delivery. One can't be run here: F04's TLS 1.0 needs a server that speaks it, which OpenSSL 3 does not by default.
 """
 

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Final
 
-from perkamo import portal
 from perkamo.errors import PerkamoClosedError, PerkamoError
-from perkamo.portal import Held, iterate, run
+from perkamo.sync import portal
+from perkamo.sync.portal import Held, iterate, run
 from tests.processes.lines import ask
 
 CHILDREN: Final = 200

@@ -8,8 +8,8 @@ import anyio
 from attrs import evolve
 
 from perkamo import AsyncPerkamoClient, CustomerStream, CustomerUpdate, ReconnectPolicy, StreamToken
-from perkamo.stream import BadData, StreamState
-from perkamo.subscription import Time
+from perkamo.stream.stream import BadData, StreamState
+from perkamo.stream.subscription import Time
 from tests.faults.rawserver import Connection, RawServer, Script
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"

@@ -10,7 +10,7 @@ import pytest
 
 from perkamo import AsyncPerkamoClient, CustomerStream, PerkamoClient, PerkamoClosedError, ReconnectPolicy
 from perkamo.sandbox import Sandbox, Status
-from perkamo.stream import StreamState
+from perkamo.stream.stream import StreamState
 from tests.faults.rawserver import RawServer, Script
 from tests.stream.scripts import event, gone, refusing, sending, stalling, until
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from perkamo import Customer, CustomerStream, PerkamoError, PerkamoStreamError
-from perkamo.stream import StreamState
+from perkamo.stream.stream import StreamState
 from tests.faults.rawserver import Connection, RawServer, Script
 from tests.stream.scripts import (
     HEAD,

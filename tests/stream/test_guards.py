@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from perkamo import PerkamoStreamError
-from perkamo.sse import MAX_EVENT_SIZE
+from perkamo.stream.sse import MAX_EVENT_SIZE
 from tests.faults.rawserver import Connection, RawServer
 from tests.stream.scripts import (
     HEAD,

@@ -29,8 +29,8 @@ from perkamo import (
     PerkamoValidationError,
     ReconnectPolicy,
 )
-from perkamo.sse import MAX_EVENT_SIZE
-from perkamo.stream import CustomerStream
+from perkamo.stream.sse import MAX_EVENT_SIZE
+from perkamo.stream.stream import CustomerStream
 from tests.faults.rawserver import Connection, RawServer, answer
 from tests.stream.scripts import (
     CHUNKED,

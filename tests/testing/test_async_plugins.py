@@ -118,7 +118,7 @@ def test_a_loop_that_serves_a_whole_session_keeps_no_socket(tmp_path: Path) -> N
             "body.py": BODY,
             "test_session.py": """
                 from body import buy, pytest
-                from perkamo import sockets
+                from perkamo.transport import sockets
 
                 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

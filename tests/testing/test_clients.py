@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
-from perkamo import AsyncPerkamoClient, PerkamoClient, PerkamoClosedError, PerkamoServerError, sockets
+from perkamo import AsyncPerkamoClient, PerkamoClient, PerkamoClosedError, PerkamoServerError
 from perkamo.sandbox import Sandbox, Stall, Status
 from perkamo.testing.clients import QUICK, async_client, sync_client
+from perkamo.transport import sockets
 
 
 def open_sockets() -> set[sockets.PlainSocket]:
@@ -182,8 +183,8 @@ def test_retries_do_not_wait(
         waits.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("perkamo.exchange.anyio.sleep", note)
-    monkeypatch.setattr("perkamo.exchange.random.random", lambda: 1.0)
+    monkeypatch.setattr("perkamo.request.exchange.anyio.sleep", note)
+    monkeypatch.setattr("perkamo.request.exchange.random.random", lambda: 1.0)
     perkamo_sandbox.faults.next("POST /v1/events", Status(503), times=6)
 
     with pytest.raises(PerkamoServerError) as sync:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from tests.testing.runs import run_pytest
 
-HEAVY = ("httpx", "h11", "cattrs", "perkamo.sandbox", "perkamo.client", "perkamo.portal", "perkamo.testing.clients")
+HEAVY = (
+    "httpx",
+    "h11",
+    "cattrs",
+    "perkamo.sandbox",
+    "perkamo.client",
+    "perkamo.sync.portal",
+    "perkamo.testing.clients",
+)
 """What only a test that asks for a fixture has to load."""
 
 

@@ -1,0 +1,138 @@
+# GENERATED from __init__.py by ``python -m perkamo.sync.codegen``: change that file, never this one.
+from typing import Final
+
+from perkamo.batching.batcher import Batcher
+from perkamo.batching.bulk import Outcome, emit_many
+from perkamo.batching.sync_batcher import SyncBatcher
+from perkamo.batching.sync_bulk import sync_emit_many
+from perkamo.client import AsyncPerkamoClient
+from perkamo.encoding.encode import OMIT, JSONInput, JSONValue, canonical_json
+from perkamo.errors import (
+    PerkamoApiError,
+    PerkamoAsyncUsageWarning,
+    PerkamoAuthenticationError,
+    PerkamoClosedError,
+    PerkamoConfigurationError,
+    PerkamoConflictError,
+    PerkamoConnectionError,
+    PerkamoError,
+    PerkamoNotFoundError,
+    PerkamoPermissionError,
+    PerkamoRateLimitError,
+    PerkamoRedirectError,
+    PerkamoResponseError,
+    PerkamoServerError,
+    PerkamoStreamError,
+    PerkamoTimeoutError,
+    PerkamoValidationError,
+    RateLimit,
+    WriteOutcome,
+)
+from perkamo.events import Context, Event, Traits, assert_safe_event, create_transaction_id
+from perkamo.models import (
+    ApiResponse,
+    BatchIngestResponse,
+    Blueprint,
+    BrowserToken,
+    Customer,
+    EventIngestResponse,
+    IdentifyResponse,
+    Level,
+    Program,
+    ProgramEvent,
+    ResponseMeta,
+    UnlockedPerk,
+    WalletDelta,
+)
+from perkamo.outbox.errors import (
+    PerkamoOutboxConflictError,
+    PerkamoOutboxCorruptError,
+    PerkamoOutboxError,
+    PerkamoOutboxFullError,
+    PerkamoOutboxStorageError,
+)
+from perkamo.outbox.outbox import DeadLetter, Outbox, OutboxStats
+from perkamo.outbox.relay import Relay
+from perkamo.outbox.sync_outbox import SyncOutbox
+from perkamo.request.credentials import ApiKey
+from perkamo.request.retry import RetryPolicy
+from perkamo.signing import sign
+from perkamo.stream.reconnect import ReconnectPolicy
+from perkamo.stream.sse import EventStreamDecoder, ServerSentEvent
+from perkamo.stream.stream import CustomerStream, CustomerUpdate
+from perkamo.stream.sync_stream import SyncCustomerStream
+from perkamo.stream.token import StreamToken
+from perkamo.sync_client import PerkamoClient
+
+__version__: Final[str]
+__all__ = [
+    "OMIT",
+    "ApiKey",
+    "ApiResponse",
+    "AsyncPerkamoClient",
+    "BatchIngestResponse",
+    "Batcher",
+    "Blueprint",
+    "BrowserToken",
+    "Context",
+    "Customer",
+    "CustomerStream",
+    "CustomerUpdate",
+    "DeadLetter",
+    "Event",
+    "EventIngestResponse",
+    "EventStreamDecoder",
+    "IdentifyResponse",
+    "JSONInput",
+    "JSONValue",
+    "Level",
+    "Outbox",
+    "OutboxStats",
+    "Outcome",
+    "PerkamoApiError",
+    "PerkamoAsyncUsageWarning",
+    "PerkamoAuthenticationError",
+    "PerkamoClient",
+    "PerkamoClosedError",
+    "PerkamoConfigurationError",
+    "PerkamoConflictError",
+    "PerkamoConnectionError",
+    "PerkamoError",
+    "PerkamoNotFoundError",
+    "PerkamoOutboxConflictError",
+    "PerkamoOutboxCorruptError",
+    "PerkamoOutboxError",
+    "PerkamoOutboxFullError",
+    "PerkamoOutboxStorageError",
+    "PerkamoPermissionError",
+    "PerkamoRateLimitError",
+    "PerkamoRedirectError",
+    "PerkamoResponseError",
+    "PerkamoServerError",
+    "PerkamoStreamError",
+    "PerkamoTimeoutError",
+    "PerkamoValidationError",
+    "Program",
+    "ProgramEvent",
+    "RateLimit",
+    "ReconnectPolicy",
+    "Relay",
+    "ResponseMeta",
+    "RetryPolicy",
+    "ServerSentEvent",
+    "StreamToken",
+    "SyncBatcher",
+    "SyncCustomerStream",
+    "SyncOutbox",
+    "Traits",
+    "UnlockedPerk",
+    "WalletDelta",
+    "WriteOutcome",
+    "__version__",
+    "assert_safe_event",
+    "canonical_json",
+    "create_transaction_id",
+    "emit_many",
+    "sign",
+    "sync_emit_many",
+]

@@ -1,0 +1,184 @@
+"""A stream of events in, a stream of what became of each out, in memory that does not grow with the stream."""
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from typing import Final, Self, TypeAlias
+
+import anyio
+from attrs import field, frozen
+
+from perkamo.batching.pacing import Pace
+from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, Told, send_together
+from perkamo.client import AsyncPerkamoClient
+from perkamo.errors import PerkamoConfigurationError, PerkamoError, PerkamoValidationError
+from perkamo.events import Event, as_event, create_transaction_id
+from perkamo.models import EventIngestResponse
+from perkamo.request.retry import RetryPolicy
+
+Given: TypeAlias = Event | Mapping[str, object]
+"""An event, or a mapping with the wire's field names."""
+
+ATTEMPTS: Final = 8
+"""How often a request is made before its events are told that it failed."""
+REQUESTS_PER_ROUND: Final = 4
+MAX_CONCURRENCY: Final = 64
+
+
+@frozen
+class Outcome:
+    """What became of one event of the stream: exactly one of ``result`` and ``error``.
+
+    Attributes:
+        event: The event as it was sent, with its transaction id, or what was given if it could not be sent.
+        result: What the event did, or None.
+        error: Why there is no result, or None. With ``.retryable``, give the same event again later.
+        position: Where in the stream the event stood, from 0.
+    """
+
+    event: Given = field(repr=False)
+    result: EventIngestResponse | None
+    error: PerkamoError | None
+    position: int
+
+
+def emit_many(
+    client: AsyncPerkamoClient,
+    events: AsyncIterable[Given] | Iterable[Given],
+    *,
+    concurrency: int = 4,
+    ordered: bool = True,
+) -> AsyncIterator[Outcome]:
+    """Send a stream of events, of any length, in as few requests as possible.
+
+    The stream is read and sent in rounds of a few requests for each of ``concurrency``, and the next round is read when
+    the outcomes of the last were taken; nothing runs between. When the service asks for patience, the whole stream
+    waits. Stopping early is safe: what was not taken yet may have been sent, and sending it again earns nothing more.
+
+    Args:
+        client: Sends the requests; a request is made up to eight times here in place of the client's own retries.
+        events: Events, or mappings with the wire's field names. One without a transaction id gets ``tx_<uuid4>``,
+            and then sending the stream again would earn again.
+        concurrency: How many requests may be on their way at once, 1 to 64.
+        ordered: Tell outcomes in the order of the stream; otherwise, within a round, as the answers came.
+
+    Returns:
+        An iterator over one outcome for each event. Errors of events are told, never raised.
+
+    Raises:
+        PerkamoConfigurationError: ``concurrency`` is out of its range.
+    """
+    return _Outcomes(events, Pipe(client, concurrency, ordered=ordered))
+
+
+class _Outcomes:
+    """The iterator that ``emit_many`` returns. No generator: one that is left early would have to be closed."""
+
+    def __init__(self, events: AsyncIterable[Given] | Iterable[Given], pipe: "Pipe") -> None:
+        self._later = aiter(events) if isinstance(events, AsyncIterable) else None
+        self._now = iter(()) if isinstance(events, AsyncIterable) else iter(events)
+        self._pipe = pipe
+        self._outcomes: deque[Outcome] = deque()
+        self._is_over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        while not self._outcomes:
+            if self._is_over:
+                raise StopAsyncIteration
+            await self._fill()
+            self._outcomes.extend(await self._pipe.flush())
+        return self._outcomes.popleft()
+
+    async def _fill(self) -> None:
+        if self._later is not None:
+            async for event in self._later:
+                self._pipe.add(event)
+                if self._pipe.is_full:
+                    return
+        else:
+            for event in self._now:
+                self._pipe.add(event)
+                if self._pipe.is_full:
+                    return
+        self._is_over = True
+
+
+class Pipe:
+    """One round of requests after the other, at one pace."""
+
+    def __init__(self, client: AsyncPerkamoClient, concurrency: int, *, ordered: bool) -> None:
+        """Check ``concurrency``; see ``emit_many``."""
+        if not 1 <= concurrency <= MAX_CONCURRENCY:
+            raise PerkamoConfigurationError(f"concurrency must be 1 to {MAX_CONCURRENCY}.")
+        self._client = client.with_options(retry=RetryPolicy.none())
+        self._ordered = ordered
+        self._concurrency = concurrency
+        self._pace = Pace()
+        self._count = 0
+        self._requests: list[list[tuple[int, Event]]] = []
+        self._size = 0
+        self._outcomes: list[Outcome] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the round is complete; what can't be sent counts too, or a bad stream would grow for ever."""
+        rounds = self._concurrency * REQUESTS_PER_ROUND
+        full = len(self._requests) == rounds and len(self._requests[-1]) == MAX_REQUEST_EVENTS
+        return full or len(self._requests) > rounds or len(self._outcomes) >= rounds * MAX_REQUEST_EVENTS
+
+    def add(self, given: Given) -> None:
+        """Take an event into the round."""
+        position, self._count = self._count, self._count + 1
+        try:
+            event = as_event(given)
+            if event.transaction_id is None:
+                event = event.with_transaction_id(create_transaction_id())
+            size = len(event.to_bytes())
+        except PerkamoValidationError as error:
+            self._outcomes.append(Outcome(given, None, error, position))
+            return
+        is_full = not self._requests or len(self._requests[-1]) == MAX_REQUEST_EVENTS
+        if is_full or self._size + size > MAX_REQUEST_BYTES:
+            self._requests.append([])
+            self._size = 0
+        self._requests[-1].append((position, event))
+        self._size += size
+
+    async def flush(self) -> list[Outcome]:
+        """Send the round and return what became of it."""
+        waiting = iter(self._requests)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(self._concurrency, len(self._requests))):
+                tasks.start_soon(self._work, waiting)
+        outcomes, self._outcomes, self._requests = self._outcomes, [], []
+        return sorted(outcomes, key=lambda outcome: outcome.position) if self._ordered else outcomes
+
+    async def _work(self, waiting: Iterable[list[tuple[int, Event]]]) -> None:
+        for request in waiting:
+            told = await self._send([event for _, event in request])
+            for (position, event), answer in zip(request, told, strict=True):
+                if isinstance(answer, PerkamoError):
+                    self._outcomes.append(Outcome(event, None, answer, position))
+                else:
+                    self._outcomes.append(Outcome(event, answer, None, position))
+
+    async def _send(self, events: list[Event]) -> list[Told]:
+        """Send the events of one request; those that trouble kept back are sent again, and only those."""
+        told: dict[int, Told] = {}
+        left = list(range(len(events)))
+        for _ in range(ATTEMPTS):
+            while (seconds := self._pace.seconds) > 0:  # noqa: ASYNC110 - time passes, no event comes
+                await anyio.sleep(seconds)
+            answers = await send_together(self._client, [events[place] for place in left], go_on=False)
+            told.update(zip(left, answers, strict=True))
+            troubles = {
+                place: answer for place in left if isinstance(answer := told[place], PerkamoError) and answer.retryable
+            }
+            if not troubles:
+                self._pace.succeeded()
+                break
+            self._pace.failed(next(iter(troubles.values())))
+            left = list(troubles)
+        return [told[place] for place in range(len(events))]

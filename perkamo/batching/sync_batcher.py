@@ -1,0 +1,111 @@
+# pyright: reportPrivateUsage=false
+# A twin and its async class are one thing.
+"""Emits that wait at the same moment travel as one request, and each caller is told its own result.
+
+GENERATED from batching/batcher.py by ``python -m perkamo.sync.codegen``: change that file, never this one.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from perkamo.batching.batcher import Batcher
+from perkamo.batching.split import MAX_REQUEST_EVENTS
+from perkamo.events import Context, Event
+from perkamo.models import EventIngestResponse
+from perkamo.sync.portal import Held, run
+from perkamo.sync_client import PerkamoClient
+
+
+class SyncBatcher:
+    """Sends what many tasks emit in as few requests as possible.
+
+    Nothing is kept on disk: an emit that was not answered when the process ends may be lost, and its caller knows,
+    because its call never returned. See ``SyncOutbox`` for events that must survive.
+
+    Example:
+        >>> with PerkamoClient() as perkamo, SyncBatcher(perkamo) as batcher:
+        ...     result = batcher.emit("customer_123", "purchase.completed", {"amount": 12900})
+    """
+
+    def __init__(
+        self,
+        client: PerkamoClient,
+        *,
+        max_delay: float = 0.01,
+        max_events: int = MAX_REQUEST_EVENTS,
+        max_pending: int = 10000,
+    ) -> None:
+        """Set up a batcher; nothing is sent and no task runs before ``with``.
+
+        Args:
+            client: Sends the requests, with its own retries. It must stay open for longer than the batcher.
+            max_delay: Seconds, 0 to 60, for which an emit waits for company.
+            max_events: The most events of one request, 1 to 100.
+            max_pending: The most emits that wait or are on their way, from 1 on. Further ones wait for their turn.
+
+        Raises:
+            PerkamoConfigurationError: A limit is out of its range.
+        """
+        self._async = Batcher(client._async, max_delay=max_delay, max_events=max_events, max_pending=max_pending)
+        self._owner: object = None  # keeps what it came from, which closes when it is collected
+
+    def __enter__(self) -> Self:
+        self._held = Held(self._async)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Send what waits; when the block was cancelled, tell those who wait that it ended."""
+        self._held.leave(kind, error, traceback)
+
+    def emit(
+        self,
+        user_id: str,
+        event: str,
+        context: Context | None = None,
+        *,
+        transaction_id: str | None = None,
+        occurred_at: datetime | str | None = None,
+    ) -> EventIngestResponse:
+        """Send one activity event together with those that others emit at the same time.
+
+        Args:
+            user_id: As for ``client.emit``.
+            event: As for ``client.emit``.
+            context: As for ``client.emit``.
+            transaction_id: As for ``client.emit``.
+            occurred_at: As for ``client.emit``.
+
+        Returns:
+            What this event did.
+
+        Raises:
+            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoClosedError: The batcher is not open.
+            PerkamoError: The event was refused, or the request that carried it failed; ``.outcome`` tells.
+        """
+        return run(self._async.emit, user_id, event, context, transaction_id=transaction_id, occurred_at=occurred_at)
+
+    def emit_event(self, event: Event | Mapping[str, object]) -> EventIngestResponse:
+        """Send one event that was built before; see ``emit``.
+
+        Args:
+            event: The event; without a transaction id, ``tx_<uuid4>`` is made.
+
+        Returns:
+            What this event did.
+
+        Raises:
+            PerkamoError: As ``emit`` does.
+        """
+        return run(self._async.emit_event, event)
+
+    @classmethod
+    def _over(cls, twin: Batcher, owner: object) -> "SyncBatcher":
+        made = object.__new__(cls)
+        made._async = twin
+        made._owner = owner
+        return made

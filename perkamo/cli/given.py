@@ -1,0 +1,66 @@
+"""The facts that a user types: ``key=value`` words, or one JSON object."""
+
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from typing import Final
+
+from perkamo.cli.running import RefusedError
+from perkamo.encoding.encode import JSONValue
+from perkamo.encoding.parse import parse
+
+HELP: Final = (
+    "facts, all in one place. A value that is a JSON number, true, false, null, object, array or quoted text counts as"
+    " that, everything else as text: amount=12900 is a number, amount='\"12900\"' is text"
+)
+
+
+def pair(word: str) -> tuple[str, JSONValue]:
+    """Read one ``key=value``.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    key, sign, text = word.partition("=")
+    if not key or not sign:
+        raise ArgumentTypeError("a fact is written key=value")
+    try:
+        return key, parse(text.encode())
+    except ValueError as error:
+        if text[:1] in ("{", "[", '"'):
+            raise ArgumentTypeError(
+                f"the value begins as JSON does but {_reason(error)}; write such text in quotes"
+            ) from None
+        return key, text
+
+
+def json_object(text: str) -> dict[str, JSONValue]:
+    """Read one JSON object.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    try:
+        value = parse(text.encode())
+    except ValueError as error:
+        raise ArgumentTypeError(f"the text {_reason(error)}") from None
+    if not isinstance(value, dict):
+        raise ArgumentTypeError("the text is no JSON object")
+    return value
+
+
+def together(pairs: Sequence[tuple[str, JSONValue]], whole: dict[str, JSONValue] | None) -> dict[str, JSONValue]:
+    """Return all facts as one object.
+
+    Raises:
+        RefusedError: A key was given twice.
+    """
+    merged = dict(whole or {})
+    for key, value in pairs:
+        if key in merged:
+            raise RefusedError("one key was given twice. Nothing was sent.")
+        merged[key] = value
+    return merged
+
+
+def _reason(error: ValueError) -> str:
+    return "is not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)

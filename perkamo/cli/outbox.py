@@ -1,0 +1,155 @@
+"""``python -m perkamo outbox``: look at an outbox, deliver what is in it, and see to its dead letters."""
+
+import json
+import logging
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+from attrs import asdict
+
+from perkamo.cli.help import BASE_URL, KEY, explain
+from perkamo.cli.output import print_aside, print_json, print_lines, printable, table
+from perkamo.cli.running import DONE, FAILED, client_of_environment, explained, tell
+from perkamo.outbox.outbox import DeadLetter, Outbox, OutboxStats
+
+if TYPE_CHECKING:
+    from perkamo.__main__ import SubParsers
+
+
+def add_parser(subparsers: "SubParsers") -> None:
+    """Add the command's options."""
+    summary = "look at an outbox, deliver it, see to its dead letters"
+    parser = subparsers.add_parser("outbox", help=summary)
+    explain(
+        parser,
+        summary,
+        example="perkamo outbox stats /var/lib/shop/outbox --json\n"
+        "perkamo outbox relay /var/lib/shop/outbox --until-empty\n"
+        "perkamo outbox dead /var/lib/shop/outbox\n"
+        "perkamo outbox requeue /var/lib/shop/outbox --transaction-id order_1092",
+        exit_codes="0  done; also Ctrl-C, after which all that waits is kept\n"
+        "1  failed: no outbox, no key, no permission\n"
+        "2  wrong usage\n"
+        "3  refused: the service does not take what waits; trying again does not help",
+        environment=(f"{KEY} (relay)", BASE_URL),
+    )
+    parser.add_argument("action", choices=["stats", "relay", "dead", "requeue"], help="what to do")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="the outbox's directory")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs; dead: one object a line")
+    parser.add_argument("--until-empty", action="store_true", help="relay: end when nothing waits, not at Ctrl-C")
+    parser.add_argument(
+        "--rebind", action="store_true", help="relay: send also what was kept under another key of the same Space"
+    )
+    parser.add_argument("--events", action="store_true", help="dead: print the events too, which are personal data")
+    parser.add_argument("--transaction-id", metavar="ID", help="requeue: this dead letter only")
+
+
+def run(args: Namespace) -> int:
+    """Do what was asked; returns the exit code."""
+    return explained("outbox", partial(_run, args), interrupted=DONE)
+
+
+def _run(args: Namespace) -> int:
+    directory: Path = args.directory
+    if not directory.is_dir():
+        return tell("outbox", f"{directory} is no directory.", FAILED)
+    match args.action:
+        case "stats":
+            _show(anyio.run(_count, directory), as_json=args.json)
+        case "relay":
+            _relay_until_stopped(args, directory)
+            _show(anyio.run(_count, directory), as_json=args.json)
+        case "dead":
+            letters, elsewhere = anyio.run(_dead, directory)
+            _show_dead(letters, with_events=args.events, as_json=args.json)
+            if elsewhere > 0:
+                print_aside(f"Dead letters not shown, in files of processes that stand still: {elsewhere:,}.")
+        case _:
+            requeued = anyio.run(_requeue, directory, args.transaction_id)
+            if args.json:
+                print_json({"requeued": requeued})
+            else:
+                print_lines(f"Dead letters that wait for delivery again: {requeued:,}.")
+    return DONE
+
+
+async def _count(directory: Path) -> OutboxStats:
+    async with Outbox(directory) as outbox:
+        return await outbox.stats()
+
+
+async def _requeue(directory: Path, transaction_id: str | None) -> int:
+    async with Outbox(directory) as outbox:
+        return await outbox.requeue(transaction_id)
+
+
+def _relay_until_stopped(args: Namespace, directory: Path) -> None:
+    logging.basicConfig(format="perkamo outbox: %(message)s")  # why events wait, and which are refused
+    quiet: bool = args.json
+    try:
+        anyio.run(partial(_relay, directory, until_empty=args.until_empty, rebind=args.rebind, quiet=quiet))
+    except KeyboardInterrupt:
+        if not quiet:
+            print_lines("Stopped. What waits is kept.")
+
+
+async def _relay(directory: Path, *, until_empty: bool, rebind: bool, quiet: bool) -> None:
+    async with client_of_environment() as client, Outbox(directory) as outbox:
+        if rebind:
+            rebound = await outbox.rebind(client)
+            if not quiet:
+                print_lines(f"Events that belong to this key now: {rebound:,}.")
+        if until_empty:
+            await outbox.drain(client)
+            return
+        if not quiet:
+            print("Delivering until Ctrl-C.", flush=True)
+        async with outbox.relay(client):
+            await anyio.sleep_forever()
+
+
+async def _dead(directory: Path) -> tuple[list[DeadLetter], int]:
+    """Return the dead letters that can be read from here, and how many can't."""
+    async with Outbox(directory) as outbox:
+        letters = [letter async for letter in outbox.dead()]
+        return letters, (await outbox.stats()).dead - len(letters)
+
+
+def _show(stats: OutboxStats, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(stats))
+        return
+    for name, number in asdict(stats).items():
+        print(f"{name:<10} {number:>14,}")
+    if stats.set_aside:
+        print("Damaged or foreign files were set aside: look at *.corrupt-* in the directory.")
+
+
+def _show_dead(letters: Sequence[DeadLetter], *, with_events: bool, as_json: bool) -> None:
+    lines: list[dict[str, object]] = [
+        {
+            "transaction_id": letter.transaction_id,
+            "reason": letter.reason,
+            **({"event": _readable(letter.body)} if with_events else {}),
+        }
+        for letter in letters
+    ]
+    if as_json:
+        print_lines(*map(json.dumps, lines))
+    elif lines:
+        head = [name.replace("_", " ") for name in lines[0]]
+        print_lines(*table(head, [[printable(cell) for cell in line.values()] for line in lines]))
+    else:
+        print_lines("No dead letters.")
+
+
+def _readable(body: bytes) -> object:
+    """Return an event's bytes as JSON; what is none is shown as it is, for that is why it is a dead letter."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""One logical call: its endpoint, key and signature, attempts, classification, retries and deadline."""

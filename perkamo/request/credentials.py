@@ -1,0 +1,182 @@
+"""Where requests go and what proves who sends them: the base URL and the server key."""
+
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import anyio.to_thread
+
+from perkamo.errors import PerkamoConfigurationError
+from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
+from perkamo.transport.resolver import is_loopback
+
+DEFAULT_BASE_URL: Final = "https://api.perkamo.com"
+API_KEY_VARIABLE: Final = "PERKAMO_SECRET_KEY"
+BASE_URL_VARIABLE: Final = "PERKAMO_BASE_URL"
+"""Assumed: the other clients read no base URL from the environment."""
+
+SERVER_KEY_PREFIX: Final = "sk_"
+BROWSER_KEY_PREFIX: Final = "pk_"
+"""Assumed from published examples; used only to refuse a mix-up of the two kinds of key."""
+
+ApiKey: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
+"""A server key, or a function, sync or async, that is asked for it before every attempt."""
+
+_SET_A_KEY: Final = f"pass api_key= or set {API_KEY_VARIABLE}"
+
+
+class Key:
+    """A server key or its supplier. Neither its repr nor a pickle shows the key."""
+
+    __slots__ = ("_source", "problem")
+
+    def __init__(self, source: object) -> None:
+        given = os.environ.get(API_KEY_VARIABLE) if source is None else source
+        self.problem: str | None = None
+        self._source: str | Callable[[], object] = ""
+        if callable(given):
+            self._source = given
+        elif given is None:
+            self.problem = f"There is no server key: {_SET_A_KEY}."
+        elif isinstance(given, str):
+            self._source = given.strip()
+            self.problem = _key_problem(self._source)
+        else:
+            self.problem = f"api_key must be text or a function that returns it, not {type(given).__name__}."
+
+    def __repr__(self) -> str:
+        return "<Key ***>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a server key is never pickled; build the client again where it is needed")
+
+    async def __call__(self) -> str:
+        """Ask for the key.
+
+        Raises:
+            PerkamoConfigurationError: The supplier failed or returned no key.
+        """
+        if isinstance(self._source, str):
+            return self._source
+        try:
+            value = await ask(self._source)
+        except Exception as error:
+            raise PerkamoConfigurationError(
+                f"The api_key function raised {type(error).__name__}. Nothing was sent.", outcome="not_sent"
+            ) from error
+        problem = _key_problem(value)
+        if problem is None:
+            return str(value).strip()
+        del value
+        raise PerkamoConfigurationError(f"{problem} Nothing was sent.", outcome="not_sent")
+
+    async def sign(self, timestamp: int, method: str, path: str, body: bytes | None) -> "SignedHeaders":
+        """Ask for the key and return the headers that prove it.
+
+        Args:
+            timestamp: Unix seconds, as the service's clock has it.
+            method: The HTTP method. Every method but GET is signed (published for POST).
+            path: The path from ``/v1/`` on.
+            body: The bytes that will be sent.
+
+        Raises:
+            PerkamoConfigurationError: The supplier failed or returned no key.
+        """
+        return SignedHeaders(await self(), timestamp, method, path, body)
+
+
+def hidden(api_key: ApiKey | None) -> Key:
+    """Put a key where no traceback shows it: constructors begin with this, because their arguments stand in frames."""
+    return api_key if isinstance(api_key, Key) else Key(api_key)
+
+
+class SignedHeaders:
+    """The headers that carry key and signature, in an object that shows none of them."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, key: str, timestamp: int, method: str, path: str, body: bytes | None) -> None:
+        self.items: list[tuple[str, str]] = [(API_KEY_HEADER, key)]
+        if method != "GET":
+            text = str(timestamp)
+            self.items.append((TIMESTAMP_HEADER, text))
+            self.items.append((SIGNATURE_HEADER, sign(key, text, method, path, body or b"")))
+
+    def __repr__(self) -> str:
+        return "<SignedHeaders ***>"
+
+
+async def ask(supplier: Callable[[], object]) -> object:
+    """Call a supplier, sync or async, and return what it supplies."""
+    if inspect.iscoroutinefunction(supplier):
+        value: object = supplier()
+    else:
+        # A supplier may read a file or ask a vault; in a thread it holds up neither the loop nor the deadline. The list
+        # keeps trio from refusing a plain function that returns an awaitable.
+        [value] = await anyio.to_thread.run_sync(lambda: [supplier()], abandon_on_cancel=True)
+    return await value if inspect.isawaitable(value) else value
+
+
+def _key_problem(value: object) -> str | None:
+    """Say what is wrong with a key, without showing it."""
+    if not isinstance(value, str):
+        return f"The api_key function returned {type(value).__name__} in place of text."
+    key = value.strip()
+    if not key:
+        return f"The server key is empty: {_SET_A_KEY}."
+    if not key.isascii() or not key.isprintable() or " " in key:
+        return "The server key holds a space or something else than printable ASCII: check how it was copied."
+    if key.startswith(BROWSER_KEY_PREFIX):
+        return f"That is a public browser key: {_SET_A_KEY} with the server key."
+    return None
+
+
+def check_base_url(base_url: object, *, allow_insecure_http: bool) -> str:
+    """Return the base URL without its trailing slashes.
+
+    Args:
+        base_url: The caller's, or None for the environment's, or else the hosted API.
+        allow_insecure_http: Whether plain http may go to other hosts than loopback.
+
+    Raises:
+        PerkamoConfigurationError: The key must not be sent to such a URL.
+    """
+    name, given = "base_url", base_url
+    if base_url is None:
+        name, given = BASE_URL_VARIABLE, os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
+    if not isinstance(given, str):
+        raise PerkamoConfigurationError(f"base_url must be text, not {type(given).__name__}.")
+    problem = _url_problem(given, allow_insecure_http=allow_insecure_http)
+    if problem is not None:
+        raise PerkamoConfigurationError(f"{name} {problem}.")
+    return given.rstrip("/")
+
+
+def _url_problem(url: str, *, allow_insecure_http: bool) -> str | None:
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        return "must be printable ASCII without spaces or backslashes; write a foreign host name in its xn-- form"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "is no URL with a host and a port up to 65535"
+    if parts.scheme not in ("http", "https"):
+        return "must begin with https:// (or http:// for a local service)"
+    if not host or port == 0:
+        return "must name a host"
+    if parts.scheme == "http" and not allow_insecure_http and not is_loopback(host):
+        return "uses plain http, which shows the key to the network; use https, or pass allow_insecure_http=True"
+    return _extras_problem(url, parts)
+
+
+def _extras_problem(url: str, parts: SplitResult) -> str | None:
+    if "@" in parts.netloc:
+        return "must not hold a user name or password"
+    if "?" in url or "#" in url:
+        return "must not have a query or a fragment"
+    segments = parts.path.rstrip("/").split("/")[1:]
+    if any(unquote(segment) in {"", ".", ".."} for segment in segments):
+        return "must have a plain path, without empty, . or .. segments"
+    return None

@@ -1,0 +1,220 @@
+"""A caller's arguments -> what leaves: each function checks them and makes one ``Call``.
+
+What can't be sent is refused here, before anything leaves.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Final, cast
+from urllib.parse import quote
+
+from attrs import field, frozen
+
+from perkamo.encoding.encode import JSONInput, encode
+from perkamo.errors import PerkamoConfigurationError, PerkamoValidationError
+from perkamo.events import (
+    MAX_BATCH_EVENTS,
+    MAX_USER_ID_LENGTH,
+    Event,
+    Traits,
+    as_event,
+    check_id,
+    create_transaction_id,
+    encode_object,
+    refusal,
+)
+from perkamo.request.credentials import SERVER_KEY_PREFIX
+
+MAX_TTL_SECONDS: Final = 1800
+MAX_TIMEOUT: Final = 86_400
+STREAM_PATH: Final = "/v1/client/customer/{user_id}/stream"
+"""Assumed: the stream is announced, its path is unpublished."""
+
+USER_ID: Final = "{user_id}"
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+@frozen
+class Call:
+    """What one logical call sends, the same on every attempt.
+
+    Attributes:
+        method: The HTTP method, in capitals.
+        path: The path from ``/v1/`` on, as it is signed.
+        label: Method and endpoint without ids, for messages and logs.
+        body: The bytes to send, or None.
+        ids: Texts of the request that no message may repeat.
+    """
+
+    method: str
+    path: str
+    label: str
+    body: bytes | None = field(default=None, repr=False)
+    ids: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def is_write(self) -> bool:
+        """Whether the service may change something."""
+        return self.method != "GET"
+
+
+def identify(user_id: str, traits: Traits | None) -> Call:
+    """Make the call that creates or updates a customer."""
+    return _post(
+        "/v1/identify", f'{{"user_id":{_quoted_user(user_id)},"traits":{encode_object(traits, "traits")}}}', user_id
+    )
+
+
+def emit(event: Event) -> Call:
+    """Make the call that sends one event; it gets a transaction id where it has none."""
+    event = as_event(event)
+    if event.transaction_id is None:
+        event = event.with_transaction_id(create_transaction_id())
+    return Call("POST", "/v1/events", "POST /v1/events", event.to_bytes(), (event.user_id,))
+
+
+def batch(events: Iterable[Event | Mapping[str, object]]) -> tuple[Call, int]:
+    """Make the call that sends 1 to 100 events; return it with their number."""
+    if isinstance(events, Event | Mapping | str | bytes) or not isinstance(cast("object", events), Iterable):
+        raise refusal("events", "must be an iterable of events")
+    bodies: list[bytes] = []
+    users: set[str] = set()
+    by_id: dict[str | None, bytes] = {}
+    for index, one in enumerate(islice(events, MAX_BATCH_EVENTS + 1)):
+        event, body = _checked(one, index)
+        if by_id.setdefault(event.transaction_id, body) != body:
+            path = f"events[{index}].transaction_id"
+            raise PerkamoValidationError(
+                f"{path} stands on two different events, of which the service would apply one. Nothing was sent.",
+                field="events",
+                path=path,
+            )
+        bodies.append(body)
+        users.add(event.user_id)
+    if not 1 <= len(bodies) <= MAX_BATCH_EVENTS:
+        raise refusal("events", f"must be 1 to {MAX_BATCH_EVENTS} events")
+    whole = b'{"events":[' + b",".join(bodies) + b"]}"
+    return Call("POST", "/v1/events:batch", "POST /v1/events:batch", whole, tuple(users)), len(bodies)
+
+
+def customer(user_id: str) -> Call:
+    """Make the call that reads one customer."""
+    path = f"/v1/customer/{_user_segment(user_id)}"
+    return Call("GET", path, "GET /v1/customer/{user_id}", ids=(user_id,))
+
+
+def customer_stream(user_id: str, template: str) -> Call:
+    """Make the call that opens one customer's stream, at a path that ``check_stream_path`` has passed."""
+    path = template.replace(USER_ID, _user_segment(user_id))
+    return Call("GET", path, f"GET {template}", ids=(user_id,))
+
+
+def browser_token(browser_key: str, user_id: str, ttl_seconds: int | None, *, purpose: str | None) -> Call:
+    """Make the call that asks for a browser token, or for a stream token where that is the purpose."""
+    text = f'{{"browser_key":{encode(_browser_key(browser_key), "browser_key")},"user_id":{_quoted_user(user_id)}'
+    if purpose is not None:
+        text += f',"purpose":{encode(purpose, "purpose")}'
+    if ttl_seconds is not None:
+        text += f',"ttl_seconds":{_ttl(ttl_seconds)}'
+    return _post("/v1/browser-tokens", text + "}", user_id)
+
+
+def other(method: str, path: str, json: JSONInput) -> Call:
+    """Make the call of an endpoint that has no function here."""
+    verb = method.upper() if isinstance(cast("object", method), str) else ""
+    if verb not in _METHODS:
+        raise refusal("method", f"must be one of {', '.join(_METHODS)}")
+    if verb == "GET" and json is not None:
+        raise refusal("json", "can't be sent with GET")
+    label = f"{verb} {_path_without_ids(path, verb)}"
+    return Call(verb, path, label, None if json is None else encode(json, "json").encode())
+
+
+def _post(path: str, text: str, user_id: str) -> Call:
+    return Call("POST", path, f"POST {path}", text.encode(), (user_id,))
+
+
+def _user_segment(user_id: str) -> str:
+    check_id(user_id, "user_id", MAX_USER_ID_LENGTH)
+    if user_id in {".", ".."}:
+        raise refusal("user_id", "must not be . or .., which servers read as directions in a path")
+    return quote(user_id, safe="")
+
+
+def _quoted_user(user_id: str) -> str:
+    return encode(check_id(user_id, "user_id", MAX_USER_ID_LENGTH), "user_id")
+
+
+def _checked(one: Event | Mapping[str, object], index: int) -> tuple[Event, bytes]:
+    """Return an event of a batch with its bytes, or say which one can't be sent."""
+    try:
+        event = as_event(one)
+        return event, event.to_bytes()
+    except PerkamoValidationError as error:
+        path, reason = f"events[{index}].{error.path}", str(error)
+    raise PerkamoValidationError(f"events[{index}].{reason}", field="events", path=path)
+
+
+def check_timeout(timeout: object) -> float | None:
+    """Return a call's timeout in seconds, None for no limit.
+
+    Raises:
+        PerkamoConfigurationError: It is no positive number of seconds.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT:
+        raise PerkamoConfigurationError("timeout must be a number of seconds above 0 and up to 86,400, or None.")
+    return float(timeout)
+
+
+def check_stream_path(path: str) -> str:
+    """Return the path of customer streams.
+
+    Raises:
+        PerkamoConfigurationError: It can't be one.
+    """
+    try:
+        _path_without_ids(path, "POST")
+    except PerkamoValidationError as error:
+        problem = str(error)
+    else:
+        if path.split("/").count(USER_ID) == 1:
+            return path
+        problem = f"path must have {USER_ID} as one of its segments."
+    raise PerkamoConfigurationError(f"stream_path can't be used: {problem}")
+
+
+def check_last_event_id(last_event_id: str | None) -> str:
+    """Return where a stream begins, ``""`` for now; refuse what would be another header."""
+    if last_event_id is None:
+        return ""
+    if not isinstance(cast("object", last_event_id), str) or not last_event_id.isprintable():
+        raise refusal("last_event_id", "must be printable text")
+    return last_event_id
+
+
+def _ttl(ttl_seconds: object) -> int:
+    if isinstance(ttl_seconds, bool) or not isinstance(ttl_seconds, int) or not 1 <= ttl_seconds <= MAX_TTL_SECONDS:
+        raise refusal("ttl_seconds", f"must be a whole number of seconds from 1 to {MAX_TTL_SECONDS}")
+    return ttl_seconds
+
+
+def _browser_key(value: object) -> str:
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise refusal("browser_key", "must be printable ASCII text without spaces")
+    if value.startswith(SERVER_KEY_PREFIX):
+        raise refusal("browser_key", "is a server key, which must never reach a browser; give the public one")
+    return value
+
+
+def _path_without_ids(path: object, method: str) -> str:
+    """Refuse a path that could lead elsewhere; return it without ids, for messages."""
+    if not isinstance(path, str) or not path.startswith("/v1/") or not path.isascii() or not path.isprintable():
+        raise refusal("path", "must begin with /v1/ and be percent-encoded ASCII")
+    if any(sign in path for sign in " #\\") or ("?" in path and method != "GET"):
+        raise refusal("path", "must not hold spaces, # or backslashes, nor a query unless the method is GET")
+    segments = path.partition("?")[0].split("/")[2:]
+    if any(segment.lower().replace("%2e", ".") in {"", ".", ".."} for segment in segments):
+        raise refusal("path", "must not have empty, . or .. segments")
+    return f"/v1/{segments[0]}" + ("/…" if len(segments) > 1 else "")

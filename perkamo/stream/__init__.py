@@ -1,0 +1,1 @@
+"""The customer stream (preview): subscription, reconnects, tokens and the event-stream parser."""

@@ -1,0 +1,361 @@
+"""The customer stream: live customer state as an iterator that reconnects, resumes and watches for silence.
+
+Preview: the service's stream is announced, its path, parameters and event names are unpublished. How events are parsed
+is said in ``sse``, how long is waited in ``reconnect``, how a connection is made in ``subscription``.
+"""
+
+import inspect
+import logging
+import warnings
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Literal, Self, TypeAlias
+
+import anyio
+import httpx
+from attrs import frozen
+
+from perkamo.decoding import structure
+from perkamo.encoding.parse import parse
+from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
+from perkamo.models import Customer, ResponseMeta
+from perkamo.request.classify import Failure
+from perkamo.stream.reconnect import HEALTHY_SECONDS, Backoff, ReconnectPolicy
+from perkamo.stream.sse import EventStreamDecoder, ServerSentEvent
+from perkamo.stream.subscription import TOKEN_STATUSES, Connection, NoMoreEvents, Subscription
+
+StreamState: TypeAlias = Literal["connecting", "open", "waiting", "closed"]
+"""What a stream is doing; ``waiting`` is before the first connection and between two of them."""
+
+BadData: TypeAlias = Literal["raise", "skip"]
+"""What becomes of an event whose data is no customer."""
+
+logger: logging.Logger = logging.getLogger("perkamo")
+
+
+@frozen
+class CustomerUpdate:
+    """One update of a customer.
+
+    Attributes:
+        customer: The customer after it.
+        event: The event's name as it came, ``"message"`` when it had none (names are unpublished).
+        id: Where to resume after this update; ``""`` when the service gives no ids.
+    """
+
+    customer: Customer
+    event: str
+    id: str
+
+
+class CustomerStream:
+    """A customer's updates, as they come. Made by ``client.subscribe_customer``.
+
+    Iterate it within ``async with``, which closes it however the block is left. One task iterates at a time; another
+    may close it. Nothing is read from the service before an update is asked for, and nothing is read ahead.
+
+    What it does where the standard leaves a choice:
+
+    - A connection that ends, breaks or stays silent (no byte, not even a comment, for ``idle_timeout``) is made again,
+      also the first one, and resumed by Last-Event-ID. So are 408, 429, 5xx and retryable errors of the token's
+      supplier. ``ReconnectPolicy`` says how patiently; what has been delivered starts the count again.
+    - 401 and 403 ask the token's supplier for a fresh one, once and at once. A fixed token fails.
+    - 204 ends the iteration. Any other status or content type, a redirect (a token must not travel to another place;
+      the standard would follow) and an event of more than 1 MiB raise.
+    - Each connection asks for a token, since one lives for minutes only, and no server key goes on any of them.
+    - An id that a header can't carry (spaces around it, control characters, more than 4 KiB) is not sent.
+    - What the service sends again after a resume is delivered again.
+    - A stream that ended, failed or was closed stays so: iterating it again stops at once.
+
+    Example:
+        >>> async with perkamo.subscribe_customer("customer_123", token) as stream:
+        ...     async for update in stream:
+        ...         print(update.customer.wallets)
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        *,
+        reconnect: ReconnectPolicy,
+        last_event_id: str,
+        bad_data: BadData,
+        on_state: Callable[[StreamState], None] | None,
+    ) -> None:
+        """Keep what ``client.subscribe_customer`` has checked; nothing is sent.
+
+        Args:
+            subscription: What each connection asks for.
+            reconnect: How patiently a connection is made again.
+            last_event_id: Where to begin; ``""`` for now.
+            bad_data: What becomes of an event whose data is no customer.
+            on_state: Told each new state.
+        """
+        self._subscription = subscription
+        self._backoff = Backoff(reconnect)
+        self._bad_data = bad_data
+        self._on_state = on_state
+        self._state: StreamState = "waiting"
+        self._last_event_id = last_event_id
+        self._decoder = EventStreamDecoder(last_event_id)
+        self._events: deque[ServerSentEvent] = deque()
+        self._client: httpx.AsyncClient | None = None
+        self._connection: Connection | None = None
+        self._delivered = False  # by this connection
+        self._renewed = False
+        self._scope: anyio.CancelScope | None = None
+        self._idle: anyio.Event | None = None
+        self._ended = False
+
+    @property
+    def state(self) -> StreamState:
+        """What the stream is doing now."""
+        return self._state
+
+    @property
+    def last_event_id(self) -> str:
+        """Where another subscription would have to resume: after the last update that was delivered."""
+        return self._last_event_id
+
+    async def receive(self) -> CustomerUpdate | None:
+        """Wait for the next update; connect and reconnect meanwhile where that is due.
+
+        Returns:
+            The update, or None when there are no more.
+
+        Raises:
+            PerkamoStreamError: The stream failed in a way that reconnecting does not mend, or too often in a row, or
+                sent something that is no customer, or is being iterated already.
+            PerkamoError: The token's supplier failed, or the client is closed.
+        """
+        if self._scope is not None:
+            raise PerkamoStreamError("This stream is being iterated already: one task at a time. Subscribe again.")
+        await self._check_client()
+        if self._ended:
+            return None
+        self._idle = anyio.Event()
+        try:
+            with anyio.CancelScope() as self._scope:
+                return await self._next()
+        except BaseException:
+            await self._end()
+            raise
+        finally:
+            self._scope = None
+            self._idle.set()
+        await self._check_client()
+        return None  # another task closed the stream
+
+    async def run(
+        self,
+        on_customer: Callable[[Customer], Awaitable[None] | None],
+        on_error: Callable[[PerkamoError], Awaitable[None] | None] | None = None,
+    ) -> None:
+        """Call a function for each update until the stream ends, as the JavaScript client does; then close it.
+
+        Args:
+            on_customer: Called with the customer of each update, one after the other.
+            on_error: Called with the error that ended the stream; without it, the error is raised.
+
+        Raises:
+            PerkamoError: As ``receive`` does, where there is no ``on_error``.
+        """
+        async with self:
+            while True:
+                try:
+                    update = await self.receive()
+                except PerkamoError as error:
+                    if on_error is None:
+                        raise
+                    await settle(on_error(error))
+                    return
+                if update is None:
+                    return
+                await settle(on_customer(update.customer))
+
+    async def aclose(self) -> None:
+        """Close the connection at once, whatever the stream is doing; an iteration in another task stops.
+
+        Doing it twice is fine.
+        """
+        self._ended = True
+        if self._scope is not None and self._idle is not None:
+            self._scope.cancel()
+            await self._idle.wait()
+        await self._end()
+
+    def __aiter__(self) -> AsyncIterator[CustomerUpdate]:
+        return self
+
+    async def __anext__(self) -> CustomerUpdate:
+        update = await self.receive()
+        if update is None:
+            raise StopAsyncIteration
+        return update
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        """Complain about a stream that was left open, and name the remedy."""
+        self._complain(self, "use it with 'async with', or call 'await stream.aclose()'")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._state}>"
+
+    async def _next(self) -> CustomerUpdate | None:
+        while True:
+            update = self._take()
+            if update is not None:
+                return update
+            if self._connection is not None:
+                await self._read(self._connection)
+            elif not await self._connect():
+                await self._end()
+                return None
+
+    def _take(self) -> CustomerUpdate | None:
+        """Return the next update of those that came in one piece."""
+        while self._events:
+            event = self._events.popleft()
+            update = self._understand(event)
+            self._last_event_id = event.id
+            if update is not None:
+                self._delivered = True
+                return update
+        self._last_event_id = self._decoder.last_event_id
+        return None
+
+    def _understand(self, event: ServerSentEvent) -> CustomerUpdate | None:
+        meta = ResponseMeta() if self._connection is None else self._connection.meta
+        try:
+            customer = structure(Customer, parse(event.data.encode()), meta)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            return CustomerUpdate(customer=customer, event=event.event, id=event.id)
+        if self._bad_data == "raise":
+            raise PerkamoStreamError(
+                f"{self._label}: the data of an event {reason}, so it is no customer. The stream is closed; subscribe "
+                "with bad_data='skip' to pass over such events."
+            )
+        logger.warning("%s: skipped an event, whose data %s", self._label, reason)
+        return None
+
+    async def _read(self, connection: Connection) -> None:
+        self._decoder.feed(b"")  # raises what came behind the events that are delivered by now
+        chunk = await connection.read()
+        if not isinstance(chunk, Failure):
+            self._events.extend(self._decoder.feed(chunk))
+            return
+        healthy = self._subscription.time.now() - connection.since >= HEALTHY_SECONDS
+        fruitless = not (self._delivered or healthy)
+        await self._disconnect()
+        await self._pause(chunk, fruitless=fruitless)
+
+    async def _connect(self) -> bool:
+        """Make one attempt; returns False when there is nothing to subscribe to."""
+        self._enter("connecting")
+        if self._client is None:
+            self._subscription.origin.farewell.await_it(self._abandon)
+            self._client = self._subscription.origin.client()
+        resume = self._decoder.last_event_id
+        result = await self._subscription.connect(self._client, resume, self._backoff.failures + 1)
+        if isinstance(result, NoMoreEvents):
+            return False
+        if isinstance(result, Connection):
+            self._connection = result
+            self._renewed = False
+            self._enter("open")
+            return True
+        status = _status(result.error)
+        if status in TOKEN_STATUSES and self._subscription.token.renewable and not self._renewed:
+            self._renewed = True  # the next attempt asks for a fresh one
+        elif result.again:
+            await self._pause(result, fruitless=True)
+        else:
+            raise self._fatal(result.error) from result.error
+        return True
+
+    async def _pause(self, failure: Failure, *, fruitless: bool) -> None:
+        """Wait until the next attempt, or give up."""
+        time = self._subscription.time
+        wait, self._backoff = self._backoff.step(time.chance(), failure.retry_after, fruitless=fruitless)
+        if wait is None:
+            count = self._backoff.failures
+            raise PerkamoStreamError(
+                f"{self._label}: gave up after {count} attempts in a row without an update. The last one: "
+                f"{failure.error}",
+                status=_status(failure.error),
+                retryable=True,
+                attempts=count,
+            ) from failure.error
+        logger.info("%s: %s; connecting again in %.3f s", self._label, type(failure.error).__name__, wait)
+        self._enter("waiting")
+        await time.sleep(wait)
+
+    def _fatal(self, error: PerkamoError) -> PerkamoStreamError:
+        status = _status(error)
+        what = f"{error} The stream is closed."
+        if status in TOKEN_STATUSES:
+            fresh = ", a fresh one too" if self._renewed else ""
+            what = f"{self._label}: {status}, the stream token was refused{fresh}. Get it with create_stream_token."
+        return PerkamoStreamError(what, status=status, attempts=self._backoff.failures + 1)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._delivered = False
+        self._backoff = self._backoff.with_retry(self._decoder.retry_ms)
+        self._decoder = EventStreamDecoder(self._decoder.last_event_id)
+        if connection is not None:
+            await connection.aclose()
+
+    async def _end(self) -> None:
+        self._ended = True
+        await self._disconnect()
+        client, self._client = self._client, None
+        if client is not None and not self._subscription.origin.borrowed:
+            with anyio.CancelScope(shield=True):
+                await client.aclose()
+        self._enter("closed")
+
+    async def _check_client(self) -> None:
+        if self._client is not None and not self._ended and self._subscription.origin.is_closed():
+            await self._end()
+            raise PerkamoClosedError(f"{self._label}: the client was closed, and the stream with it.")
+
+    def _abandon(self) -> None:
+        """Stop waiting: the client was closed."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _enter(self, state: StreamState) -> None:
+        if state != self._state:
+            self._state = state
+            if self._on_state is not None:
+                self._on_state(state)
+
+    @property
+    def _label(self) -> str:
+        return self._subscription.call.label
+
+    def _complain(self, owner: object, remedy: str) -> None:
+        if getattr(self, "_connection", None) is not None:
+            warnings.warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
+
+
+async def settle(result: Awaitable[None] | None) -> None:
+    """Await what a callback returned, where it was a coroutine function."""
+    if inspect.isawaitable(result):
+        await result
+
+
+def _status(error: PerkamoError) -> int | None:
+    status: object = getattr(error, "status", None)
+    return status if isinstance(status, int) else None

@@ -1,0 +1,98 @@
+"""What opens a customer's stream: a short-lived token, or whoever can be asked for a fresh one."""
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import TypeAlias
+
+import httpx
+
+from perkamo.errors import PerkamoConfigurationError, PerkamoError
+from perkamo.events import refusal
+from perkamo.models import BrowserToken
+from perkamo.request.credentials import SERVER_KEY_PREFIX, ask
+
+StreamToken: TypeAlias = (
+    "str | BrowserToken | Callable[[], str | BrowserToken] | Callable[[], Awaitable[str | BrowserToken]] | TokenSource"
+)
+"""A stream token as text or as ``create_stream_token`` returns it, or a function, sync or async, that returns one."""
+
+
+def sealed(stream_token: StreamToken) -> "TokenSource":
+    """Put a token where no traceback shows it: what takes one begins with this, because arguments stand in frames."""
+    return stream_token if isinstance(stream_token, TokenSource) else TokenSource(stream_token)
+
+
+class TokenSource:
+    """A stream token or its supplier. Neither its repr nor a pickle shows the token."""
+
+    __slots__ = ("_auth", "_problem", "_supplier")
+
+    def __init__(self, given: object) -> None:
+        self._supplier = given if callable(given) else None
+        self._problem = None if callable(given) else _problem(given)
+        self._auth = _Bearer("" if callable(given) or self._problem else given)
+
+    @property
+    def renewable(self) -> bool:
+        """Whether a fresh token can be asked for."""
+        return self._supplier is not None
+
+    def check(self) -> None:
+        """Refuse what is no token.
+
+        Raises:
+            PerkamoValidationError: It is neither a token nor a function.
+        """
+        if self._problem is not None:
+            raise refusal("stream_token", self._problem)
+
+    def __repr__(self) -> str:
+        return "<TokenSource ***>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a stream token is never pickled; subscribe again where it is needed")
+
+    async def auth(self) -> httpx.Auth:
+        """Ask for the token and return what adds it to a request.
+
+        Raises:
+            PerkamoError: The supplier raised it.
+            PerkamoConfigurationError: The supplier raised something else, or returned no token.
+        """
+        if self._supplier is None:
+            return self._auth
+        try:
+            given = await ask(self._supplier)
+        except PerkamoError:
+            raise
+        except Exception as error:
+            raise PerkamoConfigurationError(f"The stream_token function raised {type(error).__name__}.") from error
+        problem = _problem(given)
+        if problem is None:
+            return _Bearer(given)
+        del given
+        raise PerkamoConfigurationError(f"What the stream_token function returned {problem}.")
+
+
+class _Bearer(httpx.Auth):
+    """Adds the token at the last moment, out of an object that does not show it."""
+
+    __slots__ = ("_header",)
+
+    def __init__(self, token: object) -> None:
+        self._header = f"Bearer {token.token if isinstance(token, BrowserToken) else token}"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = self._header
+        yield request
+
+
+def _problem(token: object) -> str | None:
+    """Say what is wrong with a token, without showing it."""
+    text = token.token if isinstance(token, BrowserToken) else token
+    if not isinstance(text, str):
+        return "is neither text nor a BrowserToken"
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        return "is no token: those are printable ASCII without spaces"
+    if text.startswith(SERVER_KEY_PREFIX):
+        return "is a server key, which must never go to a browser-safe route; use create_stream_token"
+    return None

@@ -1,0 +1,1 @@
+"""How async code serves synchronous callers: the portal, and the generator of the sync twins."""

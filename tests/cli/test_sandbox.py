@@ -1,0 +1,239 @@
+"""``python -m perkamo``: the commands as processes, as a user runs them."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from perkamo.__main__ import COMMANDS, main
+from perkamo.sandbox import Sandbox
+from tests.sandbox.wire import address_of
+
+
+def perkamo(*words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "perkamo", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def running(*words: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run ``perkamo sandbox`` until the block ends; gives the process and what it printed when it was ready."""
+    command = [sys.executable, "-W", "error", "-m", "perkamo", "sandbox", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            greeting = ""
+            while "fidelity" not in greeting:
+                line = process.stdout.readline()
+                assert line, process.stderr.read() if process.stderr else ""
+                greeting += line
+            yield process, greeting
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_sandbox_prints_what_works_and_stops_cleanly(number: signal.Signals) -> None:
+    """Expect URL, keys, an export line and a curl line that answers; Ctrl-C ends it with 0 and without a traceback."""
+    with running("--port", "0") as (process, greeting):
+        url, key = re.findall(r"^  export PERKAMO_BASE_URL=(\S+) PERKAMO_SECRET_KEY=(\S+)$", greeting, re.MULTILINE)[0]
+        curl = re.findall(r"^  curl -H '([^:]+): ([^']+)' (\S+)$", greeting, re.MULTILINE)[0]
+        request = urllib.request.Request(curl[2], headers={curl[0]: curl[1]})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert b'"user_id":"customer_123"' in answer.read()
+        assert url.startswith("http://127.0.0.1:")
+        assert (key, curl[1]) == (Sandbox().api_key, key)
+        assert Sandbox().browser_key in greeting
+
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+
+    assert (process.returncode, out.strip(), err) == (0, "Stopped.", "")
+
+
+def test_a_fault_that_is_still_armed_is_no_reason_to_fail() -> None:
+    """Expect Ctrl-C to end with 0 although the page armed a fault that never fired: it is a failure in tests only."""
+    with running("--port", "0") as (process, greeting):
+        url = re.findall(r"^Open (\S+) in a browser", greeting, re.MULTILINE)[0]
+        with urllib.request.urlopen(url, timeout=20) as page:
+            assert b"<title>Perkamo sandbox</title>" in page.read()
+        order = b'{"route": "POST /v1/events", "kind": "lost"}'
+        headers = {"content-type": "application/json"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{url}_sandbox/faults", order, headers), timeout=20
+        ) as told:
+            assert b"Lost()" in told.read()
+
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+
+    assert (process.returncode, out.strip(), err) == (0, "Stopped.", "")
+
+
+def test_a_busy_port_ends_with_1_and_one_clear_line() -> None:
+    """Expect the port and the remedy within two seconds of the start of the program's own work."""
+    with Sandbox() as sandbox:
+        port = address_of(sandbox)[1]
+
+        began = time.perf_counter()
+        done = perkamo("sandbox", "--port", str(port))
+
+        assert time.perf_counter() - began < 10
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"perkamo sandbox: port {port} on 127.0.0.1 is in use:"
+        " stop what uses it, or take another port (0 for any free one)\n"
+    )
+
+
+def test_a_program_is_read_from_a_file(tmp_path: Path) -> None:
+    """Expect its rules to be served."""
+    file = tmp_path / "program.json"
+    file.write_text('{"wallets": [{"key": "xp"}], "earningRules": [{"event": "lesson.done", "reward": {"amount": 3}}]}')
+
+    with running("--port", "0", "--program", str(file)) as (_, greeting):
+        url, key = re.findall(r"PERKAMO_BASE_URL=(\S+) PERKAMO_SECRET_KEY=(\S+)", greeting)[0]
+        request = urllib.request.Request(f"{url}/v1/program", headers={"x-perkamo-api-key": key})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert b'"event":"lesson.done"' in answer.read()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"wallets": []}', "program.wallets must name at least one wallet"),
+        ("{", "program is no JSON"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_wrong_program_ends_with_1_and_its_place(
+    tmp_path: Path, text: str | None, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Expect one line on stderr, no traceback."""
+    file = tmp_path / "program.json"
+    if text is not None:
+        file.write_text(text)
+
+    assert main(["sandbox", "--port", "0", "--program", str(file)]) == 1
+
+    err = capsys.readouterr().err
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+def test_the_command_gives_the_signals_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect Ctrl-C to end it with 0, and to mean again what it meant before: a program may call main()."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def interrupt() -> None:
+        while signal.getsignal(signal.SIGINT) is before[0]:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    code = main(["sandbox", "--port", "0"])
+    helper.join()
+
+    assert (code, capsys.readouterr().out.endswith("Stopped.\n")) == (0, True)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["sandbox", "--port", "65536"], ["sandbox", "--port", "x"], ["sandbox", "--nope"]]
+)
+def test_wrong_usage_ends_with_2(words: list[str]) -> None:
+    """Expect argparse's usage line."""
+    done = perkamo(*words)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: perkamo")
+
+
+def test_help_names_every_command_and_loads_none() -> None:
+    """Expect the list of commands without httpx, asyncio or the sandbox in memory."""
+    code = (
+        "import sys; from perkamo.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "rooms = ('httpx', 'asyncio', 'anyio', 'perkamo.sandbox', 'perkamo.cli.demo')\n"
+        "print([name for name in rooms if name in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+
+    for name, (_, summary) in COMMANDS.items():
+        assert re.search(rf"^    {name}\s+{re.escape(summary)}$", done.stdout, re.MULTILINE)
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_each_command_has_a_help_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect --help to work after the command's name."""
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+
+    assert end.value.code == 0
+    assert f"usage: perkamo {name}" in capsys.readouterr().out
+
+
+def test_the_demo_shows_everything_in_three_seconds() -> None:
+    """Expect points, a level-up, a perk, a duplicate, a batch and the catalogue, in plain ASCII, and exit code 0."""
+    began = time.perf_counter()
+    done = perkamo("demo")
+    took = time.perf_counter() - began
+
+    assert (done.returncode, done.stderr) == (0, "")
+    for part in (
+        "identify  customer_123",
+        "+50 points",
+        "unlocked: Welcome member (perk)",
+        "+129 points",
+        "LEVEL UP: level 2",
+        "unlocked: Free shipping (perk)",
+        "duplicate",
+        "batch     review.created",
+        "no rule, nothing earned",
+        "wallets   ",
+        "perks     Welcome member, Free shipping",
+        "purchase.completed         Bought something",
+        "python -m perkamo sandbox",
+    ):
+        assert part in done.stdout
+    assert done.stdout.isascii()
+    assert max(len(line) for line in done.stdout.splitlines()) <= 120
+    assert took < 10, "three seconds on a quiet machine"
+
+
+def test_the_demo_may_be_called(capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect main() to play it in this process too."""
+    assert main(["demo"]) == 0
+    assert "LEVEL UP: level 2" in capsys.readouterr().out
+
+
+def test_the_demo_needs_nothing_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect a proxy, a foreign base URL and a foreign key in the environment not to matter."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "PERKAMO_BASE_URL"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.setenv("PERKAMO_SECRET_KEY", "sk_live_wrong")
+
+        assert perkamo("demo").returncode == 0

@@ -1,0 +1,212 @@
+"""Promise P1: what put acknowledged is delivered and counts once, though every process is killed again and again.
+
+The judge goes by business ids, not by transaction ids: a client that makes new transaction ids would fool the latter.
+``PERKAMO_KILLS=1000`` runs the long version.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from attrs import frozen
+
+from perkamo.client import AsyncPerkamoClient
+from perkamo.outbox.outbox import Outbox, OutboxStats
+from perkamo.sandbox import Lost, Reset, Sandbox, Status
+from perkamo.sandbox.messages import Request, Response
+
+KILLS = int(os.environ.get("PERKAMO_KILLS", "100"))
+MOST_EVENTS = 90_000  # the sandbox remembers 100,000
+SCRIPT = Path(__file__).with_name("killing.py")
+POINTS = [
+    *("before-insert", "after-insert", "before-commit", "after-commit", "before-return"),
+    *("before-send", "after-send", "after-response", "before-delete-commit", "after-delete-commit"),
+    *("in-adoption", "before-giving-back", "after-giving-back", "in-schema-creation", "before-schema-commit"),
+    *("in-rescue-before-rename", "in-rescue-after-rename"),
+]
+
+
+@frozen
+class Verdict:
+    """What the judge found.
+
+    Attributes:
+        acknowledged: Business ids whose put returned.
+        lost: Of these, how many the service never applied.
+        twice: How many business ids it applied more than once.
+    """
+
+    acknowledged: int
+    lost: int
+    twice: int
+
+
+class Field:
+    """A sandbox, a directory, and workers that are killed in it."""
+
+    def __init__(self, path: Path, sandbox: Sandbox, puts: int) -> None:
+        """Start the process that forks workers."""
+        self.sandbox = sandbox
+        self.directory = path / "outbox"
+        self.ledger = path / "ledger"
+        self.ledger.touch()
+        self._pids: list[int] = []
+        arguments = [self.directory, sandbox.base_url, sandbox.api_key, self.ledger, puts]
+        command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+        self._forker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, name: str, mutant: str = "-", point: str = "-") -> int:
+        """Start a worker and return its pid."""
+        assert self._forker.stdin is not None
+        assert self._forker.stdout is not None
+        self._forker.stdin.write(f"{name} {mutant} {point}\n")
+        self._forker.stdin.flush()
+        pid = int(self._forker.stdout.readline())
+        self._pids.append(pid)
+        return pid
+
+    def close(self) -> None:
+        """End the process that forks workers, and the workers that a failed test left."""
+        for pid in self._pids:
+            if not gone(pid):
+                os.kill(pid, signal.SIGKILL)
+        self._forker.communicate()
+
+    def judge(self) -> tuple[Verdict, OutboxStats]:
+        """Deliver what waits with a healthy service, and compare acknowledgements with what was applied."""
+        self.sandbox.faults.clear()
+
+        async def drain() -> OutboxStats:
+            async with (
+                AsyncPerkamoClient(self.sandbox.api_key, base_url=self.sandbox.base_url) as client,
+                Outbox(self.directory) as outbox,
+            ):
+                return await outbox.drain(client)
+
+        stats = anyio.run(drain)
+        acknowledged = self.ledger.read_text().split()
+        applied = Counter(event.context["business"] for event in self.sandbox.events())
+        twice = sum(1 for times in applied.values() if times > 1)
+        return Verdict(len(acknowledged), sum(1 for one in acknowledged if one not in applied), twice), stats
+
+
+@contextmanager
+def killing_field(path: Path, puts: int) -> Iterator[Field]:
+    """Open a field and leave no worker behind."""
+    with Sandbox() as sandbox:
+        field = Field(path, sandbox, puts)
+        try:
+            yield field
+        finally:
+            field.close()
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended; the forker reaps at once."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait for a process to end."""
+    deadline = time.monotonic() + 20
+    while not gone(pid):
+        assert time.monotonic() < deadline, "the worker lives on"
+        time.sleep(0.002)
+
+
+def kill_at_random(field: Field, kills: int, mutant: str = "-") -> None:
+    """Keep three workers alive; kill each after 0.05 to 0.7 seconds, and start the next."""
+    chance = random.Random(4001)
+    field.sandbox.faults.rate(0.05, Reset(before="apply"), seed=1)
+    field.sandbox.faults.rate(0.05, Status(503), seed=2)
+    field.sandbox.faults.rate(0.05, Lost(), seed=3)
+    workers: list[tuple[float, int]] = []
+    for number in range(kills + 3):
+        if len(workers) == 3:
+            moment, pid = workers.pop(0)
+            time.sleep(max(0.0, moment - time.monotonic()))
+            os.kill(pid, signal.SIGKILL)
+            wait_until_gone(pid)
+        if number < kills:
+            pid = field.start(f"{mutant}-{number}", mutant)
+            workers.append((time.monotonic() + chance.uniform(0.05, 0.7), pid))
+            workers.sort()
+    for _, pid in workers:
+        os.kill(pid, signal.SIGKILL)
+        wait_until_gone(pid)
+
+
+def test_nothing_is_lost_and_nothing_counts_twice_through_random_kills(tmp_path: Path) -> None:
+    """P1, P3: three processes on a bad network, killed at any moment; what was acknowledged counts exactly once."""
+    with killing_field(tmp_path, MOST_EVENTS // KILLS) as field:
+        kill_at_random(field, KILLS)
+
+        verdict, stats = field.judge()
+
+    assert verdict.acknowledged > KILLS
+    assert (verdict.lost, verdict.twice) == (0, 0)
+    assert stats.accepted == stats.delivered >= verdict.acknowledged
+    assert (stats.pending, stats.dead, stats.set_aside) == (0, 0, 0)
+    assert stats.files <= 4
+
+
+@pytest.mark.parametrize(
+    ("mutant", "harm"),
+    [
+        ("acknowledge_before_commit", "lost"),
+        ("delete_before_send", "lost"),
+        ("drop_on_503", "lost"),
+        ("new_id_on_resend", "twice"),
+    ],
+)
+def test_the_judge_catches_planted_bugs(mutant: str, harm: str, tmp_path: Path) -> None:
+    """The same test with a bug planted must find losses or doubles, or its silence would mean nothing."""
+    with killing_field(tmp_path, 900) as field:
+        kill_at_random(field, 15, mutant)
+
+        verdict, _ = field.judge()
+
+    assert getattr(verdict, harm) > 0
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_a_named_point_loses_nothing(point: str, tmp_path: Path) -> None:
+    """F76: twenty deaths at the same point, each worker taking over what the last one left."""
+    with killing_field(tmp_path, 30) as field:
+        victim: list[int] = []
+
+        def kill_on_arrival(request: Request) -> Response | None:
+            if point == "after-send" and victim and request.path.endswith("events:batch"):
+                os.kill(victim[0], signal.SIGKILL)
+            return None
+
+        field.sandbox.add_handler(kill_on_arrival)
+        for number in range(20):
+            if point in {"in-schema-creation", "before-schema-commit"}:
+                pid = field.start(f"{point}-{number}", point=point if number % 2 else "-")
+                if not number % 2:
+                    os.kill(pid, signal.SIGKILL)
+            else:
+                pid = field.start(f"{point}-{number}", point=point)
+            victim[:] = [pid]
+            wait_until_gone(pid)
+        victim.clear()
+
+        verdict, stats = field.judge()
+
+    assert (verdict.lost, verdict.twice) == (0, 0)
+    assert stats.accepted == stats.delivered >= verdict.acknowledged
+    assert (stats.dead, stats.set_aside) == (0, 0)

@@ -1,0 +1,97 @@
+"""What the tests of the transport share: a server that echoes, a client over the transport, and a look at its state."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from types import coroutine
+from typing import Any, TypeVar
+
+import anyio
+import httpx
+
+from perkamo.transport.pool import Connections, _Pool
+from tests.faults.rawserver import Connection, answer
+
+T = TypeVar("T")
+
+
+def echo(connection: Connection) -> None:
+    """Answer each request with its own body, the head and the body apart."""
+    while (request := connection.read_request()) is not None:
+        head, _, body = answer(request.body).partition(b"\r\n\r\n")
+        connection.send(head + b"\r\n\r\n")
+        connection.server.stopping.wait(0.001)
+        connection.send(body)
+
+
+async def ask(client: httpx.AsyncClient, url: str, text: str) -> str:
+    """Send a text and return what comes back."""
+    return (await client.post(url, content=text.encode())).text
+
+
+@asynccontextmanager
+async def client_over(
+    transport: httpx.AsyncBaseTransport, pool: float | None = 20.0
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Open a client that gives up after 20 seconds, or after so many where it waits for a connection."""
+    async with httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(20.0, pool=pool)) as client:
+        yield client
+
+
+def state(transport: Connections) -> _Pool:
+    """Return the pool of the current event loop."""
+    return transport._pool()
+
+
+def idle_count(transport: Connections) -> int:
+    """Count the idle connections."""
+    return sum(len(idle) for idle in state(transport)._idle.values())
+
+
+def lost_places(transport: Connections) -> int:
+    """Count the places that nobody holds and nobody can get, when no call is under way."""
+    pool = state(transport)
+    return transport._max_connections - pool._free - idle_count(transport)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is true, for 20 seconds at most."""
+    with anyio.fail_after(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in places that know no events
+            await anyio.sleep(0.001)
+
+
+async def assert_sound(transport: Connections, client: httpx.AsyncClient, url: str) -> None:
+    """No place is lost, nobody is left over, and every place serves a call that gets its own answer."""
+    pool = state(transport)
+    assert (lost_places(transport), len(pool._busy), len(pool._waiting)) == (0, 0, 0)
+    answers: list[tuple[str, str]] = []
+
+    async def call(text: str) -> None:
+        answers.append((text, await ask(client, url, text)))
+
+    async with anyio.create_task_group() as group:
+        for number in range(transport._max_connections):
+            group.start_soon(call, f"sound {number}")
+    assert len(answers) == transport._max_connections
+    assert all(sent == got for sent, got in answers)
+
+
+@coroutine
+def stepping(task: Coroutine[Any, Any, T], suspended: Callable[[int], object]) -> Generator[Any, Any, T]:
+    """Run a coroutine, and call a function at each of its suspensions, with its number from 1."""
+    number = 0
+    value: object = None
+    error: BaseException | None = None
+    while True:
+        try:
+            trap = task.send(value) if error is None else task.throw(error)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        number += 1
+        suspended(number)
+        value = error = None
+        try:
+            value = yield trap
+        except BaseException as thrown:  # noqa: BLE001 - whatever the event loop throws goes to the coroutine
+            error = thrown

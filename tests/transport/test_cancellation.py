@@ -1,0 +1,337 @@
+"""connections: a cancelled call costs its own connection and nothing else (P5, F50, F51)."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+
+from perkamo.transport.http1 import Connection
+from perkamo.transport.pool import Connections, _Pool
+from tests.faults.rawserver import Connection as RawConnection
+from tests.faults.rawserver import RawServer, answer
+from tests.transport.pool import ask, assert_sound, client_over, echo, state, stepping, until
+
+pytestmark = pytest.mark.anyio
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+LEAST = {"cold": 2, "warm": 1, "queued": 2}
+"""How many suspension points a call has even when the answer comes in one piece."""
+
+situations = pytest.mark.parametrize("situation", LEAST)
+
+Cancel = Callable[[], object]
+Call = Callable[[Cancel], Coroutine[Any, Any, None]]
+Way = Callable[[Call], Coroutine[Any, Any, None]]
+
+
+async def by_scope(call: Call) -> None:
+    """Cancel a scope of anyio's, or of trio's."""
+    with anyio.CancelScope() as scope:
+        await call(scope.cancel)
+
+
+async def by_task(call: Call) -> None:
+    """Cancel the task at the very point."""
+
+    async def run() -> None:
+        await call(task.cancel)
+
+    task = asyncio.create_task(run())
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception() is None
+
+
+async def by_task_soon(call: Call) -> None:
+    """Cancel the task one round of the event loop later, when what it waits for may have come."""
+
+    async def run() -> None:
+        await call(lambda: asyncio.get_running_loop().call_soon(task.cancel))
+
+    task = asyncio.create_task(run())
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception() is None
+
+
+async def by_timeout(call: Call) -> None:
+    """Let ``asyncio.timeout`` run out."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as timeout:
+            await call(lambda: timeout.reschedule(loop.time()))
+    except TimeoutError:
+        assert timeout.expired()
+
+
+async def cancel_at(way: Way, situation: str, point: int, transport: Connections, url: str) -> bool:
+    """Make a call and cancel it at its suspension point of that number; return whether it has so many."""
+    reached = 0
+    queued = anyio.Event()
+
+    def suspended(number: int, cancel: Cancel) -> None:
+        nonlocal reached
+        reached = number
+        if number == point:
+            cancel()
+        if number == 1:
+            assert bool(state(transport)._waiting) is (situation == "queued")
+            queued.set()
+
+    async def call(cancel: Cancel) -> None:
+        got = await stepping(ask(client, url, "mine"), lambda number: suspended(number, cancel))
+        assert got == "mine"
+
+    async with httpx.AsyncClient(transport=Borrowed(transport), timeout=20) as client:
+        if situation != "cold":
+            assert await ask(client, url, "warm") == "warm"
+        if situation != "queued":
+            await way(call)
+        else:
+            async with (
+                client.stream("POST", url, content=b"the only connection") as holder,
+                anyio.create_task_group() as group,
+            ):
+                group.start_soon(way, call)
+                await queued.wait()
+                await holder.aread()
+        await assert_sound(transport, client, url)
+    return reached >= point
+
+
+class Borrowed(httpx.AsyncBaseTransport):
+    """A transport that stays open when the client over it is closed."""
+
+    def __init__(self, transport: Connections) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Hand a request on."""
+        return await self._transport.handle_async_request(request)
+
+
+async def cancel_everywhere(way: Way, situation: str) -> int:
+    """Cancel calls at their 1st, 2nd, … suspension point until they have no more; return how many they have."""
+    point = 1
+    with RawServer(echo) as server:
+        while True:
+            transport = Connections(max_connections=1 if situation == "queued" else 3)
+            try:
+                more = await cancel_at(way, situation, point, transport, server.base_url)
+            finally:
+                await transport.aclose()
+            if not more:
+                return point - 1
+            point += 1
+
+
+@situations
+async def test_a_scope_cancelled_at_any_point_costs_no_place(situation: str) -> None:
+    """Afterwards every place serves a call; catches a place that is lost, or an answer that the next call gets."""
+    points = await cancel_everywhere(by_scope, situation)
+
+    assert points >= LEAST[situation]
+
+
+@on_asyncio
+@situations
+@pytest.mark.parametrize("way", [by_task, by_task_soon, by_timeout], ids=["task", "task soon", "timeout"])
+async def test_a_task_cancelled_at_any_point_costs_no_place(way: Way, situation: str) -> None:
+    """As with a scope, but through every shield; catches a closing that has to await something."""
+    points = await cancel_everywhere(way, situation)
+
+    assert points >= LEAST[situation]
+
+
+WAYS = [
+    ("asyncio", by_scope),
+    ("trio", by_scope),
+    ("asyncio", by_task),
+    ("asyncio", by_task_soon),
+    ("asyncio", by_timeout),
+]
+
+
+@pytest.mark.parametrize(("anyio_backend", "way"), WAYS)
+async def test_a_call_cancelled_within_the_body_costs_its_connection(way: Way) -> None:
+    """The server holds back the rest of the answer; catches a rest that the next call gets."""
+
+    def half(connection: RawConnection) -> None:
+        connection.read_request()
+        connection.send(answer(b"first and rest")[:-4])
+        connection.stall()
+
+    async def call(cancel: Cancel) -> None:
+        async with client.stream("GET", server.base_url) as response:
+            parts: list[bytes] = []
+
+            async def read() -> None:
+                async for part in response.aiter_raw():
+                    parts.append(part)  # noqa: PERF401 - what came before the cancel must be there
+
+            await stepping(read(), lambda _: cancel() if parts else None)
+
+    transport = Connections(max_connections=2)
+    with RawServer(half, echo) as server:
+        async with client_over(transport) as client:
+            await way(call)
+            await assert_sound(transport, client, server.base_url)
+
+    assert {request.connection for request in server.requests[1:]} == {1, 2}
+
+
+@situations
+async def test_the_check_sees_a_connection_that_is_put_back_after_a_cancel(
+    situation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: with this bug planted, the tests above must fail."""
+    drop = _Pool.drop
+
+    def put_back(self: _Pool, connection: Connection | None) -> None:
+        if connection is None:
+            drop(self, None)
+        else:
+            self.put_back(connection)
+
+    monkeypatch.setattr(_Pool, "drop", put_back)
+
+    with pytest.raises((AssertionError, httpx.TransportError, ExceptionGroup)):
+        await cancel_everywhere(by_scope, situation)
+
+
+@situations
+async def test_the_check_sees_a_place_that_is_lost(situation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: a place that a cancelled call keeps for ever must be seen, whatever the situation."""
+
+    def keep(_: _Pool, connection: Connection | None) -> None:
+        if connection is not None:
+            connection.close()
+
+    monkeypatch.setattr(_Pool, "drop", keep)
+
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        await cancel_everywhere(by_scope, situation)
+
+
+async def test_a_connection_handed_to_a_scope_that_is_cancelled_goes_to_the_next() -> None:
+    """It is granted and given up in the same moment; catches a connection that is lost on the way."""
+    transport = Connections(max_connections=1)
+    got: list[str] = []
+    with RawServer(echo) as server:
+        async with client_over(transport) as client, anyio.create_task_group() as group:
+
+            async def call(text: str, scope: anyio.CancelScope) -> None:
+                with scope:
+                    got.append(await ask(client, server.base_url, text))
+
+            scopes = [anyio.CancelScope() for _ in range(3)]
+            async with client.stream("POST", server.base_url, content=b"first") as response:
+                for number, scope in enumerate(scopes):
+                    group.start_soon(call, f"{number}", scope)
+                    await until(lambda number=number: len(state(transport)._waiting) > number)  # type: ignore[misc]  # mypy can't infer it
+                await response.aread()
+                assert len(state(transport)._waiting) == 2
+                scopes[0].cancel()
+
+    assert got == ["1", "2"]
+
+
+@on_asyncio
+@pytest.mark.parametrize("same", [True, False], ids=["a connection", "a place"])
+async def test_what_is_granted_to_a_task_that_is_cancelled_goes_to_the_next(*, same: bool) -> None:
+    """A task of asyncio is cancelled after it was woken; catches a grant that nobody passes on."""
+    transport = Connections(max_connections=1)
+    with RawServer(echo) as server, RawServer(echo) as other:
+        url = server.base_url if same else other.base_url
+        async with client_over(transport, pool=5) as client:
+            async with client.stream("POST", server.base_url, content=b"first") as response:
+                tasks = [asyncio.create_task(ask(client, url, f"{number}")) for number in range(3)]
+                await until(lambda: len(state(transport)._waiting) == 3)
+                await response.aread()
+                assert len(state(transport)._waiting) == 2
+                tasks[0].cancel()
+            got = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert isinstance(got[0], asyncio.CancelledError)
+    assert got[1:] == ["1", "2"]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_calls_with_the_shortest_deadlines_leave_a_sound_client(seed: int) -> None:
+    """20 workers on 10 connections with deadlines of 0 to 30 ms; stock httpx is dead after a few seconds of it."""
+    chance = random.Random(seed)
+    transport = Connections(max_connections=10)
+    wrong: list[str] = []
+    ended = 0
+
+    async def work(number: int) -> None:
+        nonlocal ended
+        count = 0
+        while anyio.current_time() < end:
+            count += 1
+            text = f"{number} {count}"
+            with anyio.move_on_after(chance.uniform(0, 0.03)):
+                got = await ask(client, server.base_url, text)
+                ended += 1
+                if got != text:
+                    wrong.append(got)
+
+    with RawServer(echo) as server:
+        async with client_over(transport) as client:
+            end = anyio.current_time() + 1.5
+            async with anyio.create_task_group() as group:
+                for number in range(20):
+                    group.start_soon(work, number)
+            for _ in range(5):
+                await assert_sound(transport, client, server.base_url)
+
+    assert not wrong
+    assert ended
+
+
+@on_asyncio
+async def test_tasks_cancelled_at_random_leave_a_sound_client() -> None:
+    """As above, by native ``task.cancel()`` after 0 to 20 rounds of the loop; catches what only shields hide."""
+    chance = random.Random(3)
+    transport = Connections(max_connections=10)
+
+    async def call_and_cancel(url: str, text: str) -> None:
+        task = asyncio.create_task(ask(client, url, text))
+        for _ in range(chance.randrange(40)):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() or task.result() == text
+
+    with RawServer(echo) as server:
+        async with client_over(transport) as client:
+            for round_ in range(40):
+                calls = [call_and_cancel(server.base_url, f"{round_} {number}") for number in range(20)]
+                await asyncio.gather(*calls)
+            await assert_sound(transport, client, server.base_url)
+
+
+async def test_groups_cancelled_by_a_failing_sibling_leave_a_sound_client() -> None:
+    """40 groups of 60 calls, each cancelled at a random moment; catches places lost in a crowd."""
+    chance = random.Random(4)
+    transport = Connections(max_connections=10)
+
+    async def fail() -> None:
+        await anyio.sleep(chance.uniform(0, 0.02))
+        raise ZeroDivisionError
+
+    async def crowd(client: httpx.AsyncClient, url: str) -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(60):
+                group.start_soon(ask, client, url, f"{number}")
+            group.start_soon(fail)
+
+    with RawServer(echo) as server:
+        async with client_over(transport) as client:
+            for _ in range(40):
+                with pytest.raises(ExceptionGroup):
+                    await crowd(client, server.base_url)
+                assert len(state(transport)._waiting) == 0
+            await assert_sound(transport, client, server.base_url)

@@ -1,0 +1,349 @@
+"""connections: one event loop's connections are never another's (F55, F57)."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import weakref
+
+import anyio
+import httpx
+import pytest
+import trio
+
+from perkamo.transport.pool import Connections
+from tests.faults.rawserver import RawServer
+from tests.processes.script import run
+from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, state
+
+
+def test_a_client_works_in_one_loop_after_another() -> None:
+    """Three ``asyncio.run`` in a row, trio between them; catches "Event loop is closed", and an old loop's socket."""
+    transport = Connections(max_connections=2)
+    client = httpx.AsyncClient(transport=transport, timeout=20)
+
+    async def call(text: str) -> str:
+        answers = [await ask(client, server.base_url, text) for _ in range(2)]
+        assert lost_places(transport) == 0
+        return answers[-1]
+
+    with RawServer(echo) as server:
+        answers = [
+            asyncio.run(call("first")),
+            trio.run(call, "trio"),
+            asyncio.run(call("second")),
+            asyncio.run(call("third")),
+        ]
+        asyncio.run(client.aclose())
+
+    assert answers == ["first", "trio", "second", "third"]
+    assert [request.connection for request in server.requests] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_two_loops_at_the_same_time_have_connections_of_their_own() -> None:
+    """Each in a thread; catches a pool that two threads share."""
+    transport = Connections(max_connections=4)
+
+    async def many(name: str) -> bool:
+        async def call(number: int) -> None:
+            text = f"{name} {number}"
+            for _ in range(20):
+                assert await ask(client, server.base_url, text) == text
+
+        client = httpx.AsyncClient(transport=transport, timeout=20)
+        async with anyio.create_task_group() as group:
+            for number in range(8):
+                group.start_soon(call, number)
+        state(transport).close()
+        return lost_places(transport) >= 0
+
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, lambda: asyncio.run(many("asyncio")))
+            group.start_soon(anyio.to_thread.run_sync, lambda: trio.run(many, "trio"))
+
+    with RawServer(echo) as server:
+        asyncio.run(both())
+
+    assert server.accepted <= 8
+    assert len(server.requests) == 320
+
+
+def test_a_loop_that_ended_leaves_nothing_behind() -> None:
+    """The transport lives on; catches a loop, or its sockets, that it keeps in memory for ever."""
+    transport = Connections()
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+    pools: list[weakref.ref[object]] = []
+
+    async def call() -> None:
+        client = httpx.AsyncClient(transport=transport, timeout=20)
+        await ask(client, server.base_url, "a")
+        assert idle_count(transport) == 1
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        pools.append(weakref.ref(state(transport)))
+
+    with RawServer(echo) as server:
+        for _ in range(5):
+            asyncio.run(call())
+        gc.collect()
+
+        assert [one() for one in loops] == [None] * 5
+        assert [one() for one in pools] == [None] * 5
+        assert len(transport._pools) == 0
+
+
+def test_a_loop_that_ended_but_lives_gives_up_its_sockets() -> None:
+    """When the next loop comes; catches sockets that stay open because somebody keeps the loop."""
+    transport = Connections()
+
+    async def call() -> tuple[asyncio.AbstractEventLoop, object]:
+        await ask(httpx.AsyncClient(transport=transport, timeout=20), server.base_url, "a")
+        return asyncio.get_running_loop(), state(transport)
+
+    with RawServer(echo) as server:
+        kept = [asyncio.run(call()) for _ in range(3)]
+
+        assert [loop for loop, _ in kept if loop in transport._pools] == [kept[-1][0]]
+        asyncio.run(transport.aclose())
+
+    assert not any(loop in transport._pools for loop, _ in kept)
+
+
+class Proactor(asyncio.SelectorEventLoop):
+    """An event loop that watches no sockets for others, as the usual one of Windows."""
+
+    def add_reader(self, *_: object) -> None:
+        """Refuse."""
+        raise NotImplementedError
+
+    def add_writer(self, *_: object) -> None:
+        """Refuse."""
+        raise NotImplementedError
+
+    def remove_reader(self, *_: object) -> bool:
+        """Refuse."""
+        raise NotImplementedError
+
+    def remove_writer(self, *_: object) -> bool:
+        """Refuse."""
+        raise NotImplementedError
+
+
+def test_a_loop_that_watches_no_sockets_will_do() -> None:
+    """Calls, a blocked upload and a cancelled call; catches what only epoll can do."""
+    transport = Connections(max_connections=1)
+
+    async def main() -> None:
+        async with client_over(transport) as client:
+            text = "x" * 3_000_000
+            assert await ask(client, server.base_url, text) == text
+            with anyio.move_on_after(0):
+                await ask(client, server.base_url, "cancelled")
+            await assert_sound(transport, client, server.base_url)
+
+    with RawServer(echo) as server, asyncio.Runner(loop_factory=Proactor) as runner:
+        runner.run(main())
+
+    assert len(server.requests) >= 2
+
+
+SILENT = """
+import asyncio, sys, httpx, anyio
+from perkamo.transport.pool import Connections
+
+transport = Connections()
+async def main():
+    client = httpx.AsyncClient(transport=transport, timeout=20)
+    print((await client.post(sys.argv[1], content=b"a")).text)
+
+anyio.run(main, backend=sys.argv[2])
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_program_that_never_closes_ends_without_a_word(backend: str) -> None:
+    """The client's own class warns, once; catches warnings about sockets that no user knows of."""
+    with RawServer(echo) as server:
+        ended = run(SILENT, server.base_url, backend, options=("-W", "error", "-X", "dev"))
+
+    assert (ended.code, ended.out, ended.err) == (0, "a\na\n", "")
+
+
+FORKS = """
+import anyio, os, signal, sys, threading, httpx
+from perkamo.transport import pool as connections, sockets
+from perkamo.transport.pool import Connections
+
+url, backend, count, planted = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "planted"
+transport = Connections(max_connections=3)
+client = httpx.AsyncClient(transport=transport, timeout=1 if planted else 20)
+wrong = []
+stop = False
+
+if planted:
+    one = []
+    genuine = Connections._pool
+    def shared(self):
+        one.append(genuine(self)) if not one else None
+        return one[0]
+    Connections._pool = shared
+    os.getpid = lambda pid=os.getpid(): pid
+
+async def ask(text):
+    return (await client.post(url, content=text.encode())).text == text
+
+async def in_parent():
+    async def work(number):
+        n = 0
+        while not stop:
+            n += 1
+            if not await ask(f"parent {number} {n}"):
+                wrong.append(n)
+    async with anyio.create_task_group() as group:
+        for number in range(6):
+            group.start_soon(work, number)
+            await anyio.sleep(0.01)
+        warm.set()
+
+async def in_child(number):
+    ok = []
+    async def work(n):
+        ok.append(await ask(f"child {number} {n}"))
+    async with anyio.create_task_group() as group:
+        for n in range(5):
+            group.start_soon(work, n)
+    return all(ok)
+
+def child(number):
+    code = 2
+    signal.alarm(5 if planted else 30)
+    try:
+        code = 0 if anyio.run(in_child, number, backend=backend) else 1
+    finally:
+        os._exit(code)
+
+warm = threading.Event()
+thread = threading.Thread(target=anyio.run, args=(in_parent,), kwargs={"backend": backend}, daemon=planted)
+thread.start()
+warm.wait()
+if planted:
+    sockets._open.clear()
+codes = {}
+for first in range(0, count, 4):
+    pids = []
+    for number in range(first, min(first + 4, count)):
+        pid = os.fork()
+        if pid == 0:
+            child(number)
+        pids.append(pid)
+    for pid in pids:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        codes[code] = codes.get(code, 0) + 1
+stop = True
+thread.join(1 if planted else 30)
+print(codes, len(wrong), thread.is_alive(), flush=True)
+os._exit(0)
+"""
+WITHOUT_WARNINGS = ("-W", "ignore::DeprecationWarning")  # from 3.12 on, a fork with threads warns
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_forked_children_of_a_busy_parent_get_their_own_answers(backend: str) -> None:
+    """100 forks with six calls under way: 0 wrong answers in parent and children, 0 hangs (P14)."""
+    with RawServer(echo) as server:
+        ended = run(FORKS, server.base_url, backend, "100", "sound", options=WITHOUT_WARNINGS)
+
+    assert ended.out == "{0: 100} 0 False\n", ended.err
+
+
+def test_the_fork_test_sees_inherited_sockets() -> None:
+    """The control: with connections shared over the fork, answers go astray or children hang."""
+    with RawServer(echo) as server:
+        ended = run(FORKS, server.base_url, "trio", "4", "planted", options=WITHOUT_WARNINGS)
+
+    assert ended.out != "{0: 4} 0 False\n"
+
+
+IN_LOOP = """
+import asyncio, os, sys, httpx
+from perkamo.transport.pool import Connections
+
+url = sys.argv[1]
+client = httpx.AsyncClient(transport=Connections(), timeout=20)
+
+async def ask(text):
+    return (await client.post(url, content=text.encode())).text == text
+
+async def main():
+    assert await ask("warm")
+    codes = []
+    for number in range(20):
+        pid = os.fork()
+        if pid == 0:
+            code = 2
+            try:
+                code = 0 if asyncio.run(ask(f"child {number}")) else 1
+            finally:
+                os._exit(code)
+        assert all([await ask(f"parent {number} {n}") for n in range(3)])
+        codes.append(os.waitpid(pid, 0)[1])
+    print(codes == [0] * 20)
+
+asyncio.run(main())
+"""
+
+
+def test_a_fork_out_of_a_running_loop_leaves_the_parent_undisturbed() -> None:
+    """The parent's connection is still watched and still one; catches an epoll that the child has changed."""
+    with RawServer(echo) as server:
+        ended = run(IN_LOOP, server.base_url, options=WITHOUT_WARNINGS)
+
+    assert ended.out == "True\n", ended.err
+    assert len({request.connection for request in server.requests if b"child" not in request.body}) == 1
+
+
+LET_GO = """
+import anyio, os, sys, httpx
+from perkamo.transport.pool import Connections
+
+url, backend = sys.argv[1:]
+transport = Connections()
+
+async def main():
+    client = httpx.AsyncClient(transport=transport, timeout=20)
+    await client.post(url, content=b"warm")
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writing)
+        os.read(reading, 1)  # lives on without ever using the client
+        os._exit(0)
+    await transport.aclose()
+    print("closed", flush=True)
+    sys.stdin.readline()
+    os.write(writing, b"x")
+    os.waitpid(pid, 0)
+
+anyio.run(main, backend=backend)
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_living_child_does_not_keep_its_parents_connections_open(backend: str) -> None:
+    """The server sees the end when the parent closes; catches an inherited descriptor."""
+    with RawServer(echo) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LET_GO, server.base_url, backend],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "closed\n"
+        for thread in server._threads[1:]:
+            thread.join(20)  # the connection's script ends when its client does
+        still_open = [thread for thread in server._threads[1:] if thread.is_alive()]
+        process.communicate("go\n", timeout=20)
+
+    assert not still_open
