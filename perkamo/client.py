@@ -25,15 +25,15 @@ from perkamo.models import (
 )
 from perkamo.redaction import guard_httpx_logs
 from perkamo.request import endpoints
-from perkamo.request.attempt import Wire, own_client
-from perkamo.request.credentials import ApiKey, check_base_url, hidden
+from perkamo.request.attempt import Sender, own_client
+from perkamo.request.credentials import ApiKey, Key, check_base_url, wrap_secret
 from perkamo.request.endpoints import STREAM_PATH, Call
 from perkamo.request.exchange import Exchange
 from perkamo.request.retry import RetryPolicy
 from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.stream.stream import BadData, CustomerStream, StreamState
-from perkamo.stream.subscription import Origin, Subscription
-from perkamo.stream.token import StreamToken, sealed
+from perkamo.stream.subscription import StreamOrigin, Subscription
+from perkamo.stream.token import StreamToken, TokenSource
 
 
 class AsyncPerkamoClient:
@@ -77,7 +77,7 @@ class AsyncPerkamoClient:
         Raises:
             PerkamoConfigurationError: There is no key, or a value can't work.
         """
-        api_key = key = hidden(api_key)
+        api_key = key = wrap_secret(api_key, Key)
         if key.problem is not None:
             raise PerkamoConfigurationError(key.problem)
         if http_client is not None and proxy is not None:
@@ -88,14 +88,14 @@ class AsyncPerkamoClient:
         if client is None:
             client = own_client(url, proxy)
         guard_httpx_logs()
-        wire = Wire(key=key, base_url=url, client=client, owned=http_client is None)
-        self._exchange = Exchange(wire=wire, timeout=limit, retry=retry)
+        sender = Sender(key=key, base_url=url, client=client, owned=http_client is None)
+        self._exchange = Exchange(sender=sender, timeout=limit, retry=retry)
         self._owns_connections = http_client is None
-        self._streams = Origin(
+        self._streams = StreamOrigin(
             base_url=url,
             path=endpoints.check_stream_path(stream_path),
             client=lambda: own_client(url, proxy) if http_client is None else http_client,
-            borrowed=http_client is not None,
+            client_is_external=http_client is not None,
             is_closed=lambda: client.is_closed,
         )
 
@@ -294,7 +294,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoConfigurationError: The timeout is no positive number.
         """
-        stream_token = token = sealed(stream_token)
+        stream_token = token = wrap_secret(stream_token, TokenSource)
         token.check()
         subscription = Subscription(
             origin=self._streams,
@@ -341,7 +341,7 @@ class AsyncPerkamoClient:
         Raises:
             PerkamoConfigurationError: The key's supplier failed.
         """
-        return await self._exchange.wire.fingerprint()
+        return await self._exchange.sender.fingerprint()
 
     def with_options(
         self, *, timeout: float | EllipsisType | None = ..., retry: RetryPolicy | EllipsisType = ...
@@ -376,9 +376,9 @@ class AsyncPerkamoClient:
         """
         if self._owns_connections:
             try:
-                await self._exchange.wire.client.aclose()
+                await self._exchange.sender.client.aclose()
             finally:
-                self._streams.farewell.say()
+                self._streams.close_notifier.say()
 
     async def __aenter__(self) -> Self:
         return self
@@ -393,7 +393,7 @@ class AsyncPerkamoClient:
         self._complain(self, "use it with 'async with', or call 'await client.aclose()'")
 
     def __repr__(self) -> str:
-        where = self._exchange.wire.base_url if hasattr(self, "_exchange") else "not built"
+        where = self._exchange.sender.base_url if hasattr(self, "_exchange") else "not built"
         return f"<{type(self).__name__} {where}>"
 
     def __reduce__(self) -> str:
@@ -404,5 +404,5 @@ class AsyncPerkamoClient:
         return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown")
 
     def _complain(self, owner: object, remedy: str) -> None:
-        if getattr(self, "_owns_connections", False) and self._exchange.wire.left_open():
+        if getattr(self, "_owns_connections", False) and self._exchange.sender.left_open():
             warnings.warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)

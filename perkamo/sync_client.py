@@ -25,13 +25,13 @@ from perkamo.models import (
     Program,
     ProgramEvent,
 )
-from perkamo.request.credentials import ApiKey, hidden
+from perkamo.request.credentials import ApiKey, Key, wrap_secret
 from perkamo.request.endpoints import STREAM_PATH
 from perkamo.request.retry import RetryPolicy
 from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.stream.stream import BadData, StreamState
 from perkamo.stream.sync_stream import SyncCustomerStream
-from perkamo.stream.token import StreamToken, sealed
+from perkamo.stream.token import StreamToken, TokenSource
 from perkamo.sync.portal import later, run
 
 
@@ -76,7 +76,7 @@ class PerkamoClient:
         Raises:
             PerkamoConfigurationError: There is no key, or a value can't work.
         """
-        api_key = hidden(api_key)
+        api_key = wrap_secret(api_key, Key)
         self._async = AsyncPerkamoClient(
             api_key,
             base_url=base_url,
@@ -269,7 +269,7 @@ class PerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoConfigurationError: The timeout is no positive number.
         """
-        stream_token = sealed(stream_token)
+        stream_token = wrap_secret(stream_token, TokenSource)
         twin = self._async.subscribe_customer(
             user_id,
             stream_token,

@@ -1,4 +1,4 @@
-"""Fixtures that every test room shares."""
+"""Fixtures that all tests share."""
 
 import gc
 import logging

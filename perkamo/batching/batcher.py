@@ -1,4 +1,4 @@
-"""Emits that wait at the same moment travel as one request, and each caller is told its own result."""
+"""Emits that wait at the same moment travel as one request, and each caller gets its own result."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, Told, send_together
+from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, send_batch
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError, WriteOutcome
 from perkamo.events import Context, Event, as_event, create_transaction_id
@@ -60,7 +60,7 @@ class Batcher:
         self._max_pending = max_pending
         self._tasks: TaskGroup | None = None
         self._places: anyio.Semaphore | None = None
-        self._gathering: _Load | None = None
+        self._gathering: Batch | None = None
         self._inside = 0
         self._pid = 0
         self._empty: anyio.Event | None = None
@@ -145,102 +145,105 @@ class Batcher:
         self._inside += 1
         try:
             async with self._places:
-                return await self._ride(_Passenger(event), self._tasks)
+                return await self._wait_for_result(PendingEmit(event), self._tasks)
         finally:
             self._inside -= 1
             if self._empty is not None and not self._inside:
                 self._empty.set()
 
-    async def _ride(self, passenger: "_Passenger", tasks: TaskGroup) -> EventIngestResponse:
-        load = self._board(passenger, tasks)
+    async def _wait_for_result(self, emit: "PendingEmit", tasks: TaskGroup) -> EventIngestResponse:
+        batch = self._add(emit, tasks)
         try:
-            await passenger.arrived.wait()
+            await emit.has_result.wait()
         except BaseException:
-            load.leave(passenger)
+            batch.remove(emit)
             raise
-        return passenger.result()
+        return emit.result()
 
-    def _board(self, passenger: "_Passenger", tasks: TaskGroup) -> "_Load":
-        load = self._gathering
-        if load is not None and load.size + passenger.size > MAX_REQUEST_BYTES:
-            load.full.set()
-            load = None
-        if load is None:
-            load = self._gathering = _Load()
-            tasks.start_soon(self._carry, load)
-        load.board(passenger)
-        if len(load.passengers) >= self._max_events or self._empty is not None:
-            load.full.set()
+    def _add(self, emit: "PendingEmit", tasks: TaskGroup) -> "Batch":
+        batch = self._gathering
+        if batch is not None and batch.size + emit.size > MAX_REQUEST_BYTES:
+            batch.full.set()
+            batch = None
+        if batch is None:
+            batch = self._gathering = Batch()
+            tasks.start_soon(self._send_batch, batch)
+        batch.add(emit)
+        if len(batch.emits) >= self._max_events or self._empty is not None:
+            batch.full.set()
             self._gathering = None
-        return load
+        return batch
 
-    async def _carry(self, load: "_Load") -> None:
-        told: list[Told] = []
-        passengers: list[_Passenger] = []
+    async def _send_batch(self, batch: "Batch") -> None:
+        results: list[EventResult] = []
+        emits: list[PendingEmit] = []
         try:
             with anyio.move_on_after(self._max_delay):
-                await load.full.wait()
-            if self._gathering is load:
+                await batch.full.wait()
+            if self._gathering is batch:
                 self._gathering = None
-            passengers = load.depart()
-            if passengers:
-                told = await send_together(self._client, [passenger.event for passenger in passengers])
+            emits = batch.take_all()
+            if emits:
+                results = await send_batch(self._client, [emit.event for emit in emits])
         except Exception as error:  # noqa: BLE001 - a bug below us must not end the other callers' requests
-            for passenger in passengers:
-                passenger.arrive(error)
+            for emit in emits:
+                emit.set_result(error)
         finally:
-            for passenger, answer in zip(passengers, told, strict=False):
-                passenger.arrive(answer)
-            for passenger in passengers or load.passengers:
-                passenger.arrive(_closed("unknown" if passengers else "not_sent"))
+            for emit, answer in zip(emits, results, strict=False):
+                emit.set_result(answer)
+            for emit in emits or batch.emits:
+                emit.set_result(_closed("unknown" if emits else "not_sent"))
 
 
-class _Passenger:
-    """One emit that waits to be told."""
+class PendingEmit:
+    """One emit that waits for its result."""
 
-    __slots__ = ("_told", "arrived", "event", "size")
+    __slots__ = ("_result", "event", "has_result", "size")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.size = len(event.to_bytes())
-        self.arrived = anyio.Event()
-        self._told: EventIngestResponse | Exception | None = None
+        self.has_result = anyio.Event()
+        self._result: EventIngestResponse | Exception | None = None
 
-    def arrive(self, told: EventIngestResponse | Exception) -> None:
+    def set_result(self, result: EventIngestResponse | Exception) -> None:
         """Take the first answer; later ones come too late."""
-        if self._told is None:
-            self._told = told
-            self.arrived.set()
+        if self._result is None:
+            self._result = result
+            self.has_result.set()
 
     def result(self) -> EventIngestResponse:
-        if isinstance(self._told, EventIngestResponse):
-            return self._told
-        raise self._told if self._told is not None else _closed("unknown")
+        """Return the result, or raise the error that stands for it."""
+        if isinstance(self._result, EventIngestResponse):
+            return self._result
+        raise self._result if self._result is not None else _closed("unknown")
 
 
-class _Load:
+class Batch:
     """The emits that will travel together."""
 
-    __slots__ = ("full", "passengers", "size")
+    __slots__ = ("emits", "full", "size")
 
     def __init__(self) -> None:
         self.full = anyio.Event()
-        self.passengers: list[_Passenger] = []
+        self.emits: list[PendingEmit] = []
         self.size = 0
 
-    def board(self, passenger: _Passenger) -> None:
-        self.passengers.append(passenger)
-        self.size += passenger.size
+    def add(self, emit: PendingEmit) -> None:
+        """Let one more emit travel with this batch."""
+        self.emits.append(emit)
+        self.size += emit.size
 
-    def leave(self, passenger: _Passenger) -> None:
+    def remove(self, emit: PendingEmit) -> None:
         """Take back an emit whose caller was cancelled, unless it is on its way."""
-        if passenger in self.passengers:
-            self.passengers.remove(passenger)
-            self.size -= passenger.size
+        if emit in self.emits:
+            self.emits.remove(emit)
+            self.size -= emit.size
 
-    def depart(self) -> list[_Passenger]:
-        passengers, self.passengers = self.passengers, []
-        return passengers
+    def take_all(self) -> list[PendingEmit]:
+        """Return the emits, which are on their way from now on."""
+        emits, self.emits = self.emits, []
+        return emits
 
 
 def _closed(outcome: WriteOutcome) -> PerkamoError:

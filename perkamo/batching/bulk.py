@@ -8,7 +8,7 @@ import anyio
 from attrs import field, frozen
 
 from perkamo.batching.pacing import Pace
-from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, Told, send_together
+from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, send_batch
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoConfigurationError, PerkamoError, PerkamoValidationError
 from perkamo.events import Event, as_event, create_transaction_id
@@ -164,14 +164,14 @@ class Pipe:
                 else:
                     self._outcomes.append(Outcome(event, answer, None, position))
 
-    async def _send(self, events: list[Event]) -> list[Told]:
+    async def _send(self, events: list[Event]) -> list[EventResult]:
         """Send the events of one request; those that trouble kept back are sent again, and only those."""
-        told: dict[int, Told] = {}
+        told: dict[int, EventResult] = {}
         left = list(range(len(events)))
         for _ in range(ATTEMPTS):
             while (seconds := self._pace.seconds) > 0:  # noqa: ASYNC110 - time passes, no event comes
                 await anyio.sleep(seconds)
-            answers = await send_together(self._client, [events[place] for place in left], go_on=False)
+            answers = await send_batch(self._client, [events[place] for place in left], continue_on_error=False)
             told.update(zip(left, answers, strict=True))
             troubles = {
                 place: answer for place in left if isinstance(answer := told[place], PerkamoError) and answer.retryable

@@ -14,7 +14,7 @@ MAX_REQUEST_BYTES: Final = 1024 * 1024
 """Assumed: the service's own limit is unpublished. A 413 halves a request further."""
 _REFUSED_STATUSES: Final = frozenset({400, 413, 422})
 
-Told: TypeAlias = EventIngestResponse | PerkamoError
+EventResult: TypeAlias = EventIngestResponse | PerkamoError
 
 
 def is_refusal(error: PerkamoError) -> bool:
@@ -24,27 +24,28 @@ def is_refusal(error: PerkamoError) -> bool:
     return isinstance(error, PerkamoValidationError)
 
 
-async def send_together(
+async def send_batch(
     client: AsyncPerkamoClient,
     events: Sequence[Event],
     *,
     halve: Callable[[PerkamoError], bool] = is_refusal,
-    go_on: bool = True,
-) -> list[Told]:
-    """Send events in one request, and halve what is refused until the guilty events are alone.
+    continue_on_error: bool = True,
+) -> list[EventResult]:
+    """Send events in one request, and halve what is refused until the rejected events are alone.
 
-    One guilty event among a hundred takes at most fifteen requests.
+    One rejected event among a hundred takes at most fifteen requests.
 
     Args:
         client: Sends the requests, with its own retries.
         events: 1 to 100 events with transaction ids.
         halve: Tells for which errors a request is halved.
-        go_on: Send the other parts after a part failed for another reason. If not, they are told the same error.
+        continue_on_error: Send the other parts after a part failed for another reason. If not, they get the same
+            error.
 
     Returns:
         What each event is told, in order: its result, or its own copy of the error.
     """
-    told: list[Told] = []
+    told: list[EventResult] = []
     parts = [events]
     stopped: PerkamoError | None = None
     while parts:
@@ -58,7 +59,7 @@ async def send_together(
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
                 continue
-            if not halve(error) and not go_on:
+            if not halve(error) and not continue_on_error:
                 stopped = error
             told += [copy(error) for _ in part]
         else:

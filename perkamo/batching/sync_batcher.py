@@ -1,6 +1,6 @@
 # pyright: reportPrivateUsage=false
 # A twin and its async class are one thing.
-"""Emits that wait at the same moment travel as one request, and each caller is told its own result.
+"""Emits that wait at the same moment travel as one request, and each caller gets its own result.
 
 GENERATED from batching/batcher.py by ``python -m perkamo.sync.codegen``: change that file, never this one.
 """

@@ -5,14 +5,14 @@ from argparse import ArgumentTypeError, Namespace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from perkamo.cli.output import print_aside, print_json, print_lines, printable
-from perkamo.cli.running import FAILED, add_command, run_call, tell
+from perkamo.cli.output import print_json, print_lines, print_stderr, printable
+from perkamo.cli.running import FAILED, add_command, print_error, run_call
 from perkamo.client import AsyncPerkamoClient
 from perkamo.models import BrowserToken
 from perkamo.request.endpoints import MAX_TTL_SECONDS
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 BROWSER_KEY_VARIABLE: Final = "PERKAMO_BROWSER_KEY"
 
@@ -44,7 +44,7 @@ def run(args: Namespace) -> int:
     """Get the token; returns the exit code."""
     browser_key = os.environ.get(BROWSER_KEY_VARIABLE, "").strip()
     if not browser_key:
-        return tell("token", f"set {BROWSER_KEY_VARIABLE} to the public browser key, pk_….", FAILED)
+        return print_error("token", f"set {BROWSER_KEY_VARIABLE} to the public browser key, pk_….", FAILED)
     return run_call("token", partial(_token, args, browser_key))
 
 
@@ -59,7 +59,7 @@ async def _token(args: Namespace, browser_key: str, client: AsyncPerkamoClient) 
         print_json(token.raw)
         return
     print_lines(printable(token.token))
-    print_aside(f"Good for {token.expires_in} s, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC.")
+    print_stderr(f"Good for {token.expires_in} s, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC.")
 
 
 def _seconds(text: str) -> int:

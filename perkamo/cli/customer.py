@@ -10,7 +10,7 @@ from perkamo.client import AsyncPerkamoClient
 from perkamo.models import Customer
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 _EXAMPLE = """\
 perkamo customer customer_123

@@ -15,7 +15,7 @@ from perkamo.cli.running import DONE, explained
 from perkamo.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 CUSTOMER: Final = "customer_123"
 BAR_WIDTH: Final = 20

@@ -13,7 +13,7 @@ from perkamo.events import create_transaction_id
 from perkamo.models import EventIngestResponse
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 _EXAMPLE = """\
 perkamo emit customer_123 purchase.completed amount=12900 currency=CZK --transaction-id order_1092
@@ -45,7 +45,7 @@ def run(args: Namespace) -> int:
 async def _emit(args: Namespace, client: AsyncPerkamoClient) -> None:
     chosen: str | None = args.transaction_id
     transaction_id = create_transaction_id() if chosen is None else chosen
-    context = given.together(args.facts, args.context)
+    context = given.merge(args.facts, args.context)
     try:
         result = await client.emit(
             args.user_id, args.event, context, transaction_id=transaction_id, occurred_at=args.occurred_at

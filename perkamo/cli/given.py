@@ -48,7 +48,7 @@ def json_object(text: str) -> dict[str, JSONValue]:
     return value
 
 
-def together(pairs: Sequence[tuple[str, JSONValue]], whole: dict[str, JSONValue] | None) -> dict[str, JSONValue]:
+def merge(pairs: Sequence[tuple[str, JSONValue]], whole: dict[str, JSONValue] | None) -> dict[str, JSONValue]:
     """Return all facts as one object.
 
     Raises:

@@ -10,7 +10,7 @@ from perkamo.cli.running import add_command, run_call
 from perkamo.client import AsyncPerkamoClient
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 _EXAMPLE = """\
 perkamo identify customer_123 plan=premium newsletter=true
@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
 
 
 async def _identify(args: Namespace, client: AsyncPerkamoClient) -> None:
-    traits = given.together(args.facts, args.traits)
+    traits = given.merge(args.facts, args.traits)
     answer = await client.identify(args.user_id, traits)
     if args.json:
         print_json(answer.raw)

@@ -24,13 +24,13 @@ from attrs import asdict, define
 from perkamo.batching.bulk import MAX_CONCURRENCY, Outcome, emit_many
 from perkamo.batching.split import is_refusal
 from perkamo.cli.help import BASE_URL, KEY, explain
-from perkamo.cli.output import print_aside, print_json, print_lines
-from perkamo.cli.running import DONE, FAILED, INTERRUPTED, client_of_environment, explained, sentence, tell
+from perkamo.cli.output import print_json, print_lines, print_stderr
+from perkamo.cli.running import DONE, FAILED, INTERRUPTED, client_of_environment, explained, print_error, sentence
 from perkamo.errors import PerkamoConflictError, PerkamoError, PerkamoValidationError
 from perkamo.events import Event
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 MAX_LINE: Final = 1024 * 1024
 _SAVE_EVERY: Final = 1000
@@ -74,20 +74,20 @@ def _import(args: Namespace) -> int:
         state = _load(resume)
         job = Import(name, resume, args.rejected or Path(f"{stem}.rejected.jsonl"), state)
     except OSError as error:
-        return tell("import", f"{resume}: {error.strerror}", FAILED)
+        return print_error("import", f"{resume}: {error.strerror}", FAILED)
     if state.line:
-        print_aside(f"Going on after line {state.line:,}.")
+        print_stderr(f"Going on after line {state.line:,}.")
     try:
         anyio.run(job.run, args.concurrency)
     except KeyboardInterrupt:
         job.save()
-        return tell("import", f"interrupted after line {state.line:,}. {job.how_to_go_on}", INTERRUPTED)
+        return print_error("import", f"interrupted after line {state.line:,}. {job.how_to_go_on}", INTERRUPTED)
     except (OSError, EOFError, zlib.error) as error:
         job.save()
-        return tell("import", f"cannot read or write: {error}", FAILED)
+        return print_error("import", f"cannot read or write: {error}", FAILED)
     except PerkamoError as error:
         job.save()
-        return tell("import", f"{sentence(error)} Stopped after line {state.line:,}. {job.how_to_go_on}", FAILED)
+        return print_error("import", f"{sentence(error)} Stopped after line {state.line:,}. {job.how_to_go_on}", FAILED)
     job.finish(as_json=args.json)
     return DONE
 
@@ -123,7 +123,7 @@ def _load(resume: Path | None) -> State:
     try:
         return State(**cast("dict[str, int]", json.loads(resume.read_bytes())))
     except (ValueError, TypeError):
-        print_aside(f"{resume} is no resume file of an import; beginning at the first line.")
+        print_stderr(f"{resume} is no resume file of an import; beginning at the first line.")
         return State()
 
 

@@ -12,12 +12,12 @@ import anyio
 from attrs import asdict
 
 from perkamo.cli.help import BASE_URL, KEY, explain
-from perkamo.cli.output import print_aside, print_json, print_lines, printable, table
-from perkamo.cli.running import DONE, FAILED, client_of_environment, explained, tell
+from perkamo.cli.output import print_json, print_lines, print_stderr, printable, table
+from perkamo.cli.running import DONE, FAILED, client_of_environment, explained, print_error
 from perkamo.outbox.outbox import DeadLetter, Outbox, OutboxStats
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 
 def add_parser(subparsers: "SubParsers") -> None:
@@ -56,7 +56,7 @@ def run(args: Namespace) -> int:
 def _run(args: Namespace) -> int:
     directory: Path = args.directory
     if not directory.is_dir():
-        return tell("outbox", f"{directory} is no directory.", FAILED)
+        return print_error("outbox", f"{directory} is no directory.", FAILED)
     match args.action:
         case "stats":
             _show(anyio.run(_count, directory), as_json=args.json)
@@ -67,7 +67,7 @@ def _run(args: Namespace) -> int:
             letters, elsewhere = anyio.run(_dead, directory)
             _show_dead(letters, with_events=args.events, as_json=args.json)
             if elsewhere > 0:
-                print_aside(f"Dead letters not shown, in files of processes that stand still: {elsewhere:,}.")
+                print_stderr(f"Dead letters not shown, in files of processes that stand still: {elsewhere:,}.")
         case _:
             requeued = anyio.run(_requeue, directory, args.transaction_id)
             if args.json:

@@ -19,7 +19,7 @@ def print_lines(*lines: str) -> None:
         print(line.rstrip().encode(encoding, "backslashreplace").decode(encoding))
 
 
-def print_aside(line: str) -> None:
+def print_stderr(line: str) -> None:
     """Print a line to standard error, where it is in no program's way."""
     print(printable(line), file=sys.stderr)
 

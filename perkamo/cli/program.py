@@ -12,7 +12,7 @@ from perkamo.client import AsyncPerkamoClient
 from perkamo.models import Program
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 _EXAMPLE = """\
 perkamo program

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from perkamo.cli.help import BASE_URL, KEY, explain
-from perkamo.cli.output import print_aside
+from perkamo.cli.output import print_stderr
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import (
     PerkamoApiError,
@@ -21,7 +21,7 @@ from perkamo.errors import (
 from perkamo.request.credentials import API_KEY_VARIABLE
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -109,19 +109,19 @@ def explained(name: str, command: Callable[[], int], *, interrupted: int = INTER
         _drop_output()
     except OSError as error:
         _drop_output()
-        return tell(name, f"cannot write: {error.strerror}", FAILED)
+        return print_error(name, f"cannot write: {error.strerror}", FAILED)
     except RefusedError as error:
-        return tell(name, str(error), REFUSED)
+        return print_error(name, str(error), REFUSED)
     except PerkamoError as error:
-        return tell(name, sentence(error), REFUSED if _is_refusal(error) else FAILED)
+        return print_error(name, sentence(error), REFUSED if _is_refusal(error) else FAILED)
     else:
         return code
     return DONE
 
 
-def tell(name: str, message: str, code: int) -> int:
+def print_error(name: str, message: str, code: int) -> int:
     """Print why a command failed, in one line; returns the exit code."""
-    print_aside(f"perkamo {name}: {message}")
+    print_stderr(f"perkamo {name}: {message}")
     return code
 
 

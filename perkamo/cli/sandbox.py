@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from perkamo.cli.help import explain
 from perkamo.cli.output import print_json
-from perkamo.cli.running import DONE, FAILED, explained, tell
+from perkamo.cli.running import DONE, FAILED, explained, print_error
 from perkamo.sandbox.blueprint import ProgramError
 from perkamo.sandbox.ledger import LedgerCleared
 from perkamo.sandbox.process import SandboxError
@@ -20,7 +20,7 @@ from perkamo.sandbox.webhooks import target
 if TYPE_CHECKING:
     from types import FrameType
 
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 DEFAULT_PORT: Final = 4001
 """Published, in an older version: the documented local default of the API server."""
@@ -69,7 +69,7 @@ def _run(args: Namespace) -> int:
     try:
         program = None if file is None else file.read_bytes()
     except OSError as error:
-        return tell("sandbox", f"cannot read {file}: {error.strerror}", FAILED)
+        return print_error("sandbox", f"cannot read {file}: {error.strerror}", FAILED)
     before = [(number, signal.signal(number, end)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
         with Sandbox(program, host=args.host, port=args.port) as sandbox:
@@ -80,7 +80,7 @@ def _run(args: Namespace) -> int:
                 pass
             sandbox.faults.clear()  # armed on the page and still waiting: no reason to fail
     except (ProgramError, SandboxError) as error:
-        return tell("sandbox", str(error), FAILED)
+        return print_error("sandbox", str(error), FAILED)
     finally:
         for number, handler in before:
             signal.signal(number, handler)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from perkamo.cli.help import BASE_URL, BROWSER_KEY, KEY, explain
-from perkamo.cli.output import print_aside, printable
-from perkamo.cli.running import DONE, FAILED, client_of_environment, explained, tell
+from perkamo.cli.output import print_stderr, printable
+from perkamo.cli.running import DONE, FAILED, client_of_environment, explained, print_error
 from perkamo.models import Customer, Level, UnlockedPerk
 from perkamo.stream.stream import CustomerUpdate, StreamState
 
 if TYPE_CHECKING:
-    from perkamo.__main__ import SubParsers
+    from perkamo.cli.main import SubParsers
 
 BROWSER_KEY_VARIABLE: Final = "PERKAMO_BROWSER_KEY"
 
@@ -54,9 +54,9 @@ def run(args: Namespace) -> int:
 
 def _run(args: Namespace) -> int:
     if not args.browser_key:
-        return tell("watch", f"set {BROWSER_KEY_VARIABLE}, or pass --browser-key", FAILED)
+        return print_error("watch", f"set {BROWSER_KEY_VARIABLE}, or pass --browser-key", FAILED)
     anyio.run(_watch, args.user_id, args.browser_key, args.json)
-    print_aside("The service ended the stream.")
+    print_stderr("The service ended the stream.")
     return DONE
 
 
@@ -74,7 +74,7 @@ async def _watch(user_id: str, browser_key: str, as_json: bool) -> None:  # noqa
 
 def _tell(state: StreamState) -> None:
     if state in _STATES:
-        print_aside(f"perkamo watch: {_STATES[state]}")
+        print_stderr(f"perkamo watch: {_STATES[state]}")
 
 
 def _object(update: CustomerUpdate) -> str:

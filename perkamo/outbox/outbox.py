@@ -27,7 +27,7 @@ from attrs import field, frozen
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event, as_event, create_transaction_id
-from perkamo.outbox.relay import Bell, Relay
+from perkamo.outbox.relay import Relay, Wakeup
 from perkamo.outbox.sqlite.ownership import Counts, SpoolDirectory
 from perkamo.outbox.sqlite.slots import Adopted, Slots
 from perkamo.outbox.sqlite.spool import SpoolFile, StoredEvent
@@ -134,8 +134,8 @@ class Outbox:
         writer = self._writer_here()
         space, room = self._space, self._max_bytes - self._size_of_others()
         await ask(writer, lambda file: file.put(transaction_id, space, body, room))
-        for bell in tuple(self._bells):
-            bell.ring()
+        for wakeup in tuple(self._wakeups):
+            wakeup.notify()
         return kept
 
     @asynccontextmanager
@@ -158,7 +158,7 @@ class Outbox:
         writer = self._writer_here()
         self._space = bytes.fromhex(await client.space_fingerprint())
         relay = Relay(client)
-        self._bells.add(relay.bell)
+        self._wakeups.add(relay.wakeup)
         writer.keepers += 1
         failure: BaseException | None = None
         try:
@@ -175,7 +175,7 @@ class Outbox:
                 tasks.cancel_scope.deadline = anyio.current_time() + _FINISH_SECONDS
         finally:
             writer.keepers -= 1
-            self._bells.discard(relay.bell)
+            self._wakeups.discard(relay.wakeup)
         if failure is not None:
             raise failure
 
@@ -294,7 +294,7 @@ class Outbox:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._writer = Writer(self._slots.open_lowest)
-        self._bells: set[Bell] = set()
+        self._wakeups: set[Wakeup] = set()
         self._others = (0.0, 0)
 
     def _writer_here(self) -> Writer:
@@ -317,8 +317,8 @@ class Outbox:
         total = 0
         for slot in self._slots.directory.slots():
             total += await self._in_slot(slot, action, 0, only_dead=only_dead)
-        for bell in tuple(self._bells):
-            bell.ring()
+        for wakeup in tuple(self._wakeups):
+            wakeup.notify()
         return total
 
     async def _in_slot(self, slot: int, action: Callable[[SpoolFile], _T], otherwise: _T, *, only_dead: bool) -> _T:
@@ -337,16 +337,16 @@ class Outbox:
 
     async def _relay_own(self, writer: Writer, relay: Relay) -> None:
         while not relay.stopping:
-            await relay.hold_back()
+            await relay.wait_for_backoff()
             if relay.stopping:
                 break
             if not (_pending(writer) and await relay.deliver_some(writer)):
-                await relay.bell.wait(_LOOK_AGAIN)
+                await relay.wakeup.wait(_LOOK_AGAIN)
 
     async def _relay_left_behind(self, relay: Relay) -> None:
         unwanted: dict[int, Counts] = {}
         while not relay.stopping:
-            await relay.hold_back()
+            await relay.wait_for_backoff()
             if relay.stopping:
                 break
             adopted: Adopted | None = None
@@ -367,7 +367,7 @@ def _pending(writer: Writer) -> bool:
 
 async def _deliver(relay: Relay, writer: Writer) -> int:
     """Deliver some, patiently; give up where patience does not help."""
-    await relay.hold_back()
+    await relay.wait_for_backoff()
     more = await relay.deliver_some(writer)
     if relay.trouble is not None and not relay.trouble.retryable:
         raise relay.trouble

@@ -3,7 +3,7 @@
 | answer                                          | what becomes of the events                                     |
 | ----------------------------------------------- | -------------------------------------------------------------- |
 | 2xx with one result for each                    | let go of                                                      |
-| 400, 413, 422                                   | halved until the guilty event is alone, which is a dead letter |
+| 400, 413, 422                                   | halved until the rejected event is alone, which is a dead letter |
 | 409                                             | halved likewise; alone and refused five times, a dead letter   |
 | 500 five times while other events pass          | the event that fails alone is a dead letter                    |
 | 401, 403, other 4xx, 3xx, a wrong configuration | all of it waits; tried again every minute, said loudly         |
@@ -18,7 +18,7 @@ from typing import Final
 import anyio
 
 from perkamo.batching.pacing import Pace
-from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, Told, is_refusal, send_together
+from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, is_refusal, send_batch
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import (
     PerkamoConflictError,
@@ -33,7 +33,7 @@ from perkamo.outbox.sqlite.storage import SlotUnavailableError
 from perkamo.outbox.sqlite.writer import Writer, ask
 from perkamo.request.retry import RetryPolicy
 
-PATIENCE: Final = 5
+MAX_SOLO_FAILURES: Final = 5
 """How often an event may fail alone before it is a dead letter, where a failure may yet pass."""
 PAUSE: Final = 60.0
 """Seconds between two tries while something is wrong that time alone does not mend."""
@@ -42,21 +42,21 @@ _SERVER_ERROR: Final = 500
 _LOGGER: Final = logging.getLogger("perkamo.outbox")
 
 
-class Bell:
+class Wakeup:
     """Wakes one task from any thread."""
 
     def __init__(self) -> None:
-        """Hang the bell in the event loop of whoever will wait for it."""
+        """Hang the wakeup in the event loop of whoever will wait for it."""
         self._in_loop = caller_into_loop()
         self._rung = anyio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the task, now or when it next waits."""
         if not self._rung.is_set():
             self._in_loop(self._rung.set)
 
     async def wait(self, seconds: float) -> None:
-        """Wait for the bell, and no longer than so many seconds."""
+        """Wait for the wakeup, and no longer than so many seconds."""
         with anyio.move_on_after(seconds):
             await self._rung.wait()
         self._rung = anyio.Event()
@@ -77,7 +77,7 @@ class Relay:
             raises: Trouble that time alone does not mend is raised by whoever delivers, and so not logged here.
         """
         self.trouble: PerkamoError | None = None
-        self.bell: Bell = Bell()
+        self.wakeup: Wakeup = Wakeup()
         self._stop = anyio.Event()
         self._pace = Pace()
         self._raises = raises
@@ -110,9 +110,9 @@ class Relay:
     def stop(self) -> None:
         """End after the request that is on its way."""
         self._stop.set()
-        self.bell.ring()
+        self.wakeup.notify()
 
-    async def hold_back(self) -> None:
+    async def wait_for_backoff(self) -> None:
         """Wait until a request may leave, or the relay is told to stop."""
         while not self.stopping and (seconds := self._pace.seconds) > 0:
             await self.sleep(seconds)
@@ -157,17 +157,17 @@ class Relay:
                 elsewhere,
             )
 
-    async def _send(self, events: Sequence[Event]) -> list[Told]:
+    async def _send(self, events: Sequence[Event]) -> list[EventResult]:
         if not events:
             return []
-        return await send_together(self._client, events, halve=self._may_be_one_event, go_on=False)
+        return await send_batch(self._client, events, halve=self._may_be_one_event, continue_on_error=False)
 
     def _may_be_one_event(self, error: PerkamoError) -> bool:
         is_server_error = isinstance(error, PerkamoServerError) and error.status == _SERVER_ERROR
         return (
             is_refusal(error)
             or isinstance(error, PerkamoConflictError)
-            or (is_server_error and self._server_errors >= PATIENCE)
+            or (is_server_error and self._server_errors >= MAX_SOLO_FAILURES)
         )
 
     def _is_dead(self, row: StoredEvent, error: PerkamoError, *, others_pass: bool) -> bool:
@@ -176,7 +176,7 @@ class Relay:
             return True
         if isinstance(error, PerkamoConflictError):
             self._failed_alone[row.transaction_id] += 1
-            return self._failed_alone[row.transaction_id] >= PATIENCE
+            return self._failed_alone[row.transaction_id] >= MAX_SOLO_FAILURES
         return others_pass and self._may_be_one_event(error)
 
     def _adapt(self, trouble: PerkamoError | None) -> None:

@@ -16,7 +16,7 @@ import httpx
 from perkamo import __version__
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.request.body import read_bounded
-from perkamo.request.classify import Failure, Reply, broken, judge
+from perkamo.request.classify import Failure, Reply, classify_failure, classify_response
 from perkamo.request.credentials import Key, SignedHeaders
 from perkamo.request.endpoints import Call
 from perkamo.signing import SIGNATURE_HEADER
@@ -25,7 +25,7 @@ from perkamo.transport.pool import transport_for
 USER_AGENT: Final = f"perkamo-python/{__version__}"
 
 
-class _Body(httpx.AsyncByteStream):
+class _RequestBody(httpx.AsyncByteStream):
     """The body's bytes; remembers whether they began to leave, because before that nothing can have been applied.
 
     An iterator of its own and no generator, which an interrupted send would leave behind unfinished.
@@ -99,7 +99,7 @@ def own_client(base_url: str, proxy: str | None) -> httpx.AsyncClient:
     raise PerkamoConfigurationError(f"The client can't be built: {problem}.")
 
 
-class Wire:
+class Sender:
     """Where requests go: one HTTP client, one key, one base URL; shared by all views of a client."""
 
     def __init__(self, *, key: Key, base_url: str, client: httpx.AsyncClient, owned: bool) -> None:
@@ -141,7 +141,7 @@ class Wire:
             PerkamoConfigurationError: The key supplier failed.
         """
         self._used = True
-        body = _Body(call.body or b"")
+        body = _RequestBody(call.body or b"")
         problem: Exception = httpx.ReadTimeout("")
         timestamp = time.time() + self.clock_offset
         with anyio.move_on_after(seconds):
@@ -155,12 +155,12 @@ class Wire:
                 finally:
                     await response.aclose()
             except (httpx.HTTPError, httpx.StreamError) as error:
-                problem = bare(error)
+                problem = strip_traceback(error)
             else:
-                return judge(call, response, data, number, timestamp)
-        return broken(call, problem, number, begun=body.begun)
+                return classify_response(call, response, data, number, timestamp)
+        return classify_failure(call, problem, number, begun=body.begun)
 
-    def _request(self, call: Call, body: _Body, seconds: float) -> httpx.Request:
+    def _request(self, call: Call, body: _RequestBody, seconds: float) -> httpx.Request:
         url = self._urls.get(call.path)
         if url is None:
             prefix = self._origin.raw_path.rstrip(b"/")
@@ -182,7 +182,7 @@ async def _read(response: httpx.Response) -> bytes | ValueError:
         return ValueError(str(error))
 
 
-def bare(error: Exception) -> Exception:
+def strip_traceback(error: Exception) -> Exception:
     """Return the same kind of error without traceback, cause and request, all of which may hold secrets."""
     if isinstance(error, httpx.ConnectError) and _is_refused_certificate(error):
         return ssl.SSLCertVerificationError(str(error))

@@ -27,7 +27,7 @@ async def read_bounded(response: httpx.Response) -> bytes:
         raise ValueError("is encoded in a way that was not asked for")
     if response.is_stream_consumed:  # a mock's answer is read already
         return response.content
-    body = _Body() if encoding == "identity" else _CompressedBody()
+    body = _PlainBody() if encoding == "identity" else _CompressedBody()
     try:
         # The stream itself: httpx's own iterators over it cost more than all that is done with the bytes here.
         async for chunk in cast("httpx.AsyncByteStream", response.stream):
@@ -42,7 +42,7 @@ async def read_bounded(response: httpx.Response) -> bytes:
     return body.whole()
 
 
-class _Body:
+class _PlainBody:
     """Collects a body up to the bound."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class _Body:
         return b"".join(self._chunks)
 
 
-class _CompressedBody(_Body):
+class _CompressedBody(_PlainBody):
     """Decompresses step by step, so that a bomb ends at the bound and not in memory."""
 
     def __init__(self) -> None:

@@ -53,20 +53,20 @@ class Failure:
 
     Attributes:
         error: What is raised if it stays at that.
-        again: Whether another attempt is worth while.
+        retry: Whether another attempt is worth while.
         timed_out: Whether time ran out.
         retry_after: Seconds that the service asked to wait, or None.
         clock_offset: Seconds by which the service's clock is ahead of this machine's, where a 401 may come from that.
     """
 
     error: PerkamoError
-    again: bool
+    retry: bool
     timed_out: bool = False
     retry_after: float | None = None
     clock_offset: float | None = None
 
 
-def judge(
+def classify_response(
     call: Call, response: httpx.Response, data: bytes | ValueError, number: int, timestamp: float
 ) -> Reply | Failure:
     """Tell what an answer means.
@@ -92,14 +92,14 @@ def judge(
     if not 200 <= status < 600:
         data = ValueError("comes with a status that HTTP does not have")
     if isinstance(data, ValueError) and not 300 <= status < 600:
-        return Failure(_unusable(call, str(data), meta), again=False)
+        return Failure(_unusable(call, str(data), meta), retry=False)
     return _refused(call, headers, data if isinstance(data, bytes) else b"", meta, timestamp)
 
 
 def _refused(call: Call, headers: Mapping[str, str], data: bytes, meta: ResponseMeta, timestamp: float) -> Failure:
     now = time.time()
     retry_after = parse_retry_after(headers.get("retry-after"), now)
-    again = is_retried(meta.status, has_retry_after=retry_after is not None)
+    retry = is_retried(meta.status, has_retry_after=retry_after is not None)
     offset = _clock_offset(headers, timestamp, now) if meta.status == 401 else None
     body = _error_body(data)
     outcome: WriteOutcome | None = None
@@ -116,15 +116,15 @@ def _refused(call: Call, headers: Mapping[str, str], data: bytes, meta: Response
         retry_after_seconds=retry_after,
         rate_limit=meta.rate_limit,
         outcome=outcome,
-        retryable=again,
+        retryable=retry,
         attempts=meta.attempts,
     )
     if isinstance(error, PerkamoRedirectError):
         error.location_host = host
-    return Failure(error, again=again, retry_after=retry_after, clock_offset=offset)
+    return Failure(error, retry=retry, retry_after=retry_after, clock_offset=offset)
 
 
-def broken(call: Call, problem: Exception, number: int, *, begun: bool) -> Failure:
+def classify_failure(call: Call, problem: Exception, number: int, *, begun: bool) -> Failure:
     """Tell what it means that no answer came.
 
     Args:
@@ -148,7 +148,7 @@ def broken(call: Call, problem: Exception, number: int, *, begun: bool) -> Failu
         what, advice = "the answer was a redirect to no valid URL, and redirects are not followed", "Check base_url."
     cls = PerkamoTimeoutError if timed_out else PerkamoConnectionError
     error = cls(f"{call.label}: {what}. {advice}", outcome=outcome, retryable=not permanent, attempts=number)
-    return Failure(error, again=not permanent, timed_out=timed_out)
+    return Failure(error, retry=not permanent, timed_out=timed_out)
 
 
 def _unusable(call: Call, reason: str, meta: ResponseMeta) -> PerkamoResponseError:

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio.to_thread
@@ -23,6 +23,8 @@ BROWSER_KEY_PREFIX: Final = "pk_"
 
 ApiKey: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A server key, or a function, sync or async, that is asked for it before every attempt."""
+
+T = TypeVar("T")
 
 _SET_A_KEY: Final = f"pass api_key= or set {API_KEY_VARIABLE}"
 
@@ -61,7 +63,7 @@ class Key:
         if isinstance(self._source, str):
             return self._source
         try:
-            value = await ask(self._source)
+            value = await call_supplier(self._source)
         except Exception as error:
             raise PerkamoConfigurationError(
                 f"The api_key function raised {type(error).__name__}. Nothing was sent.", outcome="not_sent"
@@ -87,9 +89,17 @@ class Key:
         return SignedHeaders(await self(), timestamp, method, path, body)
 
 
-def hidden(api_key: ApiKey | None) -> Key:
-    """Put a key where no traceback shows it: constructors begin with this, because their arguments stand in frames."""
-    return api_key if isinstance(api_key, Key) else Key(api_key)
+def wrap_secret(value: object, kind: type[T]) -> T:
+    """Put a secret where no traceback shows it.
+
+    What takes one begins with this, because arguments stand in frames.
+
+    Args:
+        value: The secret, its supplier, or what this made of it before.
+        kind: The class that holds such a secret and never shows it.
+    """
+    make = cast("Callable[[object], T]", kind)
+    return value if isinstance(value, kind) else make(value)
 
 
 class SignedHeaders:
@@ -108,7 +118,7 @@ class SignedHeaders:
         return "<SignedHeaders ***>"
 
 
-async def ask(supplier: Callable[[], object]) -> object:
+async def call_supplier(supplier: Callable[[], object]) -> object:
     """Call a supplier, sync or async, and return what it supplies."""
     if inspect.iscoroutinefunction(supplier):
         value: object = supplier()

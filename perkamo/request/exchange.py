@@ -12,7 +12,7 @@ from attrs import evolve, field, frozen
 
 from perkamo.errors import PerkamoClosedError, PerkamoError
 from perkamo.redaction import current_call
-from perkamo.request.attempt import Wire
+from perkamo.request.attempt import Sender
 from perkamo.request.classify import Failure, Reply, logger
 from perkamo.request.endpoints import Call
 from perkamo.request.retry import RetryPolicy, RetryQuota
@@ -23,13 +23,13 @@ class Exchange:
     """Sends calls over a wire; views with other options share wire and retry quota.
 
     Attributes:
-        wire: The HTTP client, key and base URL.
+        sender: The HTTP client, key and base URL.
         timeout: Seconds for a whole call, or None for no limit.
         retry: How often and how patiently one call is tried.
         quota: What keeps retries from amplifying an outage.
     """
 
-    wire: Wire = field(repr=False)
+    sender: Sender = field(repr=False)
     timeout: float | None
     retry: RetryPolicy
     quota: RetryQuota = field(factory=RetryQuota)
@@ -48,7 +48,7 @@ class Exchange:
             PerkamoConfigurationError: The key supplier failed.
             PerkamoClosedError: The client is closed.
         """
-        if self.wire.client.is_closed:
+        if self.sender.client.is_closed:
             raise PerkamoClosedError(f"{call.label}: the client is closed. Nothing was sent.", outcome="not_sent")
         token = current_call.set(call.label)
         try:
@@ -63,11 +63,11 @@ class Exchange:
         while True:
             number += 1
             seconds = min(self.retry.attempt_timeout, deadline - time.monotonic())
-            result = await self.wire.attempt(call, seconds, number)
+            result = await self.sender.attempt(call, seconds, number)
             if isinstance(result, Reply):
                 self.quota.give_back(taken)
                 return result
-            if self.wire.client.is_closed:
+            if self.sender.client.is_closed:
                 outcome = "unknown" if uncertain and call.is_write else result.error.outcome
                 raise PerkamoClosedError(
                     f"{call.label}: the client was closed during the call.", outcome=outcome, attempts=number
@@ -75,7 +75,7 @@ class Exchange:
             uncertain = uncertain or result.error.outcome == "unknown"
             if result.clock_offset is not None and not signed_again:
                 signed_again = True
-                self.wire.clock_offset = result.clock_offset
+                self.sender.clock_offset = result.clock_offset
                 logger.info(
                     "%s: 401; signing again with the clock put right by %.0f s", call.label, result.clock_offset
                 )
@@ -94,7 +94,7 @@ class Exchange:
         raise result.error
 
     def _wait(self, result: Failure, retries: int, remaining: float) -> float | None:
-        if not result.again:
+        if not result.retry:
             return None
         return self.retry.wait(retries, result.retry_after, remaining, random.random())  # noqa: S311 - jitter is no secret
 

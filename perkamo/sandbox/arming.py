@@ -14,7 +14,7 @@ MAX_TIMES: Final = 1000
 
 
 @frozen
-class Order:
+class FaultRequest:
     """A fault to arm."""
 
     route: str
@@ -22,7 +22,7 @@ class Order:
     times: int
 
 
-def read_order(body: JsonObject) -> Order:
+def read_order(body: JsonObject) -> FaultRequest:
     """Read ``{"route": "POST /v1/events", "kind": "status", "value": 503, "times": 2}``.
 
     Args:
@@ -38,7 +38,7 @@ def read_order(body: JsonObject) -> Order:
     times = body.get("times", 1)
     if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_TIMES:
         raise CheckError(f"times is a whole number from 1 to {MAX_TIMES}")
-    return Order(route, _fault(body), times)
+    return FaultRequest(route, _fault(body), times)
 
 
 def _fault(body: JsonObject) -> Fault:

@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 from attrs import evolve
 
 from perkamo.sandbox.checks import CheckError
-from perkamo.sandbox.guard import objection
+from perkamo.sandbox.guard import rejection_reason
 from perkamo.sandbox.messages import Headers, JsonObject, Request, Response, StreamingResponse, json_response
 
 PREFIX: Final = "/_sandbox/"
@@ -43,7 +43,7 @@ class Control:
         return evolve(answer, headers=(*answer.headers, *(pair for pair in SAFETY if pair[0] not in own)))
 
     def _answer(self, request: Request) -> Response | StreamingResponse:
-        problem = objection(request)
+        problem = rejection_reason(request)
         if problem is not None:
             return json_response(403, {"message": problem})
         answer = self._answers.get(f"{request.method} {request.path}")
@@ -64,6 +64,6 @@ class Control:
         return json_response(404, {"message": f"The control plane has {paths}"})
 
 
-def told(tell: Callable[[], JsonObject]) -> Answer:
+def json_endpoint(tell: Callable[[], JsonObject]) -> Answer:
     """Make an answer of what is to be told."""
     return lambda _: json_response(200, tell())

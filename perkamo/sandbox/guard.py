@@ -13,7 +13,7 @@ from perkamo.sandbox.messages import Request
 _OWN_SITES: Final = ("same-origin", "none")
 
 
-def objection(request: Request) -> str | None:
+def rejection_reason(request: Request) -> str | None:
     """Return why a request must not reach the control plane, or None for one that may.
 
     A call inside the process (without a peer) may always: no browser can make it.

@@ -10,7 +10,7 @@ from attrs import evolve
 from perkamo.sandbox import assertions
 from perkamo.sandbox.blueprint import read_program
 from perkamo.sandbox.clock import Clock
-from perkamo.sandbox.control import Control, told
+from perkamo.sandbox.control import Control, json_endpoint
 from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Stall, Status, Truncate, name_of
 from perkamo.sandbox.fidelity import FIDELITY, Fidelity
 from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
@@ -101,11 +101,11 @@ class Sandbox:
         live = Live(self._space.ledger, self._log, self.faults, self.clock, self._lock)
         self._control = Control(
             {
-                "GET /_sandbox/health": told(self._health),
-                "GET /_sandbox/state": told(self._state),
-                "GET /_sandbox/requests": told(self._requests),
-                "GET /_sandbox/fidelity": told(_fidelity_json),
-                "POST /_sandbox/reset": told(self._reset),
+                "GET /_sandbox/health": json_endpoint(self._health),
+                "GET /_sandbox/state": json_endpoint(self._state),
+                "GET /_sandbox/requests": json_endpoint(self._requests),
+                "GET /_sandbox/fidelity": json_endpoint(_fidelity_json),
+                "POST /_sandbox/reset": json_endpoint(self._reset),
                 **page_answers(live, self.faults),
             }
         )

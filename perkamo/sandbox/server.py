@@ -156,12 +156,12 @@ class _Connection:
             try:
                 request = await self._read()
             except h11.RemoteProtocolError as error:
-                await self._turn_away(error.error_status_hint, f"the request is no HTTP: {error}")
+                await self._reject(error.error_status_hint, f"the request is no HTTP: {error}")
                 return
             if request is None:
                 return
             if len(request.body) > MAX_BODY_BYTES:
-                await self._turn_away(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+                await self._reject(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
                 return
             going_on = await self._carry_out(self._answer(request), bodyless=request.method == "HEAD")
 
@@ -242,7 +242,7 @@ class _Connection:
         self._write(h11.EndOfMessage())
         await self._writer.drain()
 
-    async def _turn_away(self, status: int, message: str) -> None:
+    async def _reject(self, status: int, message: str) -> None:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         response = self._refuse(status, message)

@@ -52,13 +52,13 @@ class CustomerStreams:
         self._history: deque[CustomerChange] = deque(maxlen=MAX_HISTORY)
         self._serial = 0
         self._reset = 0
-        self._bells: set[_Bell] = set()
+        self._wakeups: set[_Wakeup] = set()
 
     @property
     def open(self) -> int:
         """How many streams are being sent at the moment."""
         with self._lock:
-            return len(self._bells)
+            return len(self._wakeups)
 
     def changed(self, change: CustomerChange | LedgerCleared) -> None:
         """Take note of a change, as a listener of the ledger: in any thread, with the sandbox locked."""
@@ -69,8 +69,8 @@ class CustomerStreams:
             self._history.clear()
             self._serial = 0
             self._reset += 1
-        for bell in tuple(self._bells):
-            bell.ring()
+        for wakeup in tuple(self._wakeups):
+            wakeup.notify()
 
     def answer(self, request: Request) -> Response | StreamingResponse | None:
         """Answer a request for a stream, with the sandbox locked; None for every other request."""
@@ -87,7 +87,7 @@ class CustomerStreams:
         if after is None:
             begin += self._snapshot(user_id)
             after = self._serial
-        body = _Body(self, user_id, after, self._reset, begin)
+        body = _StreamBody(self, user_id, after, self._reset, begin)
         kind = (("content-type", "text/event-stream"), ("cache-control", "no-cache"))
         return StreamingResponse(200, (*kind, *headers), body.chunks)
 
@@ -135,18 +135,18 @@ class CustomerStreams:
                     missed.append(_event(change.serial, change.customer))
             return b"".join(reversed(missed)), self._serial
 
-    def watch(self, bell: "_Bell") -> None:
-        """Ring this bell after each change."""
+    def watch(self, wakeup: "_Wakeup") -> None:
+        """Ring this wakeup after each change."""
         with self._lock:
-            self._bells.add(bell)
+            self._wakeups.add(wakeup)
 
-    def forget(self, bell: "_Bell") -> None:
+    def forget(self, wakeup: "_Wakeup") -> None:
         """Ring it no more."""
         with self._lock:
-            self._bells.discard(bell)
+            self._wakeups.discard(wakeup)
 
 
-class _Body:
+class _StreamBody:
     """The body of one stream."""
 
     def __init__(self, streams: CustomerStreams, user_id: str, after: int, reset: int, begin: bytes) -> None:
@@ -158,35 +158,35 @@ class _Body:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Send events as they come, and comments when none do."""
-        bell = _Bell()
-        self._streams.watch(bell)
+        wakeup = _Wakeup()
+        self._streams.watch(wakeup)
         try:
             if self._begin:
                 yield self._begin
             while True:
-                bell.muffle()
+                wakeup.clear()
                 found = self._streams.since(self._user_id, self._after, self._reset)
                 if found is None:
                     return
                 events, self._after = found
                 if not events:
                     with anyio.move_on_after(self._streams.heartbeat) as silence:
-                        await bell.rung()
+                        await wakeup.rung()
                     events = _BEAT if silence.cancelled_caught else b""
                 if events:
                     yield events
         finally:
-            self._streams.forget(bell)
+            self._streams.forget(wakeup)
 
 
-class _Bell:
+class _Wakeup:
     """Wakes a stream on its own event loop, of asyncio or trio, from whatever thread a change is made in."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
         self._soon = _soon()
 
-    def muffle(self) -> None:
+    def clear(self) -> None:
         """Wait for the next ring from now on."""
         self._event = anyio.Event()
 
@@ -194,7 +194,7 @@ class _Bell:
         """Wait until somebody rings."""
         await self._event.wait()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the stream, from any thread."""
         with suppress(RuntimeError):  # its loop has ended, and with it the stream
             self._soon(self._strike)

@@ -34,10 +34,12 @@ class SandboxTransport(httpx.AsyncBaseTransport):
         head = [*reply.response.headers, SANDBOX_HEADER]
         if isinstance(reply.response, Response):
             head.append(("content-length", str(len(reply.response.body))))
-        return httpx.Response(reply.response.status, headers=head, stream=_Body(reply.response, reply), request=request)
+        return httpx.Response(
+            reply.response.status, headers=head, stream=_AnswerStream(reply.response, reply), request=request
+        )
 
 
-class _Body(httpx.AsyncByteStream):
+class _AnswerStream(httpx.AsyncByteStream):
     """The body of an answer, cut where a fault says so."""
 
     def __init__(self, response: Response | StreamingResponse, reply: Reply) -> None:

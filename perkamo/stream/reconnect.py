@@ -21,15 +21,15 @@ def _check_attempts(_: object, __: object, value: object) -> None:
 class ReconnectPolicy:
     """How patiently a stream connects again.
 
-    The wait after fruitless attempt n is ``base_delay * 2**(n-1)``, at most ``max_delay``; a ``retry`` of the stream
+    The wait after failed attempt n is ``base_delay * 2**(n-1)``, at most ``max_delay``; a ``retry`` of the stream
     takes the place of ``base_delay`` (below it for the first wait only). ``jitter`` spreads the waits of many clients.
-    Fruitless is what brought neither an update nor a connection that stood for a minute.
+    Failed is what brought neither an update nor a connection that stood for a minute.
 
     Args:
         base_delay: Seconds before the first reconnection, where the stream does not say.
         max_delay: Seconds; no wait is longer, unless the service asks for it.
         jitter: 0 to 1: each wait is lengthened at random by up to this share, and stays within ``max_delay``.
-        attempts: How many fruitless attempts in a row end the stream with an error; None to go on for ever.
+        attempts: How many failed attempts in a row end the stream with an error; None to go on for ever.
         max_asked: Seconds; the longest wait that ``retry`` or Retry-After may ask for, anything above counts as this.
 
     Raises:
@@ -54,7 +54,7 @@ class Backoff:
     Attributes:
         policy: The caller's wishes.
         retry: Seconds that the stream asked for with ``retry``; None when it never did.
-        failures: Fruitless attempts in a row.
+        failures: Failed attempts in a row.
     """
 
     policy: ReconnectPolicy
@@ -68,25 +68,25 @@ class Backoff:
         return evolve(self, retry=retry_ms / 1000)
 
     def step(
-        self, chance: float, retry_after: float | None = None, *, fruitless: bool = True
+        self, randomness: float, retry_after: float | None = None, *, failed: bool = True
     ) -> tuple[float | None, "Backoff"]:
         """Take note of a lost connection or a failed attempt.
 
         Args:
-            chance: A random number from 0 to 1.
+            randomness: A random number from 0 to 1.
             retry_after: Seconds that the answer asked for, or None.
-            fruitless: Whether it brought nothing; otherwise the count starts again.
+            failed: Whether it brought nothing; otherwise the count starts again.
 
         Returns:
             The seconds to wait, or None when it is time to give up; and the strategy from here on.
         """
-        after = evolve(self, failures=self.failures + 1 if fruitless else 0)
+        after = evolve(self, failures=self.failures + 1 if failed else 0)
         policy = self.policy
         if policy.attempts is not None and after.failures >= policy.attempts:
             return None, after
         ceiling = policy.max_delay / (1 + policy.jitter)
         wait = max(min(self._grown(after.failures), ceiling), self._asked(retry_after))
-        return wait + chance * policy.jitter * min(wait, ceiling), after
+        return wait + randomness * policy.jitter * min(wait, ceiling), after
 
     def _grown(self, failures: int) -> float:
         base = self.policy.base_delay if self.retry is None else self.retry

@@ -23,7 +23,7 @@ from perkamo.models import Customer, ResponseMeta
 from perkamo.request.classify import Failure
 from perkamo.stream.reconnect import HEALTHY_SECONDS, Backoff, ReconnectPolicy
 from perkamo.stream.sse import EventStreamDecoder, ServerSentEvent
-from perkamo.stream.subscription import TOKEN_STATUSES, Connection, NoMoreEvents, Subscription
+from perkamo.stream.subscription import TOKEN_STATUSES, NoMoreEvents, StreamConnection, Subscription
 
 StreamState: TypeAlias = Literal["connecting", "open", "waiting", "closed"]
 """What a stream is doing; ``waiting`` is before the first connection and between two of them."""
@@ -90,7 +90,7 @@ class CustomerStream:
             reconnect: How patiently a connection is made again.
             last_event_id: Where to begin; ``""`` for now.
             bad_data: What becomes of an event whose data is no customer.
-            on_state: Told each new state.
+            on_state: Called with each new state.
         """
         self._subscription = subscription
         self._backoff = Backoff(reconnect)
@@ -101,7 +101,7 @@ class CustomerStream:
         self._decoder = EventStreamDecoder(last_event_id)
         self._events: deque[ServerSentEvent] = deque()
         self._client: httpx.AsyncClient | None = None
-        self._connection: Connection | None = None
+        self._connection: StreamConnection | None = None
         self._delivered = False  # by this connection
         self._renewed = False
         self._scope: anyio.CancelScope | None = None
@@ -248,28 +248,28 @@ class CustomerStream:
         logger.warning("%s: skipped an event, whose data %s", self._label, reason)
         return None
 
-    async def _read(self, connection: Connection) -> None:
+    async def _read(self, connection: StreamConnection) -> None:
         self._decoder.feed(b"")  # raises what came behind the events that are delivered by now
         chunk = await connection.read()
         if not isinstance(chunk, Failure):
             self._events.extend(self._decoder.feed(chunk))
             return
         healthy = self._subscription.time.now() - connection.since >= HEALTHY_SECONDS
-        fruitless = not (self._delivered or healthy)
+        failed = not (self._delivered or healthy)
         await self._disconnect()
-        await self._pause(chunk, fruitless=fruitless)
+        await self._pause(chunk, failed=failed)
 
     async def _connect(self) -> bool:
         """Make one attempt; returns False when there is nothing to subscribe to."""
         self._enter("connecting")
         if self._client is None:
-            self._subscription.origin.farewell.await_it(self._abandon)
+            self._subscription.origin.close_notifier.await_it(self._abandon)
             self._client = self._subscription.origin.client()
         resume = self._decoder.last_event_id
         result = await self._subscription.connect(self._client, resume, self._backoff.failures + 1)
         if isinstance(result, NoMoreEvents):
             return False
-        if isinstance(result, Connection):
+        if isinstance(result, StreamConnection):
             self._connection = result
             self._renewed = False
             self._enter("open")
@@ -277,16 +277,16 @@ class CustomerStream:
         status = _status(result.error)
         if status in TOKEN_STATUSES and self._subscription.token.renewable and not self._renewed:
             self._renewed = True  # the next attempt asks for a fresh one
-        elif result.again:
-            await self._pause(result, fruitless=True)
+        elif result.retry:
+            await self._pause(result, failed=True)
         else:
             raise self._fatal(result.error) from result.error
         return True
 
-    async def _pause(self, failure: Failure, *, fruitless: bool) -> None:
+    async def _pause(self, failure: Failure, *, failed: bool) -> None:
         """Wait until the next attempt, or give up."""
         time = self._subscription.time
-        wait, self._backoff = self._backoff.step(time.chance(), failure.retry_after, fruitless=fruitless)
+        wait, self._backoff = self._backoff.step(time.randomness(), failure.retry_after, failed=failed)
         if wait is None:
             count = self._backoff.failures
             raise PerkamoStreamError(
@@ -320,7 +320,7 @@ class CustomerStream:
         self._ended = True
         await self._disconnect()
         client, self._client = self._client, None
-        if client is not None and not self._subscription.origin.borrowed:
+        if client is not None and not self._subscription.origin.client_is_external:
             with anyio.CancelScope(shield=True):
                 await client.aclose()
         self._enter("closed")

@@ -17,9 +17,9 @@ from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
 from perkamo.event_loop import InLoop, caller_into_loop
 from perkamo.models import ResponseMeta
 from perkamo.redaction import clean, current_call
-from perkamo.request.attempt import USER_AGENT, bare
+from perkamo.request.attempt import USER_AGENT, strip_traceback
 from perkamo.request.body import read_bounded
-from perkamo.request.classify import REQUEST_ID_HEADERS, Failure, Reply, broken, judge
+from perkamo.request.classify import REQUEST_ID_HEADERS, Failure, Reply, classify_failure, classify_response
 from perkamo.request.endpoints import Call
 from perkamo.stream.token import TokenSource
 
@@ -35,8 +35,8 @@ _STEP: Final = 65_536
 _SENDABLE = re.compile(rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 
 
-class Time:
-    """The clock, the waits and the dice of a stream. Tests bring their own."""
+class Clock:
+    """The clock, the waits and the randomness of a stream. Tests bring their own."""
 
     def now(self) -> float:
         """Return seconds of a clock that never goes back."""
@@ -50,7 +50,7 @@ class Time:
         """Wait."""
         await anyio.sleep(seconds)
 
-    def chance(self) -> float:
+    def randomness(self) -> float:
         """Return a random number from 0 to 1."""
         return random.random()  # noqa: S311 - jitter is no secret
 
@@ -59,7 +59,7 @@ class NoMoreEvents:
     """The service answered 204: there is nothing to subscribe to, now or later."""
 
 
-class Farewell:
+class CloseNotifier:
     """Tells the streams of one client, each in its own event loop, that the client was closed. Use from any thread."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Farewell:
 
 
 @frozen
-class Origin:
+class StreamOrigin:
     """Where the streams of one client come from.
 
     Attributes:
@@ -86,17 +86,17 @@ class Origin:
         path: The stream's path, with ``{user_id}`` in it.
         client: Returns the HTTP client to send with: the caller's, or one of the stream's own, because streams hold
             their connections and would leave none to the calls.
-        borrowed: Whether it is the caller's.
+        client_is_external: Whether it is the caller's.
         is_closed: Tells whether the Perkamo client was closed.
-        farewell: Tells it to those who wait.
+        close_notifier: Tells it to those who wait.
     """
 
     base_url: str
     path: str
     client: Callable[[], httpx.AsyncClient]
-    borrowed: bool
+    client_is_external: bool
     is_closed: Callable[[], bool]
-    farewell: Farewell = field(factory=Farewell)
+    close_notifier: CloseNotifier = field(factory=CloseNotifier)
 
 
 @frozen
@@ -108,18 +108,18 @@ class Subscription:
         call: Path and label.
         token: What opens the stream.
         idle_timeout: Seconds without a byte after which a connection counts as lost; None for no limit.
-        time: The clock, the waits and the dice.
+        time: The clock, the waits and the randomness.
     """
 
-    origin: Origin
+    origin: StreamOrigin
     call: Call
     token: TokenSource
     idle_timeout: float | None
-    time: Time = field(factory=Time)
+    time: Clock = field(factory=Clock)
 
     async def connect(
         self, client: httpx.AsyncClient, last_event_id: str, number: int
-    ) -> "Connection | Failure | NoMoreEvents":
+    ) -> "StreamConnection | Failure | NoMoreEvents":
         """Make one request and look at the head of its answer.
 
         Args:
@@ -135,7 +135,7 @@ class Subscription:
             raise PerkamoClosedError(f"{self.call.label}: the client is closed.")
         token = current_call.set(self.call.label)
         seconds = HEAD_SECONDS if self.idle_timeout is None else self.idle_timeout
-        result: Connection | Failure | NoMoreEvents | None = None
+        result: StreamConnection | Failure | NoMoreEvents | None = None
         try:
             with self.time.limit(seconds):
                 result = await self._attempt(client, last_event_id, number, seconds)
@@ -145,24 +145,24 @@ class Subscription:
 
     def lost(self, problem: Exception, number: int) -> Failure:
         """Return what it means that a connection broke, or could not be made."""
-        return broken(self.call, problem, number, begun=True)
+        return classify_failure(self.call, problem, number, begun=True)
 
     async def _attempt(
         self, client: httpx.AsyncClient, last_event_id: str, number: int, seconds: float
-    ) -> "Connection | Failure | NoMoreEvents":
+    ) -> "StreamConnection | Failure | NoMoreEvents":
         try:
             auth = await self.token.auth()
         except PerkamoError as error:
             if error.retryable:
-                return Failure(error, again=True)
+                return Failure(error, retry=True)
             raise
         try:
             request = self._request(last_event_id, seconds)
             response = await client.send(request, auth=auth, stream=True, follow_redirects=False)
         except (httpx.HTTPError, httpx.StreamError) as error:
-            problem = bare(error)
+            problem = strip_traceback(error)
         else:
-            return await self._judge(response, number)
+            return await self._classify(response, number)
         return self.lost(problem, number)
 
     def _request(self, last_event_id: str, seconds: float) -> httpx.Request:
@@ -175,7 +175,7 @@ class Subscription:
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", USER_AGENT.encode()),
         ]
-        if not self.origin.borrowed:  # whose client may speak HTTP/2, which has no such header
+        if not self.origin.client_is_external:  # whose client may speak HTTP/2, which has no such header
             # After its end a connection is of no use to the stream: a kept one would often be dead when it reconnects.
             headers.append((b"Connection", b"close"))
         position = last_event_id.encode()
@@ -184,17 +184,17 @@ class Subscription:
         # Stock httpx loses a pool's slot when it is cancelled, so a caller's client is let time out by itself first.
         limits = {"connect": seconds, "read": self.idle_timeout, "write": seconds, "pool": seconds}
         return httpx.Request(
-            "GET", url, headers=headers, extensions={"timeout": limits} if self.origin.borrowed else {}
+            "GET", url, headers=headers, extensions={"timeout": limits} if self.origin.client_is_external else {}
         )
 
-    async def _judge(self, response: httpx.Response, number: int) -> "Connection | Failure | NoMoreEvents":
+    async def _classify(self, response: httpx.Response, number: int) -> "StreamConnection | Failure | NoMoreEvents":
         """Accept a stream. Of an error the body is read, within bounds; no event comes out of either."""
         status = response.status_code
         kind = response.headers.get("content-type", "").partition(";")[0].strip(" \t").lower()
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         known = encoding in ("identity", "gzip", "x-gzip", "deflate")
         if status == 200 and kind == CONTENT_TYPE and known:
-            return Connection(response, self, number, inflate=None if encoding == "identity" else _Inflate())
+            return StreamConnection(response, self, number, inflate=None if encoding == "identity" else _Inflate())
         data: bytes | ValueError = b""
         try:
             if status >= 300 and kind != CONTENT_TYPE:  # a stream has no end
@@ -207,10 +207,10 @@ class Subscription:
             await _close(response)
         if status == 204:
             return NoMoreEvents()
-        verdict = judge(self.call, response, data, number, time.time())
+        verdict = classify_response(self.call, response, data, number, time.time())
         if isinstance(verdict, Reply):
-            return Failure(self._no_stream(status, kind, known=known), again=False)
-        return evolve(verdict, again=status in RETRIED_STATUSES)
+            return Failure(self._no_stream(status, kind, known=known), retry=False)
+        return evolve(verdict, retry=status in RETRIED_STATUSES)
 
     def _no_stream(self, status: int, kind: str, *, known: bool) -> PerkamoStreamError:
         what = f"has the content type {clean(kind) or 'of nothing'}"
@@ -224,7 +224,7 @@ class Subscription:
         )
 
 
-class Connection:
+class StreamConnection:
     """An open stream: its head was accepted, its body is to be read.
 
     Attributes:
@@ -276,7 +276,7 @@ class Connection:
                     return raw
                 self._inflate.give(raw)
         except (httpx.HTTPError, httpx.StreamError) as error:
-            problem = bare(error)
+            problem = strip_traceback(error)
         except zlib.error:
             problem = httpx.ReadError("the stream is compressed, and broken")
         return self._subscription.lost(problem, self.meta.attempts)

@@ -58,7 +58,7 @@ class SyncCustomerStream:
             reconnect: How patiently a connection is made again.
             last_event_id: Where to begin; ``""`` for now.
             bad_data: What becomes of an event whose data is no customer.
-            on_state: Told each new state.
+            on_state: Called with each new state.
         """
         self._async = CustomerStream(
             subscription, reconnect=reconnect, last_event_id=last_event_id, bad_data=bad_data, on_state=on_state

@@ -8,17 +8,12 @@ import httpx
 from perkamo.errors import PerkamoConfigurationError, PerkamoError
 from perkamo.events import refusal
 from perkamo.models import BrowserToken
-from perkamo.request.credentials import SERVER_KEY_PREFIX, ask
+from perkamo.request.credentials import SERVER_KEY_PREFIX, call_supplier
 
 StreamToken: TypeAlias = (
     "str | BrowserToken | Callable[[], str | BrowserToken] | Callable[[], Awaitable[str | BrowserToken]] | TokenSource"
 )
 """A stream token as text or as ``create_stream_token`` returns it, or a function, sync or async, that returns one."""
-
-
-def sealed(stream_token: StreamToken) -> "TokenSource":
-    """Put a token where no traceback shows it: what takes one begins with this, because arguments stand in frames."""
-    return stream_token if isinstance(stream_token, TokenSource) else TokenSource(stream_token)
 
 
 class TokenSource:
@@ -61,7 +56,7 @@ class TokenSource:
         if self._supplier is None:
             return self._auth
         try:
-            given = await ask(self._supplier)
+            given = await call_supplier(self._supplier)
         except PerkamoError:
             raise
         except Exception as error:

@@ -73,8 +73,8 @@ RELAYED: Final = """\
 
 OWNER: Final = "        self._owner: object = None  # keeps what it came from, which closes when it is collected"
 
-SEALS: Final[Mapping[str, str]] = {"api_key": "hidden", "stream_token": "sealed"}
-"""Secrets among the arguments, which stand in no frame of a twin either, and what puts them away."""
+SECRETS: Final[Mapping[str, str]] = {"api_key": "Key", "stream_token": "TokenSource"}
+"""Secrets among the arguments, which stand in no frame of a twin either, and the classes that hide them."""
 
 WORDS: Final[Sequence[tuple[str, str]]] = (
     (r"await settle\((.*)\)", r"\1"),
@@ -260,7 +260,7 @@ class _Twin:
             return f"        return self._async.{node.name}"
         if node.name in COPIED:
             return _reworded("\n".join(self._lines[node.body[1].lineno - 1 : node.end_lineno]))
-        return _seals(node) + self._delegation(node)
+        return _wrapped_secrets(node) + self._delegation(node)
 
     def _delegation(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         if _is_decorated(node, "asynccontextmanager"):
@@ -283,7 +283,9 @@ class _Twin:
     def _special_body(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
         match node.name:
             case "__init__":
-                return _seals(node) + _call(f"self._async = {self._node.name}", _arguments(node)) + f"\n{OWNER}"
+                return (
+                    _wrapped_secrets(node) + _call(f"self._async = {self._node.name}", _arguments(node)) + f"\n{OWNER}"
+                )
             case "__del__":
                 lines = self._lines[node.body[1].lineno - 1 : node.end_lineno]
                 text = "\n".join(f"        {line}" for line in lines).replace(
@@ -327,10 +329,10 @@ def _is_decorated(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> bo
     return any(isinstance(one, ast.Name) and one.id == name for one in node.decorator_list)
 
 
-def _seals(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+def _wrapped_secrets(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     """Write what puts a method's secrets away before anything else."""
     names = [one.partition("=")[0] for one in _arguments(node)]
-    return "".join(f"        {name} = {SEALS[name]}({name})\n" for name in names if name in SEALS)
+    return "".join(f"        {name} = wrap_secret({name}, {SECRETS[name]})\n" for name in names if name in SECRETS)
 
 
 def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:

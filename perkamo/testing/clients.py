@@ -37,21 +37,21 @@ def async_client(sandbox: Sandbox) -> Generator[AsyncPerkamoClient, None, None]:
     try:
         yield client
     finally:
-        _let_go(client)
+        _close(client)
 
 
 def _set_clock(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
     """Sign by a stopped clock from the first call on, which would be refused once otherwise, and be seen twice."""
     if sandbox.clock.frozen:
-        client._exchange.wire.clock_offset = sandbox.clock.time() - time.time()
+        client._exchange.sender.clock_offset = sandbox.clock.time() - time.time()
 
 
-def _let_go(client: AsyncPerkamoClient) -> None:
+def _close(client: AsyncPerkamoClient) -> None:
     """Close a client whose event loops stand still, or are gone, or run in other threads.
 
     A loop that stands still between two tests would hold the sockets of all tests before, until none are left.
     """
-    connections = client._exchange.wire.client._transport
+    connections = client._exchange.sender.client._transport
     assert isinstance(connections, Connections)  # the client was given no other
     run(client.aclose)  # first, so that a call whose socket goes finds the client closed and does not try again
     for loop, pool in tuple(connections._pools.items()):

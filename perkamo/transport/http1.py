@@ -20,7 +20,7 @@ Origin: TypeAlias = tuple[bool, str, int]
 """Whether TLS is used, the host, the port."""
 
 
-class Connection:
+class HTTP1Connection:
     """One connection to one service.
 
     Attributes:
@@ -102,9 +102,9 @@ class Connection:
         self._h11.start_next_cycle()
         return True
 
-    def is_quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Tell whether the peer has neither sent anything after its answer nor ended the connection."""
-        return self._stream.is_quiet()
+        return self._stream.is_idle()
 
     def close(self) -> None:
         """Close at once; an exchange under way ends with an error."""

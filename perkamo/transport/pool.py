@@ -22,8 +22,8 @@ import anyio.lowlevel
 import httpcore
 import httpx
 
-from perkamo.transport.http1 import Connection, Origin
-from perkamo.transport.resolver import Names, connect, is_loopback
+from perkamo.transport.http1 import HTTP1Connection, Origin
+from perkamo.transport.resolver import Resolver, connect, is_loopback
 from perkamo.transport.sockets import reason
 
 MAX_CONNECTIONS: Final = 100
@@ -130,7 +130,7 @@ class Connections(httpx.AsyncBaseTransport):
         return httpx.Response(
             head.status_code,
             headers=head.headers.raw_items(),
-            stream=_Body(pool, connection, limits.get("read")),
+            stream=_ResponseStream(pool, connection, limits.get("read")),
             extensions={"http_version": b"HTTP/" + head.http_version, "reason_phrase": head.reason},
         )
 
@@ -177,7 +177,7 @@ class _Waiter:
         self.origin = origin
         self.turn = anyio.Event()
         self.granted = False
-        self.connection: Connection | None = None
+        self.connection: HTTP1Connection | None = None
 
 
 class _Pool:
@@ -190,12 +190,12 @@ class _Pool:
         self._free = places
         self._expiry = expiry
         self._closed = False
-        self._names = Names()
-        self._busy: set[Connection] = set()
-        self._idle: dict[Origin, deque[Connection]] = {}
+        self._resolver = Resolver()
+        self._busy: set[HTTP1Connection] = set()
+        self._idle: dict[Origin, deque[HTTP1Connection]] = {}
         self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
 
-    async def take(self, origin: Origin, seconds: float | None) -> Connection | None:
+    async def take(self, origin: Origin, seconds: float | None) -> HTTP1Connection | None:
         """Get a place, with an idle connection if there is one; wait for it when all are taken.
 
         Raises:
@@ -212,7 +212,7 @@ class _Pool:
                 return None
         return await self._queue(origin, seconds)
 
-    async def open(self, origin: Origin, seconds: float | None) -> Connection:
+    async def open(self, origin: Origin, seconds: float | None) -> HTTP1Connection:
         """Connect, on a place that is held already.
 
         Raises:
@@ -222,21 +222,21 @@ class _Pool:
         tls, host, port = origin
         try:
             with anyio.fail_after(seconds):
-                stream = await connect(self._names, host, port, ssl_context() if tls else None)
+                stream = await connect(self._resolver, host, port, ssl_context() if tls else None)
         except TimeoutError:
             problem: httpx.TransportError = httpx.ConnectTimeout("connecting took too long")
         except OSError as error:
             problem = httpx.ConnectError(reason(error))
             problem.__cause__ = error.with_traceback(None) if isinstance(error, ssl.SSLError) else None
         else:
-            connection = Connection(origin, stream)
+            connection = HTTP1Connection(origin, stream)
             self._busy.add(connection)
             if self._closed:
                 connection.close()
             return connection
         raise problem
 
-    def put_back(self, connection: Connection) -> None:
+    def put_back(self, connection: HTTP1Connection) -> None:
         """Give back a place whose connection is ready for another exchange."""
         self._busy.discard(connection)
         waiter = None if self._closed else self._grant()
@@ -248,7 +248,7 @@ class _Pool:
         else:
             connection.close()
 
-    def drop(self, connection: Connection | None) -> None:
+    def drop(self, connection: HTTP1Connection | None) -> None:
         """Give back a place; close its connection, if there is one."""
         if connection is not None:
             self._busy.discard(connection)
@@ -270,7 +270,7 @@ class _Pool:
             connection.close()
         self._idle.clear()
 
-    def _most_recent(self, origin: Origin) -> Connection | None:
+    def _most_recent(self, origin: Origin) -> HTTP1Connection | None:
         idle = self._idle.get(origin)
         if not idle:
             return None
@@ -279,7 +279,7 @@ class _Pool:
             self.drop(idle.popleft())
         while idle:
             connection = idle.pop()
-            if connection.is_quiet():
+            if connection.is_idle():
                 self._busy.add(connection)
                 return connection
             self.drop(connection)
@@ -293,7 +293,7 @@ class _Pool:
         self.drop(longest.popleft())
         return True
 
-    async def _queue(self, origin: Origin, seconds: float | None) -> Connection | None:
+    async def _queue(self, origin: Origin, seconds: float | None) -> HTTP1Connection | None:
         waiter = _Waiter(origin)
         self._waiting[waiter] = None
         try:
@@ -310,7 +310,7 @@ class _Pool:
             self._check_open()
             raise httpx.PoolTimeout("no connection came free in time")
         connection = waiter.connection
-        if connection is not None and not connection.is_quiet():
+        if connection is not None and not connection.is_idle():
             connection.close()
             return None
         if connection is not None:
@@ -339,7 +339,7 @@ class _Pool:
             raise ConnectionsClosedError("the client was closed")
 
 
-class _Body(httpx.AsyncByteStream):
+class _ResponseStream(httpx.AsyncByteStream):
     """The body of an answer, at whose end the connection is put back; broken off, it is closed.
 
     An iterator and no generator, which would live on when a cancelled call leaves it.
@@ -347,9 +347,9 @@ class _Body(httpx.AsyncByteStream):
 
     __slots__ = ("_held", "_seconds")
 
-    def __init__(self, pool: _Pool, connection: Connection, seconds: float | None) -> None:
+    def __init__(self, pool: _Pool, connection: HTTP1Connection, seconds: float | None) -> None:
         # Let go of at the end, or an answer that somebody keeps would keep an event loop's connections alive.
-        self._held: tuple[_Pool, Connection] | None = (pool, connection)
+        self._held: tuple[_Pool, HTTP1Connection] | None = (pool, connection)
         self._seconds = seconds
 
     def __aiter__(self) -> Self:

@@ -21,11 +21,11 @@ Address: TypeAlias = tuple[int, int, int, tuple[str | int | bytes, ...]]
 """Family, kind and protocol of a socket, and where it connects to."""
 
 
-async def connect(names: "Names", host: str, port: int, tls: ssl.SSLContext | None) -> Stream:
+async def connect(resolver: "Resolver", host: str, port: int, tls: ssl.SSLContext | None) -> Stream:
     """Open a connection to whichever of a host's addresses answers first.
 
     Args:
-        names: Looks the host up.
+        resolver: Looks the host up.
         host: A name or an IP address, in ASCII.
         port: The TCP port.
         tls: The context of a TLS connection, or None for a plain one.
@@ -33,12 +33,12 @@ async def connect(names: "Names", host: str, port: int, tls: ssl.SSLContext | No
     Raises:
         OSError: It did not work; an ``ssl.SSLError`` when TLS is why.
     """
-    plain = await _connect_any(await names.look_up(host, port))
+    plain = await _connect_any(await resolver.look_up(host, port))
     if tls is None:
         return plain
     try:
         secured = TLSSocket(plain, tls, host)
-        await secured.shake_hands()
+        await secured.handshake()
     except BaseException:
         plain.close()
         raise
@@ -53,7 +53,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Names:
+class Resolver:
     """Looks host names up in daemon threads, which neither a cancelled call nor the interpreter's exit waits for.
 
     An instance belongs to one event loop. It looks each name up once at a time, so that a resolver that hangs holds one

@@ -109,7 +109,7 @@ class PlainSocket:
         """
         return self._socket.recv(limit)
 
-    def is_quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Tell whether the peer has neither sent anything more nor ended the connection; if it has, close it."""
         try:
             self._socket.recv(1)
@@ -130,7 +130,7 @@ class PlainSocket:
             anyio.notify_closing(self._socket)
         self._socket.close()
 
-    def let_go(self) -> None:
+    def close_inherited(self) -> None:
         """Give up, in a forked child, the copy of a socket that goes on living in the parent."""
         self._watched = False  # the epoll is shared with the parent, for whom the socket must stay watched
         self._socket.close()
@@ -211,7 +211,7 @@ class TLSSocket:
         self._to_peer = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._from_peer, self._to_peer, server_hostname=host)
 
-    async def shake_hands(self) -> None:
+    async def handshake(self) -> None:
         """Begin TLS.
 
         Raises:
@@ -260,7 +260,7 @@ class TLSSocket:
             except ssl.SSLZeroReturnError:
                 return b""
 
-    def is_quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Tell whether the peer has neither sent anything more nor ended the connection; if it has, close it."""
         while not self._look_ahead():
             try:
@@ -308,11 +308,11 @@ class TLSSocket:
 Stream: TypeAlias = PlainSocket | TLSSocket
 
 
-def _let_go_of_all() -> None:
+def _close_inherited() -> None:
     for one in list(_open):
-        one.let_go()
+        one.close_inherited()
 
 
 if hasattr(os, "register_at_fork"):
     # A child would keep its parent's connections open for as long as it lives.
-    os.register_at_fork(after_in_child=_let_go_of_all)
+    os.register_at_fork(after_in_child=_close_inherited)

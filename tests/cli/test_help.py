@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from perkamo.__main__ import COMMANDS
+from perkamo.cli.main import COMMANDS
 from tests.cli.conftest import Perkamo
 
 

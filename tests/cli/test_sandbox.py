@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from perkamo.__main__ import COMMANDS, main
+from perkamo.cli.main import COMMANDS, main
 from perkamo.sandbox import Sandbox
 from tests.sandbox.wire import address_of
 
@@ -169,7 +169,7 @@ def test_wrong_usage_ends_with_2(words: list[str]) -> None:
 def test_help_names_every_command_and_loads_none() -> None:
     """Expect the list of commands without httpx, asyncio or the sandbox in memory."""
     code = (
-        "import sys; from perkamo.__main__ import main\n"
+        "import sys; from perkamo.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "rooms = ('httpx', 'asyncio', 'anyio', 'perkamo.sandbox', 'perkamo.cli.demo')\n"

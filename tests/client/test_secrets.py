@@ -123,9 +123,9 @@ def test_no_repr_of_a_client_shows_the_key() -> None:
     """repr, str, format and vars of the client and what hangs on it; catches an attrs repr of the key."""
     client = AsyncPerkamoClient(CANARY_KEY)
 
-    parts = [client, client._exchange, client._exchange.wire, *vars(client._exchange.wire).values()]
+    parts = [client, client._exchange, client._exchange.sender, *vars(client._exchange.sender).values()]
     texts = [text for part in parts for text in (repr(part), str(part), format(part))]
-    texts += [repr(vars(part)) for part in (client, client._exchange.wire)]
+    texts += [repr(vars(part)) for part in (client, client._exchange.sender)]
 
     assert [text for text in texts if CANARY_KEY in text] == []
     assert repr(client) == "<AsyncPerkamoClient https://api.perkamo.com>"

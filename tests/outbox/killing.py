@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 from perkamo.batching import pacing
-from perkamo.batching.split import Told, send_together
+from perkamo.batching.split import EventResult, send_batch
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoError, PerkamoServerError
 from perkamo.events import Event
@@ -75,15 +75,15 @@ def drop_on_503() -> None:
         events: Sequence[Event],
         *,
         halve: Callable[[PerkamoError], bool],
-        go_on: bool,
-    ) -> list[Told]:
-        told = await send_together(client, events, halve=halve, go_on=go_on)
+        continue_on_error: bool,
+    ) -> list[EventResult]:
+        told = await send_batch(client, events, halve=halve, continue_on_error=continue_on_error)
         fake = EventIngestResponse(
             applied=True, duplicate=False, delta=(), leveled_up=False, unlocked=(), wallet_state={}
         )
         return [fake if isinstance(answer, PerkamoServerError) else answer for answer in told]
 
-    plant(relay, "send_together", send)
+    plant(relay, "send_batch", send)
 
 
 def new_id_on_resend() -> None:

@@ -81,7 +81,7 @@ class Field:
                 os.kill(pid, signal.SIGKILL)
         self._forker.communicate()
 
-    def judge(self) -> tuple[Verdict, OutboxStats]:
+    def classify_response(self) -> tuple[Verdict, OutboxStats]:
         """Deliver what waits with a healthy service, and compare acknowledgements with what was applied."""
         self.sandbox.faults.clear()
 
@@ -154,7 +154,7 @@ def test_nothing_is_lost_and_nothing_counts_twice_through_random_kills(tmp_path:
     with killing_field(tmp_path, MOST_EVENTS // KILLS) as field:
         kill_at_random(field, KILLS)
 
-        verdict, stats = field.judge()
+        verdict, stats = field.classify_response()
 
     assert verdict.acknowledged > KILLS
     assert (verdict.lost, verdict.twice) == (0, 0)
@@ -177,7 +177,7 @@ def test_the_judge_catches_planted_bugs(mutant: str, harm: str, tmp_path: Path) 
     with killing_field(tmp_path, 900) as field:
         kill_at_random(field, 15, mutant)
 
-        verdict, _ = field.judge()
+        verdict, _ = field.classify_response()
 
     assert getattr(verdict, harm) > 0
 
@@ -205,7 +205,7 @@ def test_a_kill_at_a_named_point_loses_nothing(point: str, tmp_path: Path) -> No
             wait_until_gone(pid)
         victim.clear()
 
-        verdict, stats = field.judge()
+        verdict, stats = field.classify_response()
 
     assert (verdict.lost, verdict.twice) == (0, 0)
     assert stats.accepted == stats.delivered >= verdict.acknowledged

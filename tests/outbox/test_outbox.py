@@ -202,7 +202,7 @@ async def test_drain_raises_what_patience_does_not_mend(
 async def test_one_poison_event_of_a_hundred_becomes_a_dead_letter_and_the_others_pass(
     sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox, status: int
 ) -> None:
-    """F35, F36: at most fifteen requests find the guilty one; it is kept with the reason and blocks nobody."""
+    """F35, F36: at most fifteen requests find the rejected one; it is kept with the reason and blocks nobody."""
     refuse(sandbox, b"poison", status)
     for number in range(100):
         await outbox.put(event(number, **({"kind": "poison"} if number == 37 else {})))
@@ -272,7 +272,7 @@ async def test_a_conflict_is_given_five_chances(
         stats = await settled(outbox, lambda stats: not stats.pending)
 
     alone = [record for record in sandbox.requests if b"poison" in record.body and b"order_2" not in record.body]
-    assert (stats.delivered, stats.dead, len(alone)) == (1, 1, relay_module.PATIENCE)
+    assert (stats.delivered, stats.dead, len(alone)) == (1, 1, relay_module.MAX_SOLO_FAILURES)
 
 
 async def test_a_wrong_number_of_results_settles_nothing(
@@ -454,12 +454,12 @@ async def test_an_exception_in_a_relay_block_reaches_the_caller_as_it_is(
 
 async def test_a_put_that_is_cancelled_before_it_began_is_not_kept(outbox: Outbox) -> None:
     """While the disk is slow, whoever gives up waiting and tries elsewhere must not find the event sent as well."""
-    busy, go_on = anyio.Event(), threading.Event()
+    busy, continue_on_error = anyio.Event(), threading.Event()
 
     async def hold_up() -> None:
         def action(_: SpoolFile) -> None:
             busy_here(busy.set)
-            go_on.wait(10)
+            continue_on_error.wait(10)
 
         await ask(outbox._writer, action)
 
@@ -469,7 +469,7 @@ async def test_a_put_that_is_cancelled_before_it_began_is_not_kept(outbox: Outbo
         await busy.wait()
         with anyio.move_on_after(0.05) as scope:
             await outbox.put(event(1))
-        go_on.set()
+        continue_on_error.set()
     await ask(outbox._writer, lambda _: None)
 
     assert scope.cancelled_caught

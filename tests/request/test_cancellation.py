@@ -42,7 +42,7 @@ def make_client(url: str) -> tuple[AsyncPerkamoClient, Connections]:
         return "sk_test"
 
     client = AsyncPerkamoClient(supplier, base_url=url, timeout=20)
-    transport = client._exchange.wire.client._transport
+    transport = client._exchange.sender.client._transport
     assert isinstance(transport, Connections)
     transport._max_connections = PLACES
     return client, transport

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from perkamo.sandbox import Sandbox
-from tests.sandbox.wire import Wire
+from tests.sandbox.wire import Sender
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def wire(sandbox: Sandbox) -> Iterator[Wire]:
+def wire(sandbox: Sandbox) -> Iterator[Sender]:
     """A keep-alive connection to it, by the standard library alone."""
-    wire = Wire(sandbox)
+    wire = Sender(sandbox)
     yield wire
     wire.close()

@@ -12,13 +12,13 @@ import pytest
 from perkamo.sandbox import Delay, Fault, Faults, Lost, Reset, Sandbox, Status, Truncate
 from tests.sandbox.caller import event
 from tests.sandbox.marks import STREAM, forking, stream_of
-from tests.sandbox.wire import Wire, address_of
+from tests.sandbox.wire import Sender, address_of
 
 EMIT = "POST /v1/events"
 READ = "GET /v1/customer/{user_id}"
 
 
-def outcome(wire: Wire, **changes: object) -> str:
+def outcome(wire: Sender, **changes: object) -> str:
     """Emit one event and say what the client saw, on a fresh connection."""
     wire.close()
     try:
@@ -29,7 +29,7 @@ def outcome(wire: Wire, **changes: object) -> str:
         return type(error).__name__
 
 
-def test_a_status_answers_and_applies_nothing(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_status_answers_and_applies_nothing(sandbox: Sandbox, wire: Sender) -> None:
     """Expect code, headers and the usual ones, on one request only."""
     sandbox.faults.next(EMIT, Status(503, headers={"Retry-After": "7", "x-perkamo-request-id": "mine"}))
 
@@ -44,7 +44,7 @@ def test_a_status_answers_and_applies_nothing(sandbox: Sandbox, wire: Wire) -> N
 
 
 @pytest.mark.parametrize("body", [b"\xff\x00", "<html>", b""])
-def test_a_status_may_bring_any_body(sandbox: Sandbox, wire: Wire, body: bytes | str) -> None:
+def test_a_status_may_bring_any_body(sandbox: Sandbox, wire: Sender, body: bytes | str) -> None:
     """Expect the bytes as they are, under the content type that was asked for: error bodies are not always JSON."""
     sandbox.faults.next(READ, Status(502, {"content-type": "text/html"}, body))
 
@@ -55,7 +55,7 @@ def test_a_status_may_bring_any_body(sandbox: Sandbox, wire: Wire, body: bytes |
 
 
 @pytest.mark.parametrize("code", [200, 204, 301, 304, 404, 599])
-def test_every_status_code_can_be_answered(sandbox: Sandbox, wire: Wire, code: int) -> None:
+def test_every_status_code_can_be_answered(sandbox: Sandbox, wire: Sender, code: int) -> None:
     """Expect the connection to go on after any of them, those without a body too."""
     sandbox.faults.next(READ, Status(code, body="text"))
 
@@ -68,7 +68,7 @@ def test_every_status_code_can_be_answered(sandbox: Sandbox, wire: Wire, code: i
 def test_a_delay_applies_at_once_and_answers_late(sandbox: Sandbox) -> None:
     """Expect the event of a client that gives up to be applied, and the sandbox to serve others meanwhile."""
     sandbox.faults.next(EMIT, Delay(3600))
-    impatient, patient = Wire(sandbox, timeout=0.2), Wire(sandbox)
+    impatient, patient = Sender(sandbox, timeout=0.2), Sender(sandbox)
 
     seen = outcome(impatient)
 
@@ -79,7 +79,7 @@ def test_a_delay_applies_at_once_and_answers_late(sandbox: Sandbox) -> None:
     patient.close()
 
 
-def test_a_short_delay_answers_in_the_end(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_short_delay_answers_in_the_end(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the whole answer after the delay."""
     sandbox.faults.next(EMIT, Delay(0.05))
 
@@ -91,7 +91,7 @@ def test_a_short_delay_answers_in_the_end(sandbox: Sandbox, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("fault", "applied"), [(Reset(before="apply"), 0), (Reset(after="apply"), 1)])
-def test_a_reset_is_a_real_reset(sandbox: Sandbox, wire: Wire, fault: Fault, applied: int) -> None:
+def test_a_reset_is_a_real_reset(sandbox: Sandbox, wire: Sender, fault: Fault, applied: int) -> None:
     """Expect RST and not an orderly end, and the event applied or not as was said."""
     sandbox.faults.next(EMIT, fault)
 
@@ -100,7 +100,7 @@ def test_a_reset_is_a_real_reset(sandbox: Sandbox, wire: Wire, fault: Fault, app
     assert sandbox.requests[0].status is None
 
 
-def test_a_lost_answer_is_an_orderly_end_after_the_event_was_applied(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_lost_answer_is_an_orderly_end_after_the_event_was_applied(sandbox: Sandbox, wire: Sender) -> None:
     """Expect applied, closed without a byte; then the resend is a duplicate that earns nothing twice."""
     sandbox.faults.next(EMIT, Lost())
 
@@ -111,7 +111,7 @@ def test_a_lost_answer_is_an_orderly_end_after_the_event_was_applied(sandbox: Sa
 
 
 @pytest.mark.parametrize("length", [0, 1, 50])
-def test_a_truncated_answer_promises_more_than_it_sends(sandbox: Sandbox, wire: Wire, length: int) -> None:
+def test_a_truncated_answer_promises_more_than_it_sends(sandbox: Sandbox, wire: Sender, length: int) -> None:
     """Expect the full content-length, so many bytes, and the end: http.client calls that an incomplete read."""
     sandbox.faults.next(EMIT, Truncate(length))
     raw = b'{"user_id":"a","event":"user.registered","transaction_id":"1"}'
@@ -125,7 +125,7 @@ def test_a_truncated_answer_promises_more_than_it_sends(sandbox: Sandbox, wire: 
     assert len(sandbox.events()) == 1
 
 
-def test_times_and_order_are_kept(sandbox: Sandbox, wire: Wire) -> None:
+def test_times_and_order_are_kept(sandbox: Sandbox, wire: Sender) -> None:
     """Expect what was armed first to strike first, each as often as asked, and then nothing."""
     sandbox.faults.next(EMIT, Status(500), times=2)
     sandbox.faults.sequence(EMIT, [Status(503), None, Lost(), None])
@@ -138,7 +138,7 @@ def test_times_and_order_are_kept(sandbox: Sandbox, wire: Wire) -> None:
     sandbox.faults.assert_all_fired()
 
 
-def test_a_fault_strikes_its_own_route_only(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_fault_strikes_its_own_route_only(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the batch route, whose path begins the same, and every customer's path to be told apart."""
     sandbox.faults.next("POST /v1/events:batch", Status(503))
     sandbox.faults.next(READ, Status(502))
@@ -152,7 +152,7 @@ def test_a_fault_strikes_its_own_route_only(sandbox: Sandbox, wire: Wire) -> Non
     assert wire.post("/v1/events", event()).status == 503
 
 
-def test_a_fault_strikes_before_the_key_is_looked_at(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_fault_strikes_before_the_key_is_looked_at(sandbox: Sandbox, wire: Sender) -> None:
     """Expect a gateway's answer not to depend on credentials."""
     sandbox.faults.next("GET /v1/program", Status(503))
 
@@ -160,7 +160,7 @@ def test_a_fault_strikes_before_the_key_is_looked_at(sandbox: Sandbox, wire: Wir
     assert wire.send("GET", "/v1/program", b"", {}).status == 401
 
 
-def test_a_rate_strikes_the_same_requests_for_the_same_seed(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_rate_strikes_the_same_requests_for_the_same_seed(sandbox: Sandbox, wire: Sender) -> None:
     """Expect about the share that was asked for, repeatably, until it is cleared."""
 
     def play(seed: int) -> list[int]:
@@ -177,7 +177,7 @@ def test_a_rate_strikes_the_same_requests_for_the_same_seed(sandbox: Sandbox, wi
     assert [wire.get("/v1/program").status for _ in range(20)] == [200] * 20
 
 
-def test_a_rate_may_be_bound_to_a_route(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_rate_may_be_bound_to_a_route(sandbox: Sandbox, wire: Sender) -> None:
     """Expect other routes to be left alone, and what was armed for one request to come first."""
     sandbox.faults.rate(1, Status(503), seed=1, route=EMIT)
     sandbox.faults.next(EMIT, Status(429))
@@ -189,7 +189,7 @@ def test_a_rate_may_be_bound_to_a_route(sandbox: Sandbox, wire: Wire) -> None:
 @pytest.mark.parametrize(
     "fault", [Status(503), Delay(0.01), Reset(before="apply"), Reset(after="apply"), Truncate(3), Lost()]
 )
-def test_every_firing_is_in_the_request_log(sandbox: Sandbox, wire: Wire, fault: Fault) -> None:
+def test_every_firing_is_in_the_request_log(sandbox: Sandbox, wire: Sender, fault: Fault) -> None:
     """Expect the fault in words, exactly on the request that it struck."""
     sandbox.faults.next(EMIT, fault)
 
@@ -212,7 +212,7 @@ def test_leaving_the_sandbox_fails_when_an_armed_fault_never_fired() -> None:
     assert sandbox.faults.unfired == ()
 
 
-def test_a_partly_fired_fault_is_not_forgotten(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_partly_fired_fault_is_not_forgotten(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the rest of a count to be missed too."""
     sandbox.faults.next(EMIT, Status(503), times=3)
     outcome(wire)
@@ -238,7 +238,7 @@ async def test_the_async_context_manager_asks_too() -> None:
             sandbox.faults.next(EMIT, Status(503))
 
 
-def test_clear_and_reset_disarm(sandbox: Sandbox, wire: Wire) -> None:
+def test_clear_and_reset_disarm(sandbox: Sandbox, wire: Sender) -> None:
     """Expect neither to complain about what never fired."""
     for disarm in (sandbox.faults.clear, sandbox.reset):
         sandbox.faults.next(EMIT, Status(503))
@@ -296,7 +296,7 @@ def test_a_truncated_stream_is_cut(sandbox: Sandbox) -> None:
 
 
 @forking
-def test_a_reset_reaches_the_client_although_a_child_was_forked(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_reset_reaches_the_client_although_a_child_was_forked(sandbox: Sandbox, wire: Sender) -> None:
     """Expect RST: a copy of the connection in a child would keep it open."""
     wire.get("/v1/program")
     ours, theirs = os.pipe()
@@ -315,7 +315,7 @@ def test_a_reset_reaches_the_client_although_a_child_was_forked(sandbox: Sandbox
         os.waitpid(child, 0)
 
 
-def test_faults_leave_the_sandbox_healthy(sandbox: Sandbox, wire: Wire) -> None:
+def test_faults_leave_the_sandbox_healthy(sandbox: Sandbox, wire: Sender) -> None:
     """Expect every kind of fault, many times, to leave no connection behind in the server."""
     for fault in (Status(500), Reset(before="apply"), Reset(after="apply"), Truncate(1), Lost()):
         sandbox.faults.next(EMIT, fault, times=20)
@@ -341,6 +341,6 @@ def test_many_armed_faults_survive_a_socket_that_dies_first(sandbox: Sandbox) ->
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
     connection.close()
 
-    wire = Wire(sandbox)
+    wire = Sender(sandbox)
     assert wire.get("/v1/program").status == 200
     wire.close()

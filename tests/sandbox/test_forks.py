@@ -12,11 +12,11 @@ import pytest
 from perkamo.sandbox import Sandbox, SandboxError
 from tests.sandbox.caller import event
 from tests.sandbox.marks import forking
-from tests.sandbox.wire import Wire, address_of, signed_headers
+from tests.sandbox.wire import Sender, address_of, signed_headers
 
 
 @forking
-def test_a_forked_child_calls_the_parents_sandbox(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_forked_child_calls_the_parents_sandbox(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the child to reach it by its port, reading its copy to be an error, and the parent to see the event."""
     wire.get("/v1/program")
     child = os.fork()
@@ -30,7 +30,7 @@ def test_a_forked_child_calls_the_parents_sandbox(sandbox: Sandbox, wire: Wire) 
 
 def _in_child(sandbox: Sandbox) -> int:
     try:
-        wire = Wire(sandbox)
+        wire = Sender(sandbox)
         assert wire.send("GET", "/_sandbox/health", b"", {}).status == 200
         raw = json.dumps(event(transaction_id="from_the_child")).encode()
         headers = signed_headers(sandbox.api_key, time.time(), "/v1/events", raw)
@@ -69,7 +69,7 @@ def test_a_forked_copy_that_serves_no_socket_works() -> None:
 
 
 @forking
-def test_a_living_child_does_not_keep_connections_or_the_port(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_living_child_does_not_keep_connections_or_the_port(sandbox: Sandbox, wire: Sender) -> None:
     """Expect what the parent closes to be closed while a child lives: else clients would wait for a dead server."""
     wire.get("/v1/program")
     address = address_of(sandbox)

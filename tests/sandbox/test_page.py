@@ -16,7 +16,7 @@ from perkamo.sandbox.messages import Request
 from perkamo.sandbox.routes import ROUTES
 from tests.sandbox.browser import wait_for
 from tests.sandbox.caller import event
-from tests.sandbox.wire import Wire
+from tests.sandbox.wire import Sender
 
 EVENTS = "POST /v1/events"
 JSON = {"content-type": "application/json"}
@@ -24,14 +24,14 @@ FORBIDDEN_WORDS = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.wri
 ORDER = {"route": EVENTS, "kind": "status", "value": 503}
 
 
-def arm(wire: Wire, order: object, **headers: str) -> tuple[int, dict[str, object]]:
+def arm(wire: Sender, order: object, **headers: str) -> tuple[int, dict[str, object]]:
     """Send an order for a fault as the page does."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     answer = wire.send("POST", "/_sandbox/faults", json.dumps(order).encode(), {**JSON, **names})
     return answer.status, dict(answer.json)
 
 
-def test_the_page_is_one_file_that_may_run_only_its_own_script(wire: Wire) -> None:
+def test_the_page_is_one_file_that_may_run_only_its_own_script(wire: Sender) -> None:
     """Expect the policy's hashes to be those of the inline script and style, and nothing else to be allowed."""
     answer = wire.send("GET", "/", b"", {})
 
@@ -48,7 +48,7 @@ def test_the_page_is_one_file_that_may_run_only_its_own_script(wire: Wire) -> No
     assert policy["require-trusted-types-for"] == "'script'"
 
 
-def test_the_page_asks_for_nothing_outside_and_makes_no_markup_of_data(wire: Wire) -> None:
+def test_the_page_asks_for_nothing_outside_and_makes_no_markup_of_data(wire: Sender) -> None:
     """Expect no outside asset, no handler or style in an attribute, and no way of turning text into markup."""
     html = wire.send("GET", "/", b"", {}).raw.decode()
 
@@ -58,7 +58,7 @@ def test_the_page_asks_for_nothing_outside_and_makes_no_markup_of_data(wire: Wir
     assert found == []
 
 
-def test_the_page_offers_every_kind_of_fault(wire: Wire) -> None:
+def test_the_page_offers_every_kind_of_fault(wire: Sender) -> None:
     """Expect the choices of the form to be those that the sandbox takes: catches a new fault forgotten on the page."""
     html = wire.send("GET", "/", b"", {}).raw.decode()
 
@@ -79,7 +79,7 @@ def test_the_page_offers_every_kind_of_fault(wire: Wire) -> None:
         ("OPTIONS", "/_sandbox/faults", {"origin": "https://evil.example", "access-control-request-method": "DELETE"}),
     ],
 )
-def test_every_answer_is_safe_in_a_browser(wire: Wire, method: str, path: str, headers: dict[str, str]) -> None:
+def test_every_answer_is_safe_in_a_browser(wire: Sender, method: str, path: str, headers: dict[str, str]) -> None:
     """Expect the safety headers and no CORS header with answers, errors, refusals and preflights alike."""
     answer = wire.send(method, path, b"", headers)
 
@@ -125,7 +125,7 @@ def test_every_answer_is_safe_in_a_browser(wire: Wire, method: str, path: str, h
     ],
 )
 def test_other_web_sites_reach_nothing(
-    sandbox: Sandbox, wire: Wire, headers: dict[str, str], method: str, path: str
+    sandbox: Sandbox, wire: Sender, headers: dict[str, str], method: str, path: str
 ) -> None:
     """Expect 403 and no effect for a foreign name (DNS rebinding), a foreign origin and a foreign page."""
     wire.post("/v1/events", event())
@@ -148,12 +148,12 @@ def test_other_web_sites_reach_nothing(
         {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
     ],
 )
-def test_other_web_sites_cannot_load_the_page(wire: Wire, headers: dict[str, str]) -> None:
+def test_other_web_sites_cannot_load_the_page(wire: Sender, headers: dict[str, str]) -> None:
     """Expect 403 for a rebound name, a script tag and a frame."""
     assert wire.send("GET", "/", b"", headers).status == 403
 
 
-def test_a_link_from_anywhere_opens_the_page(wire: Wire) -> None:
+def test_a_link_from_anywhere_opens_the_page(wire: Sender) -> None:
     """Expect a click on a link in a chat or a wiki to work: it shows the other site nothing."""
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 
@@ -163,7 +163,7 @@ def test_a_link_from_anywhere_opens_the_page(wire: Wire) -> None:
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:1", "localhost.", "perkamo.localhost:8080", "127.0.0.1", "127.1.2.3:5", "[::1]:5"]
 )
-def test_the_names_of_this_machine_are_let_in(wire: Wire, host: str) -> None:
+def test_the_names_of_this_machine_are_let_in(wire: Sender, host: str) -> None:
     """Expect every loopback name to do, with the page's own origin."""
     headers = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
 
@@ -192,7 +192,9 @@ def test_the_page_is_not_for_the_network() -> None:
         ("stall", 0, Stall(0)),
     ],
 )
-def test_each_fault_can_be_armed_by_hand(sandbox: Sandbox, wire: Wire, kind: str, value: object, fault: object) -> None:
+def test_each_fault_can_be_armed_by_hand(
+    sandbox: Sandbox, wire: Sender, kind: str, value: object, fault: object
+) -> None:
     """Expect exactly the fault that was asked for, as many times as asked for."""
     status, told = arm(wire, {"route": EVENTS, "kind": kind, "value": value, "times": 2})
 
@@ -201,7 +203,7 @@ def test_each_fault_can_be_armed_by_hand(sandbox: Sandbox, wire: Wire, kind: str
     assert [sandbox.faults.take(EVENTS) for _ in range(3)] == [fault, fault, None]
 
 
-def test_an_armed_fault_strikes_the_next_call_until_it_is_cleared(sandbox: Sandbox, wire: Wire) -> None:
+def test_an_armed_fault_strikes_the_next_call_until_it_is_cleared(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the fault in the answer and in the log; a rate stays on the list although it fired; clearing ends all."""
     arm(wire, ORDER)
     sandbox.faults.rate(1.0, Status(500), seed=1)
@@ -249,7 +251,7 @@ def test_waiting_faults_are_told_in_few_words(sandbox: Sandbox) -> None:
     ],
 )
 def test_a_wrong_order_is_refused_and_says_which_field(
-    sandbox: Sandbox, wire: Wire, change: dict[str, object], reason: str
+    sandbox: Sandbox, wire: Sender, change: dict[str, object], reason: str
 ) -> None:
     """Expect 400 with the name of the field, and nothing armed."""
     status, told = arm(wire, {**ORDER, **change})
@@ -259,7 +261,7 @@ def test_a_wrong_order_is_refused_and_says_which_field(
     assert sandbox.faults.armed == ()
 
 
-def test_an_order_is_json_that_no_form_can_send(sandbox: Sandbox, wire: Wire) -> None:
+def test_an_order_is_json_that_no_form_can_send(sandbox: Sandbox, wire: Sender) -> None:
     """Expect 415 for what a form of another site could post without a preflight: the second line of defence."""
     answer = wire.send("POST", "/_sandbox/faults", json.dumps(ORDER).encode(), {"content-type": "text/plain"})
 
@@ -268,7 +270,7 @@ def test_an_order_is_json_that_no_form_can_send(sandbox: Sandbox, wire: Wire) ->
     assert sandbox.faults.armed == ()
 
 
-def test_using_the_page_is_neither_logged_nor_struck(sandbox: Sandbox, wire: Wire) -> None:
+def test_using_the_page_is_neither_logged_nor_struck(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the page to work while every call fails, and to leave the log to the calls."""
     sandbox.faults.rate(1.0, Status(500), seed=1)
 
@@ -302,7 +304,7 @@ def read_updates(lines: Iterator[str]) -> Iterator[dict[str, object]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-def test_the_live_stream_begins_with_everything_and_goes_on_with_what_is_new(sandbox: Sandbox, wire: Wire) -> None:
+def test_the_live_stream_begins_with_everything_and_goes_on_with_what_is_new(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the state at first, then an update with the event, its customer and its request, and no more than that."""
     wire.post("/v1/events", event())
 
@@ -326,7 +328,7 @@ def test_the_live_stream_begins_with_everything_and_goes_on_with_what_is_new(san
     assert second["totals"] == {"customers": 2, "events": 2, "requests": 2}
 
 
-def test_the_live_stream_tells_of_faults_the_clock_and_resets(sandbox: Sandbox, wire: Wire) -> None:
+def test_the_live_stream_tells_of_faults_the_clock_and_resets(sandbox: Sandbox, wire: Sender) -> None:
     """Expect an update when a fault is armed, when the clock stops, and all anew after a reset."""
     wire.post("/v1/events", event())
 
@@ -346,7 +348,7 @@ def test_the_live_stream_tells_of_faults_the_clock_and_resets(sandbox: Sandbox, 
     assert forgotten["totals"] == {"customers": 0, "events": 0, "requests": 0}
 
 
-def test_an_update_is_bounded(sandbox: Sandbox, wire: Wire) -> None:
+def test_an_update_is_bounded(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the newest 200 of 300 with the true numbers, at first and later, and long texts to be cut."""
 
     def burst(name: str) -> None:
@@ -374,7 +376,7 @@ def test_an_update_is_bounded(sandbox: Sandbox, wire: Wire) -> None:
         assert {len(str(request["body"])) for request in rows(update, "requests")} == {live.MAX_TEXT + 1}
 
 
-def test_the_live_stream_is_forgotten_when_the_page_goes(sandbox: Sandbox, wire: Wire) -> None:
+def test_the_live_stream_is_forgotten_when_the_page_goes(sandbox: Sandbox, wire: Sender) -> None:
     """Expect its listener to be gone: catches a sandbox that grows slower with every page that was ever open."""
     ledger = sandbox._space.ledger
     before = len(ledger._listeners)
@@ -397,7 +399,7 @@ def test_a_silent_live_stream_beats(sandbox: Sandbox, monkeypatch: pytest.Monkey
         assert next(line for line in answer.iter_lines() if line.startswith(":")) == ": heartbeat"
 
 
-def test_customers_are_found_by_a_part_of_their_id(sandbox: Sandbox, wire: Wire) -> None:
+def test_customers_are_found_by_a_part_of_their_id(sandbox: Sandbox, wire: Sender) -> None:
     """Expect case not to matter, percent-encoding to be undone, and hostile text to be text."""
     for number, user_id in enumerate(("Ada+1@shop", "adam", "<b>eve</b>")):
         wire.post("/v1/events", event(user_id=user_id, transaction_id=f"registration_{number}"))
@@ -413,7 +415,7 @@ def test_customers_are_found_by_a_part_of_their_id(sandbox: Sandbox, wire: Wire)
     assert found("") == ["Ada+1@shop", "adam", "<b>eve</b>"]
 
 
-def test_no_key_is_on_the_page(sandbox: Sandbox, wire: Wire) -> None:
+def test_no_key_is_on_the_page(sandbox: Sandbox, wire: Sender) -> None:
     """Expect neither the server key nor a browser token in anything that the page is told."""
     token = wire.post("/v1/browser-tokens", {"browser_key": sandbox.browser_key, "user_id": "customer_123"})
 
@@ -432,6 +434,6 @@ def rows(update: dict[str, object], name: str) -> list[dict[str, object]]:
     return found
 
 
-def signed(wire: Wire, path: str, body: bytes) -> tuple[tuple[str, str], ...]:
+def signed(wire: Sender, path: str, body: bytes) -> tuple[tuple[str, str], ...]:
     """The headers of a signed request, for a call inside the process."""
     return tuple(wire.signed(path, body).items())

@@ -16,13 +16,13 @@ from perkamo.sandbox.process import ProcessLock
 from perkamo.sandbox.requestlog import MAX_RECORDED_BYTES, MAX_RECORDS, RequestLog, RequestRecord
 from perkamo.sandbox.tokens import MAX_TOKENS, Token, TokenBook, TokenError
 from tests.sandbox.caller import event
-from tests.sandbox.wire import Wire, signed_headers
+from tests.sandbox.wire import Sender, signed_headers
 
 JUNE = datetime(2026, 6, 1, 10, 0, tzinfo=UTC)
 CANARY = "canary@example.com"
 
 
-def test_a_customer_shows_what_a_test_asks_for(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_customer_shows_what_a_test_asks_for(sandbox: Sandbox, wire: Sender) -> None:
     """Expect balances, level, keys of perks and achievements, and traits; an empty one for a stranger."""
     wire.post("/v1/identify", {"user_id": "a", "traits": {"plan": "premium"}})
     wire.post("/v1/events", event(user_id="a", event="purchase.completed", context={"amount": 12900}))
@@ -36,7 +36,7 @@ def test_a_customer_shows_what_a_test_asks_for(sandbox: Sandbox, wire: Wire) -> 
     assert (stranger.wallets, stranger.level, stranger.perks) == ({}, None, ())
 
 
-def test_events_are_kept_in_order_and_by_customer(sandbox: Sandbox, wire: Wire) -> None:
+def test_events_are_kept_in_order_and_by_customer(sandbox: Sandbox, wire: Sender) -> None:
     """Expect applied events only, oldest first, with what they earned."""
     for number, user_id in enumerate(["a", "b", "a"]):
         wire.post("/v1/events", event(user_id=user_id, transaction_id=str(number), context={"n": number}))
@@ -51,7 +51,7 @@ def test_events_are_kept_in_order_and_by_customer(sandbox: Sandbox, wire: Wire) 
     assert mine[0].occurred_at == "2026-06-01T10:00:00.000Z"
 
 
-def test_an_event_without_a_time_gets_the_sandboxs(sandbox: Sandbox, wire: Wire) -> None:
+def test_an_event_without_a_time_gets_the_sandboxs(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the clock's time, as the API writes it."""
     sandbox.clock.freeze(JUNE)
     wire.post("/v1/events", event(occurred_at=...))
@@ -61,7 +61,7 @@ def test_an_event_without_a_time_gets_the_sandboxs(sandbox: Sandbox, wire: Wire)
     assert (applied.occurred_at, applied.received_at) == ("2026-06-01T10:00:00.000Z", JUNE.timestamp())
 
 
-def test_the_request_log_keeps_what_was_sent_and_masks_keys(sandbox: Sandbox, wire: Wire) -> None:
+def test_the_request_log_keeps_what_was_sent_and_masks_keys(sandbox: Sandbox, wire: Sender) -> None:
     """Expect method, route, path, body bytes, status and notes; the signature, but no key, cookie or token."""
     wire.post("/v1/events", event(), {"authorization": "Bearer secret", "cookie": "a=secret", "x-other": "kept"})
     wire.get("/v1/customer/a%20b?x=1")
@@ -80,7 +80,7 @@ def test_the_request_log_keeps_what_was_sent_and_masks_keys(sandbox: Sandbox, wi
     assert sandbox.api_key not in repr(sent.headers) + repr(sent)
 
 
-def test_nothing_personal_and_no_secret_is_in_a_repr(sandbox: Sandbox, wire: Wire) -> None:
+def test_nothing_personal_and_no_secret_is_in_a_repr(sandbox: Sandbox, wire: Sender) -> None:
     """Expect ids, traits, contexts, paths, bodies, keys and tokens to stay out of the reprs of everything public."""
     wire.post("/v1/identify", {"user_id": CANARY, "traits": {"email": CANARY}})
     wire.post("/v1/events", event(user_id=CANARY, transaction_id=CANARY, context={"email": CANARY}))
@@ -112,7 +112,7 @@ def test_the_request_log_is_bounded_in_number_and_in_bytes() -> None:
     assert len(log.records()) == MAX_RECORDED_BYTES // 2_000_000
 
 
-def test_reset_forgets_everything_quickly(sandbox: Sandbox, wire: Wire) -> None:
+def test_reset_forgets_everything_quickly(sandbox: Sandbox, wire: Sender) -> None:
     """Expect a sandbox as new, on the same port with the same keys: state, log, faults, clock, ids."""
     keys = (sandbox.api_key, sandbox.browser_key, sandbox.base_url)
     first = wire.post("/v1/events", event()).headers["x-perkamo-request-id"]
@@ -131,7 +131,7 @@ def test_reset_forgets_everything_quickly(sandbox: Sandbox, wire: Wire) -> None:
     assert (sandbox.api_key, sandbox.browser_key, sandbox.base_url) == keys
 
 
-def test_reset_forgets_tokens(sandbox: Sandbox, wire: Wire) -> None:
+def test_reset_forgets_tokens(sandbox: Sandbox, wire: Sender) -> None:
     """Expect a token from before to be unknown."""
     token = wire.post("/v1/browser-tokens", {"browser_key": sandbox.browser_key, "user_id": "a"}).json["token"]
     assert isinstance(token, str)
@@ -192,7 +192,7 @@ def test_the_clock_refuses_what_is_no_time(wrong: Callable[[Clock], object]) -> 
 def test_the_clock_drives_date_signatures_and_tokens() -> None:
     """Expect a signature to grow old and a token to expire when the sandbox's time moves, without waiting."""
     with Sandbox(now=JUNE) as sandbox:
-        wire = Wire(sandbox)
+        wire = Sender(sandbox)
         raw = json.dumps(event()).encode()
         headers = wire.signed("/v1/events", raw)
         wish = {"browser_key": sandbox.browser_key, "user_id": "a", "purpose": "stream", "ttl_seconds": 60}
@@ -238,7 +238,7 @@ def test_the_token_book_is_bounded() -> None:
     assert book.check(str(MAX_TOKENS), "browser", 1).user_id == "a"
 
 
-def test_listeners_hear_of_changes_and_resets(sandbox: Sandbox, wire: Wire) -> None:
+def test_listeners_hear_of_changes_and_resets(sandbox: Sandbox, wire: Sender) -> None:
     """Expect one call for each change, with the customer as it is then; none for reads and duplicates."""
     heard: list[CustomerChange | LedgerCleared] = []
     end = sandbox.listen(heard.append)
@@ -309,14 +309,14 @@ async def test_the_in_process_transport_streams() -> None:
     assert closed
 
 
-def test_a_program_of_ones_own_is_served(wire: Wire) -> None:
+def test_a_program_of_ones_own_is_served(wire: Sender) -> None:
     """Expect rules from a dict to earn, and to be in the catalogue."""
     program = {
         "wallets": [{"key": "xp"}],
         "earningRules": [{"event": "lesson.done", "reward": {"formula": "{{minutes}} * 2"}}],
     }
     with Sandbox(program) as sandbox:
-        wire = Wire(sandbox)
+        wire = Sender(sandbox)
         answer = wire.post("/v1/events", event(event="lesson.done", context={"minutes": 7}))
 
         assert (answer.json["wallet_state"], answer.json["level"]) == ({"xp": 14}, None)

@@ -16,10 +16,10 @@ import pytest
 
 from perkamo.sandbox import Delay, Sandbox, SandboxError
 from tests.sandbox.caller import event
-from tests.sandbox.wire import Wire, address_of, exchange, read_all
+from tests.sandbox.wire import Sender, address_of, exchange, read_all
 
 
-def test_a_keep_alive_connection_serves_many_calls(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_keep_alive_connection_serves_many_calls(sandbox: Sandbox, wire: Sender) -> None:
     """Expect one connection to last, and every answer to say that it came from a sandbox."""
     wire.post("/v1/events", event())
     local = wire.connection.sock.getsockname()
@@ -51,7 +51,7 @@ def test_threads_may_call_and_look_at_once(sandbox: Sandbox) -> None:
     """Expect no lost event and no torn read when eight threads send and read together."""
 
     def work(number: int) -> None:
-        wire = Wire(sandbox)
+        wire = Sender(sandbox)
         for step in range(25):
             wire.post("/v1/events", event(user_id=f"user_{number}", transaction_id=f"{number}_{step}"))
             assert sandbox.customer(f"user_{number}").wallets["points"] == 50 * (step + 1)
@@ -64,7 +64,7 @@ def test_threads_may_call_and_look_at_once(sandbox: Sandbox) -> None:
     assert len(sandbox.events()) == 200
 
 
-def test_small_answers_are_not_held_back(wire: Wire) -> None:
+def test_small_answers_are_not_held_back(wire: Sender) -> None:
     """Expect TCP_NODELAY: without it each call waits some 40 ms for an acknowledgement (reliability row 0.13)."""
     wire.get("/v1/program")
 
@@ -73,13 +73,13 @@ def test_small_answers_are_not_held_back(wire: Wire) -> None:
     assert fastest < 0.02
 
 
-def _seconds(wire: Wire) -> float:
+def _seconds(wire: Sender) -> float:
     began = time.perf_counter()
     wire.post("/v1/events", event())
     return time.perf_counter() - began
 
 
-def test_the_socket_has_no_delay_set(sandbox: Sandbox, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_socket_has_no_delay_set(sandbox: Sandbox, wire: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     """Expect the option on the accepted socket itself, whatever the speed of this machine."""
     wire.get("/v1/program")
     server = sandbox._server
@@ -104,7 +104,7 @@ def test_it_listens_on_loopback_only(sandbox: Sandbox) -> None:
 def test_two_sandboxes_run_side_by_side() -> None:
     """Expect ports, state and logs of their own."""
     with Sandbox() as one, Sandbox() as two:
-        wire = Wire(one)
+        wire = Sender(one)
         wire.post("/v1/events", event())
         wire.close()
 
@@ -151,7 +151,7 @@ def _sandbox_threads() -> int:
     return sum(thread.name == "perkamo-sandbox" for thread in threading.enumerate())
 
 
-def test_stopping_closes_port_and_connections(sandbox: Sandbox, wire: Wire) -> None:
+def test_stopping_closes_port_and_connections(sandbox: Sandbox, wire: Sender) -> None:
     """Expect open connections to end, the port to be free, the thread to be gone and the state to stay readable."""
     wire.post("/v1/events", event())
     address = address_of(sandbox)
@@ -192,7 +192,7 @@ def test_it_can_be_started_again_but_not_twice(sandbox: Sandbox) -> None:
 
     sandbox.stop()
     with sandbox:
-        wire = Wire(sandbox)
+        wire = Sender(sandbox)
         assert wire.get("/v1/program").status == 200
         wire.close()
 
@@ -213,7 +213,7 @@ def test_stopping_ends_a_delayed_answer(sandbox: Sandbox) -> None:
         assert connection.recv(1) == b""
 
 
-def test_a_body_over_2_mb_is_413_and_the_answer_arrives(sandbox: Sandbox, wire: Wire) -> None:
+def test_a_body_over_2_mb_is_413_and_the_answer_arrives(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the answer although the client is still sending, then a closed connection, and nothing applied."""
     answer = wire.post("/v1/events", b" " * 2_000_001)
 
@@ -222,7 +222,7 @@ def test_a_body_over_2_mb_is_413_and_the_answer_arrives(sandbox: Sandbox, wire: 
     assert sandbox.requests == ()
 
 
-def test_a_body_of_2_mb_is_read(wire: Wire) -> None:
+def test_a_body_of_2_mb_is_read(wire: Sender) -> None:
     """Expect the limit itself to be allowed, also when it comes in chunks of unstated length."""
     assert wire.post("/v1/events", b" " * 2_000_000).status == 400
     raw = json.dumps(event()).encode()
@@ -299,7 +299,7 @@ def test_head_has_no_body(sandbox: Sandbox) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_expect_100_continue_is_answered_at_once(sandbox: Sandbox, wire: Wire) -> None:
+def test_expect_100_continue_is_answered_at_once(sandbox: Sandbox, wire: Sender) -> None:
     """Expect the go-ahead that curl and PHP wait a second for."""
     raw = json.dumps(event()).encode()
     head = "".join(f"{name}: {value}\r\n" for name, value in wire.signed("/v1/events", raw).items())

@@ -11,7 +11,7 @@ from perkamo.signing import sign
 from tests.sandbox.caller import Answer
 
 
-class Wire:
+class Sender:
     """One keep-alive connection to a sandbox."""
 
     def __init__(self, sandbox: Sandbox, *, timeout: float = 20) -> None:

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from perkamo import AsyncPerkamoClient, CustomerStream, CustomerUpdate, ReconnectPolicy, StreamToken
 from perkamo.stream.stream import BadData, StreamState
-from perkamo.stream.subscription import Time
+from perkamo.stream.subscription import Clock
 from tests.faults.rawserver import Connection, RawServer, Script
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -20,7 +20,7 @@ GONE = b"HTTP/1.1 204 No Content\r\n\r\n"
 PLAIN = ReconnectPolicy(base_delay=1.0, max_delay=30.0, jitter=0.0)
 
 
-class OwnedTime(Time):
+class OwnedTime(Clock):
     """A clock that stands still until the test, or a sleep, moves it.
 
     Attributes:
@@ -32,7 +32,7 @@ class OwnedTime(Time):
         self.slept: list[float] = []
         self.limits = 0
         self._now = 1000.0
-        self._dice = Random(seed)
+        self._randomness = Random(seed)
         self._scopes: list[tuple[float, anyio.CancelScope]] = []
 
     def now(self) -> float:
@@ -53,9 +53,9 @@ class OwnedTime(Time):
         self._now += seconds
         await anyio.lowlevel.checkpoint()
 
-    def chance(self) -> float:
-        """Throw seeded dice."""
-        return self._dice.random()
+    def randomness(self) -> float:
+        """Throw seeded randomness."""
+        return self._randomness.random()
 
     def advance(self, seconds: float) -> None:
         """Move the clock, and cancel what has run out by then."""
@@ -125,7 +125,7 @@ def subscribe(
     server: RawServer | str,
     token: StreamToken = "token_1",
     *,
-    time: Time | None = None,
+    time: Clock | None = None,
     policy: ReconnectPolicy = PLAIN,
     last_event_id: str | None = None,
     idle_timeout: float | None = 60.0,

@@ -121,7 +121,7 @@ async def test_a_client_does_not_keep_streams_alive() -> None:
             gc.collect()
 
             assert [reference() for reference in watched] == [None, None, None]
-            assert not client._streams.farewell._streams
+            assert not client._streams.close_notifier._streams
 
 
 def test_a_synchronous_stream_ends_with_its_client(sandbox: Sandbox) -> None:

@@ -21,7 +21,7 @@ def waits(backoff: Backoff, count: int, chance: float = 0.0) -> list[float | Non
 
 
 def test_waits_double_up_to_the_cap() -> None:
-    """Each fruitless attempt doubles the wait, and none is longer than max_delay."""
+    """Each failed attempt doubles the wait, and none is longer than max_delay."""
     assert waits(Backoff(PLAIN), 7) == [1, 2, 4, 8, 16, 30, 30]
 
 
@@ -36,7 +36,7 @@ def test_a_strategy_is_never_changed() -> None:
 
 @pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
 def test_jitter_stays_between_the_wait_and_the_cap(chance: float) -> None:
-    """Whatever the dice say, a wait lies between the plain one and its double, and at most at the cap."""
+    """Whatever chance says, a wait lies between the plain one and its double, and at most at the cap."""
     jittered = waits(Backoff(ReconnectPolicy(base_delay=1.0, max_delay=30.0, jitter=1.0)), 12, chance)
 
     for plain, wait in zip((1, 2, 4, 8, 15, 15, 15, 15, 15, 15, 15, 15), jittered, strict=True):
@@ -47,10 +47,10 @@ def test_jitter_stays_between_the_wait_and_the_cap(chance: float) -> None:
 
 def test_a_thousand_clients_do_not_come_back_at_once() -> None:
     """When one server drops them all, no tenth of a second sees more than a twentieth of them."""
-    dice = random.Random(5)
+    randomness = random.Random(5)
     backoff = Backoff(ReconnectPolicy())
 
-    bins = Counter(int((backoff.step(dice.random())[0] or 0) * 10) for _ in range(1000))
+    bins = Counter(int((backoff.step(randomness.random())[0] or 0) * 10) for _ in range(1000))
 
     assert max(bins.values()) <= 50
 
@@ -67,7 +67,7 @@ def test_a_retry_stays_until_another_one_comes() -> None:
     """The reconnection time belongs to the stream: success and connections without one keep it."""
     backoff = Backoff(PLAIN).with_retry(1500)
 
-    _, backoff = backoff.step(0.0, fruitless=False)
+    _, backoff = backoff.step(0.0, failed=False)
     kept = backoff.with_retry(None)
 
     assert waits(kept, 1) == [1.5]
@@ -75,7 +75,7 @@ def test_a_retry_stays_until_another_one_comes() -> None:
 
 
 def test_a_retry_of_zero_makes_no_busy_loop() -> None:
-    """The first wait may be none at all; from the second fruitless attempt on the policy's own base counts."""
+    """The first wait may be none at all; from the second failed attempt on the policy's own base counts."""
     assert waits(Backoff(PLAIN).with_retry(0), 4) == [0, 2, 4, 8]
 
 
@@ -106,20 +106,20 @@ def test_progress_starts_the_count_again() -> None:
     for _ in range(5):
         _, backoff = backoff.step(0.0)
 
-    wait, backoff = backoff.step(0.0, fruitless=False)
+    wait, backoff = backoff.step(0.0, failed=False)
 
     assert wait == 1
     assert waits(backoff, 3) == [1, 2, 4]
 
 
 def test_attempts_are_bounded() -> None:
-    """The last of so many fruitless attempts in a row is followed by none; progress gives all of them back."""
+    """The last of so many failed attempts in a row is followed by none; progress gives all of them back."""
     backoff = Backoff(ReconnectPolicy(base_delay=1.0, jitter=0.0, attempts=3))
 
     assert waits(backoff, 3) == [1, 2, None]
     for _ in range(2):
         _, backoff = backoff.step(0.0)
-    wait, backoff = backoff.step(0.0, fruitless=False)
+    wait, backoff = backoff.step(0.0, failed=False)
     assert wait == 1
     assert waits(backoff, 3) == [1, 2, None]
 

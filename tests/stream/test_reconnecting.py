@@ -115,7 +115,7 @@ async def test_a_reconnection_time_stays_until_another_comes() -> None:
 
 
 async def test_a_retry_of_zero_makes_no_busy_loop() -> None:
-    """A server that closes at once and asks for no pause gets one from the second fruitless attempt on; D11."""
+    """A server that closes at once and asks for no pause gets one from the second failed attempt on; D11."""
     slept = await waits(*[sending(b"retry: 0\n")] * 4)
 
     assert slept == [0, 2, 4, 8]
@@ -202,7 +202,7 @@ async def test_what_is_sent_again_is_delivered_again() -> None:
 
 
 async def test_waits_grow_and_are_capped() -> None:
-    """Each fruitless attempt doubles the wait up to the cap; F1."""
+    """Each failed attempt doubles the wait up to the cap; F1."""
     slept = await waits(*[refusing("503 No")] * 7)
 
     assert slept == [1, 2, 4, 8, 16, 30, 30]

@@ -325,7 +325,7 @@ async def test_a_lasting_fault_ends_the_stream(
     assert sum(record.route == ROUTE for record in sandbox.requests) == 1
 
 
-def _some_fault(dice: Random) -> Fault:
+def _some_fault(randomness: Random) -> Fault:
     """A fault that passes, and sometimes a stream that is cut somewhere."""
     passing: list[Fault] = [
         Status(500),
@@ -335,19 +335,19 @@ def _some_fault(dice: Random) -> Fault:
         Reset(before="apply"),
         Reset(after="apply"),
         Lost(),
-        Truncate(dice.randrange(12_000)),
-        Truncate(dice.randrange(12_000)),
-        Truncate(dice.randrange(12_000)),
+        Truncate(randomness.randrange(12_000)),
+        Truncate(randomness.randrange(12_000)),
+        Truncate(randomness.randrange(12_000)),
     ]
-    return dice.choice(passing)
+    return randomness.choice(passing)
 
 
 @pytest.mark.no_cover
 async def test_a_stream_lives_through_two_hundred_faults(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
     """While two thousand changes happen: each comes out once, in order, up to the last."""
-    dice = Random(20)
-    faults = [_some_fault(dice) for _ in range(190)] + [Stall(dice.randrange(500)) for _ in range(10)]
-    dice.shuffle(faults)
+    randomness = Random(20)
+    faults = [_some_fault(randomness) for _ in range(190)] + [Stall(randomness.randrange(500)) for _ in range(10)]
+    randomness.shuffle(faults)
     sandbox.faults.sequence(ROUTE, faults)
     sandbox.streams.heartbeat = 0.005
     made, seen = 0, [0]

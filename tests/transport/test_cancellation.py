@@ -10,7 +10,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 
-from perkamo.transport.http1 import Connection
+from perkamo.transport.http1 import HTTP1Connection
 from perkamo.transport.pool import Connections, _Pool
 from tests.faults.rawserver import Connection as RawConnection
 from tests.faults.rawserver import RawServer, answer
@@ -189,7 +189,7 @@ async def test_the_check_sees_a_connection_that_is_put_back_after_a_cancel(
     """The control: with this bug planted, the tests above must fail."""
     drop = _Pool.drop
 
-    def put_back(self: _Pool, connection: Connection | None) -> None:
+    def put_back(self: _Pool, connection: HTTP1Connection | None) -> None:
         if connection is None:
             drop(self, None)
         else:
@@ -205,7 +205,7 @@ async def test_the_check_sees_a_connection_that_is_put_back_after_a_cancel(
 async def test_the_check_sees_a_place_that_is_lost(situation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a place that a cancelled call keeps for ever must be seen, whatever the situation."""
 
-    def keep(_: _Pool, connection: Connection | None) -> None:
+    def keep(_: _Pool, connection: HTTP1Connection | None) -> None:
         if connection is not None:
             connection.close()
 

@@ -76,7 +76,7 @@ async def cancel_at(way: Way, operation: str, situation: str, point: int) -> boo
     retry = RetryPolicy(base_delay=0.001, max_delay=0.002)
     with RawServer(service) as server:
         async with AsyncPerkamoClient("sk_test", base_url=server.base_url, retry=retry) as client:
-            inner = client._exchange.wire.client
+            inner = client._exchange.sender.client
             inner._transport = transport
             if situation != "cold":
                 await client.program()

@@ -11,7 +11,7 @@ import respx
 
 from perkamo.transport import pool as connections
 from perkamo.transport.pool import Connections, ConnectionsClosedError
-from perkamo.transport.resolver import Names, connect
+from perkamo.transport.resolver import Resolver, connect
 from perkamo.transport.sockets import PlainSocket, Stream
 from tests.faults.rawserver import Connection, RawServer, Script, answer, answering
 from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, state, until
@@ -432,7 +432,7 @@ async def test_closing_while_a_call_connects_ends_it(monkeypatch: pytest.MonkeyP
     """It would wait for its answer for as long as its timeout allows; catches a connection that came too late."""
     transport = Connections()
 
-    async def and_close(names: Names, host: str, port: int, tls: None) -> Stream:
+    async def and_close(names: Resolver, host: str, port: int, tls: None) -> Stream:
         stream = await connect(names, host, port, tls)
         await transport.aclose()
         return stream

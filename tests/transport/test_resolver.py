@@ -14,7 +14,7 @@ import pytest
 from perkamo.transport import resolver as addresses
 from perkamo.transport import sockets
 from perkamo.transport.pool import Connections
-from perkamo.transport.resolver import Address, Names, connect
+from perkamo.transport.resolver import Address, Resolver, connect
 from tests.faults.rawserver import RawServer
 from tests.transport.pool import ask, client_over, echo, lost_places
 
@@ -74,7 +74,7 @@ async def test_only_one_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(addresses, "_addresses", lambda *_: [inet(port)] * 3)
         monkeypatch.setattr(addresses, "HEAD_START", 0)
         before = _open_sockets()
-        stream = await connect(Names(), "service.test", port, None)
+        stream = await connect(Resolver(), "service.test", port, None)
         assert _open_sockets() == before + 1
         stream.close()
         assert _open_sockets() == before

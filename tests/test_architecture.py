@@ -1,0 +1,144 @@
+"""Who may import whom: a module knows those below it, and none above."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import perkamo
+
+PACKAGE = Path(perkamo.__file__).parent
+
+GROUND = {"errors", "redaction", "signing", "event_loop", "encoding", "transport"}
+CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
+TWINS = {"sync", "sync_client"}
+DELIVERY = {"batching", "outbox"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "redaction": set(),
+    "signing": set(),
+    "event_loop": set(),
+    "encoding": {"errors"},
+    "transport": {"event_loop"},
+    "events": {"encoding", "errors"},
+    "models": {"encoding", "errors"},
+    "constructors": {"models"},
+    "decoding": {"constructors", "encoding", "errors", "models", "redaction"},
+    "request": GROUND | {"events", "models", "decoding"},
+    "stream": GROUND | {"events", "models", "decoding", "request"},
+    "client": CORE - {"client"},
+    "sync": {"errors"},
+    "sync_client": CORE | {"sync"},
+    "batching": CORE | TWINS,
+    "outbox": CORE | TWINS | {"batching"},
+    "webhooks": {"encoding", "errors", "models", "decoding", "client"},
+    "integrations": CORE | TWINS | DELIVERY | {"webhooks"},
+    "sandbox": {"signing", "events"},
+    "testing": CORE | TWINS | DELIVERY | {"sandbox"},
+    "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
+    "__main__": {"cli"},
+}
+"""Each module or package at the root, and which others it may import; itself always."""
+
+ROOT_NAMES = {"__version__"}
+"""What anybody may take from the package itself."""
+
+ON_TOP = {"testing", "integrations", "cli"}
+"""What uses the package as a user does, by its public names."""
+
+
+def imports(path: Path) -> list[tuple[str, str]]:
+    """Return module and name of everything that a file imports of this package, also within functions."""
+    found: list[tuple[str, str]] = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "perkamo":
+            found.extend((f"{node.module}", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            found.extend((alias.name, "") for alias in node.names if alias.name.split(".")[0] == "perkamo")
+    return found
+
+
+def owner(path: Path) -> str:
+    """Return the module or package at the root that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+SOURCES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py", PACKAGE / "sync" / "codegen.py"})
+"""All but the table of public names and the generator that reads it, which is left out of the wheel."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_knows_only_what_stands_below_it(path: Path) -> None:
+    """Each import is one that the table allows; catches a cycle before it exists."""
+    mine, is_twin = owner(path), path.name.startswith("sync_")
+    wrong = []
+    for module, name in imports(path):
+        parts = module.split(".")
+        target = parts[1] if len(parts) > 1 else name
+        if target in perkamo.__all__ and mine in ON_TOP:
+            continue
+        if target not in {mine, *MAY_IMPORT[mine], *ROOT_NAMES, *(TWINS if is_twin else ())}:
+            wrong.append(f"{module} {name}".strip())
+
+    assert not wrong, f"{path.relative_to(PACKAGE)} must not import {wrong}"
+
+
+def test_every_module_at_the_root_has_a_line_in_the_table() -> None:
+    """Catches a new module that nobody placed, and a line of one that is gone."""
+    assert {owner(path) for path in SOURCES} == set(MAY_IMPORT)
+
+
+def test_the_table_itself_has_no_cycle() -> None:
+    """Going down from any module never leads back to it; catches a table that allows everything."""
+    for start, direct in MAY_IMPORT.items():
+        below: set[str] = set()
+        ahead = set(direct)
+        while ahead:
+            one = ahead.pop()
+            below.add(one)
+            ahead |= MAY_IMPORT[one] - below
+        assert start not in below, start
+
+
+ONLY_HERE = {
+    "httpcore": {"transport/pool.py"},
+    "sqlite3": {"outbox/sqlite", "webhooks"},
+    "trio": {"event_loop.py", "sandbox/stream.py"},
+}
+"""Modules of others that the core must not load, and where they may be."""
+
+
+@pytest.mark.parametrize("foreign", ONLY_HERE)
+def test_what_is_costly_or_particular_stays_in_its_place(foreign: str) -> None:
+    """Neither httpcore nor a database is loaded for every user; catches an import that spreads."""
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in SOURCES
+        if re.search(rf"^\s*(import|from) {foreign}\b", path.read_text("utf-8"), re.MULTILINE)
+    }
+
+    assert [user for user in users if not user.startswith(tuple(ONLY_HERE[foreign]))] == []
+
+
+DEEP = re.compile(r"\b(?:from|import) perkamo\.(\w+(?:\.\w+)*)")
+PUBLIC_PACKAGES = ("sandbox", "webhooks", "testing", "integrations")
+
+
+def test_readme_and_docstrings_import_public_names_only() -> None:
+    """What a user copies needs no deep import; catches a guide that leads into the inside."""
+    texts = {"README.md": (PACKAGE.parent / "README.md").read_text("utf-8")}
+    for path in PACKAGE.rglob("README.md"):
+        texts[str(path.relative_to(PACKAGE))] = path.read_text("utf-8")
+    for path in SOURCES:
+        tree = ast.parse(path.read_text("utf-8"))
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        docs = [ast.get_docstring(node) or "" for node in nodes]
+        texts[str(path.relative_to(PACKAGE))] = "\n".join(docs)
+    deep = {
+        name: [found for found in DEEP.findall(text) if not found.startswith(PUBLIC_PACKAGES)]
+        for name, text in texts.items()
+    }
+
+    assert {name: found for name, found in deep.items() if found} == {}
