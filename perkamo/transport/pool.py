@@ -162,10 +162,13 @@ class Connections(httpx.AsyncBaseTransport):
         return pool
 
     def _close_what_ended(self) -> None:
-        for loop, pool in list(self._pools.items()):
+        # Threads with other loops do the same at the same time: ``keyrefs`` and ``pop`` are one step each.
+        for reference in self._pools.keyrefs():
+            loop = reference()
             if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed():
-                pool.close_sockets()
-                del self._pools[loop]
+                pool = self._pools.pop(loop, None)
+                if pool is not None:
+                    pool.close_sockets()
 
 
 class _Waiter:

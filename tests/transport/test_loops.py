@@ -4,7 +4,10 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import anyio
 import httpx
@@ -107,6 +110,41 @@ def test_a_loop_that_ended_but_lives_gives_up_its_sockets() -> None:
         asyncio.run(transport.aclose())
 
     assert not any(loop in transport._pools for loop, _ in kept)
+
+
+class EndedTogether(asyncio.SelectorEventLoop):
+    """An event loop that holds whoever finds it closed until another thread has found the same."""
+
+    found: threading.Barrier | None = None
+
+    def is_closed(self) -> bool:
+        """Tell whether it is closed, once two threads want to know."""
+        if self.found is not None:
+            with suppress(threading.BrokenBarrierError):
+                self.found.wait(10)
+        return super().is_closed()
+
+
+def test_two_loops_that_find_the_same_ended_loop_both_work() -> None:
+    """One of their threads closes its sockets; catches the ``KeyError`` of the other, which comes too late."""
+    transport = Connections()
+
+    async def call(text: str) -> str:
+        return await ask(httpx.AsyncClient(transport=transport, timeout=20), server.base_url, text)
+
+    with RawServer(echo) as server, ThreadPoolExecutor(2) as threads:
+        with asyncio.Runner(loop_factory=EndedTogether) as runner:
+            runner.run(call("ended"))
+            ended = runner.get_loop()
+        assert isinstance(ended, EndedTogether)
+        ended.found = threading.Barrier(2)
+        answers = list(threads.map(lambda text: asyncio.run(call(text)), ["one", "other"]))
+        met = not ended.found.broken
+        ended.found = None
+
+    assert answers == ["one", "other"]
+    assert met
+    assert ended not in transport._pools
 
 
 class Proactor(asyncio.SelectorEventLoop):
