@@ -11,11 +11,12 @@ from typing import Final
 from attrs import Factory, field, frozen
 
 from perkamo.encoding.encode import JSONValue
+from perkamo.encoding.serializable import Serializable
 from perkamo.errors import RateLimit
 
 
 @frozen
-class ResponseMeta:
+class ResponseMeta(Serializable):
     """How an answer came about.
 
     Attributes:
@@ -38,7 +39,7 @@ _NOTHING: Final[Mapping[str, JSONValue]] = {}
 
 
 @frozen
-class Part:
+class Part(Serializable):
     """A part of an answer.
 
     Attributes:
@@ -226,7 +227,7 @@ class BrowserToken(Answer):
 
 
 @frozen
-class ApiResponse:
+class ApiResponse(Serializable):
     """The answer to a ``request`` of an endpoint that has no method of its own.
 
     Attributes:

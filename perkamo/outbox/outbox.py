@@ -25,6 +25,7 @@ import anyio.to_thread
 from attrs import field, frozen
 
 from perkamo.client import AsyncPerkamoClient
+from perkamo.encoding.serializable import Serializable
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event, as_event, create_transaction_id
 from perkamo.outbox.relay import Relay, Wakeup
@@ -42,7 +43,7 @@ _T = TypeVar("_T")
 
 
 @frozen
-class OutboxStats:
+class OutboxStats(Serializable):
     """What became of every event that the directory's files ever took; ``accepted`` is the sum of the next three.
 
     Attributes:
@@ -65,7 +66,7 @@ class OutboxStats:
 
 
 @frozen
-class DeadLetter:
+class DeadLetter(Serializable):
     """An event that the service refused.
 
     Attributes:

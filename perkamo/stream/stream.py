@@ -18,6 +18,7 @@ from attrs import frozen
 
 from perkamo.decoding import structure
 from perkamo.encoding.parse import parse
+from perkamo.encoding.serializable import Serializable
 from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
 from perkamo.models import Customer, ResponseMeta
 from perkamo.request.classify import Failure
@@ -35,7 +36,7 @@ logger: logging.Logger = logging.getLogger("perkamo")
 
 
 @frozen
-class CustomerUpdate:
+class CustomerUpdate(Serializable):
     """One update of a customer.
 
     Attributes:

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from perkamo.decoding import structure
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
+from perkamo.encoding.serializable import Serializable
 from perkamo.errors import PerkamoConfigurationError, PerkamoError
 from perkamo.models import Answer, Part, ResponseMeta, WalletDelta
 
@@ -92,7 +93,7 @@ class _Envelope(Answer):
 
 
 @frozen
-class WebhookDelivery:
+class WebhookDelivery(Serializable):
     """One delivery of a webhook. **It is unsigned, so it proves nothing**: read the customer again.
 
     Attributes:
@@ -111,7 +112,7 @@ class WebhookDelivery:
     type: str
     created_at: datetime
     data: WebhookData
-    raw: Mapping[str, JSONValue] = field(repr=False)
+    raw: Mapping[str, JSONValue] = field(factory=dict[str, JSONValue], eq=False, repr=False)
 
     @classmethod
     def parse(cls, headers: WebhookHeaders, body: bytes | bytearray | memoryview | str) -> "WebhookDelivery":

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from perkamo import (
     AsyncPerkamoClient,
+    Customer,
     PerkamoApiError,
     PerkamoAuthenticationError,
     PerkamoClosedError,
@@ -24,6 +25,7 @@ from perkamo import (
     PerkamoRateLimitError,
     PerkamoServerError,
     PerkamoValidationError,
+    ProgramEvent,
     RetryPolicy,
 )
 from perkamo.integrations.fastapi import (
@@ -313,6 +315,33 @@ def test_each_error_has_its_answer(error: PerkamoError, status: int, wait: str |
     assert (answer.status_code, answer.headers.get("retry-after")) == (status, wait)
     assert list(answer.json()) == ["detail"]
     assert "bob" not in answer.text
+
+
+def test_a_handler_may_return_what_the_client_returned(
+    sandbox: Sandbox, client: Callable[[], AsyncPerkamoClient]
+) -> None:
+    """Typed, in a list or without a type, and described in OpenAPI; catches the 500 that such a handler answered."""
+    app = FastAPI(lifespan=perkamo_lifespan(client))
+
+    @app.get("/untyped")
+    async def untyped(perkamo: PerkamoDep):  # type: ignore[no-untyped-def] # noqa: ANN202 - what is tested
+        return await perkamo.customer("customer_123")
+
+    @app.get("/typed")
+    async def typed(perkamo: PerkamoDep) -> Customer:
+        return await perkamo.customer("customer_123")
+
+    @app.get("/rules")
+    async def rules(perkamo: PerkamoDep) -> tuple[ProgramEvent, ...]:
+        return await perkamo.event_catalog()
+
+    with TestClient(app) as http:
+        answers = {path: http.get(path).json() for path in ("/untyped", "/typed", "/rules")}
+        described = http.get("/openapi.json").json()["paths"]["/typed"]["get"]["responses"]["200"]
+
+    assert answers["/untyped"] == answers["/typed"] == Customer("customer_123").to_dict()
+    assert answers["/rules"][0] == {"event": "user.registered", "label": "Created an account"}
+    assert "wallets" in described["content"]["application/json"]["schema"]["properties"]
 
 
 def test_a_foreign_error_is_not_swallowed() -> None:
