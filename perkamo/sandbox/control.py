@@ -7,9 +7,11 @@ from attrs import evolve
 
 from perkamo.sandbox.checks import CheckError
 from perkamo.sandbox.guard import rejection_reason
-from perkamo.sandbox.messages import Headers, JsonObject, Request, Response, StreamingResponse, json_response
+from perkamo.sandbox.messages import Headers, Request, Response, StreamingResponse, json_response
 
 PREFIX: Final = "/_sandbox/"
+HEALTH_PATH: Final = "/healthz"
+"""For probes of containers: answered to everybody, whatever the name they call, and tells nothing else."""
 
 SAFETY: Final[Headers] = (
     ("cache-control", "no-store"),
@@ -29,13 +31,17 @@ class Control:
 
     Args:
         answers: What answers, by method and path, such as ``"GET /_sandbox/health"``.
+        exposed: Whether other machines are answered, too.
     """
 
-    def __init__(self, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, answers: Mapping[str, Answer], *, exposed: bool = False) -> None:
         self._answers = answers
+        self._exposed = exposed
 
     def handle(self, request: Request) -> Response | StreamingResponse | None:
         """Answer a request of the control plane; None for every other."""
+        if request.path == HEALTH_PATH and request.method in ("GET", "HEAD"):
+            return json_response(200, {"status": "ok"}, headers=SAFETY)
         if request.path != "/" and not request.path.startswith(PREFIX):
             return None
         answer = self._answer(request)
@@ -43,7 +49,7 @@ class Control:
         return evolve(answer, headers=(*answer.headers, *(pair for pair in SAFETY if pair[0] not in own)))
 
     def _answer(self, request: Request) -> Response | StreamingResponse:
-        problem = rejection_reason(request)
+        problem = rejection_reason(request, exposed=self._exposed)
         if problem is not None:
             return json_response(403, {"message": problem})
         answer = self._answers.get(f"{request.method} {request.path}")
@@ -62,8 +68,3 @@ class Control:
             return json_response(405, {"message": f"{path} takes {methods} only"}, headers=(("allow", methods),))
         paths = ", ".join(dict.fromkeys(known for _, _, known in calls))
         return json_response(404, {"message": f"The control plane has {paths}"})
-
-
-def json_endpoint(tell: Callable[[], JsonObject]) -> Answer:
-    """Make an answer of what is to be told."""
-    return lambda _: json_response(200, tell())

@@ -3,6 +3,9 @@
 A browser on a developer's machine runs scripts of every site that is open in it, and these reach loopback. Three things
 tell them apart: where the connection comes from, the name that the browser was told to call (against DNS rebinding:
 a foreign name that points at this machine), and what the browser says of the page that asks.
+
+An exposed sandbox lets other machines in, too. Web sites stay out of it: the name must be one that nobody can register,
+so that no foreign name can be made to point here.
 """
 
 from ipaddress import ip_address
@@ -11,25 +14,38 @@ from typing import Final
 from perkamo.sandbox.messages import Request
 
 _OWN_SITES: Final = ("same-origin", "none")
+_ONCE: Final = ("host", "origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
+_PRIVATE_NAMES: Final = (".internal", ".local", ".test", ".lan", ".home.arpa")
+"""Endings that no public domain has: Docker, Kubernetes and home networks use them."""
 
 
-def rejection_reason(request: Request) -> str | None:
+def rejection_reason(request: Request, *, exposed: bool = False) -> str | None:
     """Return why a request must not reach the control plane, or None for one that may.
 
     A call inside the process (without a peer) may always: no browser can make it.
+
+    Args:
+        request: The request.
+        exposed: Whether other machines may use the control plane.
     """
     if request.peer is None:
         return None
-    if not _is_loopback(request.peer):
+    if not (exposed or _is_loopback(request.peer)):
         return "The control plane answers on this machine only"
+    names = [name for name, _ in request.headers]
+    if any(names.count(name) > 1 for name in _ONCE):
+        return "The control plane takes one header of a kind: a second one could hide the first"
     host = request.header("host")  # every browser sends it
-    if host is not None and not _names_this_machine(host):
+    if host is not None and not _names_the_sandbox(host, exposed=exposed):
         return "The control plane answers to the names of this machine only, such as localhost or 127.0.0.1"
+    return "The control plane answers no other web site" if _is_foreign(request, host) else None
+
+
+def _is_foreign(request: Request, host: str | None) -> bool:
+    """Tell whether another web site asks, by what a browser says of it."""
     if request.header("origin") not in (None, f"http://{host}"):
-        return "The control plane answers no other web site"
-    if request.header("sec-fetch-site") not in (None, *_OWN_SITES) and not _follows_a_link(request):
-        return "The control plane answers no other web site"
-    return None
+        return True
+    return request.header("sec-fetch-site") not in (None, *_OWN_SITES) and not _follows_a_link(request)
 
 
 def _follows_a_link(request: Request) -> bool:
@@ -38,7 +54,7 @@ def _follows_a_link(request: Request) -> bool:
     return opens and (request.method, request.path) == ("GET", "/")
 
 
-def _names_this_machine(host: str) -> bool:
+def _names_the_sandbox(host: str, *, exposed: bool) -> bool:
     if host.startswith("["):
         name, bracket, port = host[1:].partition("]")
         port = port.removeprefix(":") if bracket else "?"
@@ -47,11 +63,29 @@ def _names_this_machine(host: str) -> bool:
     if port and not (port.isascii() and port.isdigit()):
         return False
     name = name.lower().removesuffix(".")
-    return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
+    if name == "localhost" or name.endswith(".localhost") or _is_loopback(name):
+        return True
+    return exposed and _is_private(name)
+
+
+def _is_private(name: str) -> bool:
+    """Tell whether no web site can have this name: an address, one word as in Compose, or a private ending."""
+    if _is_address(name):
+        return True
+    return (
+        bool(name)
+        and all(sign.isalnum() or sign in "-_." for sign in name)
+        and ("." not in name or name.endswith(_PRIVATE_NAMES))
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(address: str) -> bool:
-    try:
-        return ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    return _is_address(address) and ip_address(address.partition("%")[0]).is_loopback

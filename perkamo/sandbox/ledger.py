@@ -4,7 +4,7 @@ Pure: time is given.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -210,13 +210,27 @@ class Ledger:
         level = self.program.level_number(found.wallets)
         return SandboxCustomer(user_id, dict(found.traits), found.balances(), level, perks, achievements)
 
-    def user_ids(self) -> list[str]:
-        """Return the ids of all customers, in order of first sight."""
-        return list(self._customers)
+    @property
+    def customer_count(self) -> int:
+        """How many customers there are."""
+        return len(self._customers)
+
+    def user_ids(self, start: int = 0) -> Iterator[str]:
+        """Return the ids of the customers from a position on, in the order in which they first came."""
+        return islice(self._customers, start, None)
+
+    def newest_ids(self) -> Iterator[str]:
+        """Return the ids of all customers, the newest first."""
+        return reversed(self._customers)
 
     def events(self, user_id: str | None = None) -> tuple[SandboxEvent, ...]:
         """Return the applied events, oldest first, of one customer or of all; at most the last 100,000 are kept."""
         return tuple(event for event in self._log if user_id is None or event.user_id == user_id)
+
+    def events_after(self, number: int) -> Iterator[tuple[int, SandboxEvent]]:
+        """Return the kept events after a number, with theirs, oldest first; the first since the last reset is 1."""
+        first = self.events_applied - len(self._log)
+        return enumerate(islice(self._log, max(number - first, 0), None), max(number, first) + 1)
 
     def latest(self, count: int) -> tuple[SandboxEvent, ...]:
         """Return the last so many applied events, oldest first."""

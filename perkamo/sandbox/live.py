@@ -1,6 +1,7 @@
 """What the sandbox's page is told while things happen: everything at first, then what is new. Always bounded."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
+from itertools import islice
 from typing import Final
 
 import anyio
@@ -51,8 +52,14 @@ class Live:
         """Return the newest customers whose id contains a text, in any case of letters, and how many there are."""
         wanted = text.casefold()
         with self._lock:
-            ids = [user_id for user_id in self._ledger.user_ids() if wanted in user_id.casefold()]
-            return {"customers": self._customers(ids), "total": len(ids)}
+            newest: list[str] = []
+            total = 0
+            for user_id in self._ledger.newest_ids():
+                if wanted in user_id.casefold():
+                    total += 1
+                    if total <= MAX_SHOWN:
+                        newest.append(user_id)
+            return {"customers": self._customers(newest), "total": total}
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         news = _News()
@@ -86,11 +93,11 @@ class Live:
         customers: list[Json] = [_customer(customer) for customer in news.customers.values()]
         update: JsonObject = {
             "fresh": fresh,
-            "customers": self._customers(self._ledger.user_ids()) if fresh else customers,
+            "customers": self._customers(islice(self._ledger.newest_ids(), MAX_SHOWN)) if fresh else customers,
             "events": [_event(event) for event in self._ledger.latest(min(applied - events_before, MAX_SHOWN))],
             "requests": [_request(record) for record in self._log.latest(min(logged - requests_before, MAX_SHOWN))],
             "armed": [{"route": route, "faults": faults} for route, faults in self._faults.armed],
-            "totals": {"customers": len(self._ledger.user_ids()), "events": applied, "requests": logged},
+            "totals": {"customers": self._ledger.customer_count, "events": applied, "requests": logged},
             "frozen": frozen,
         }
         if fresh:
@@ -98,8 +105,10 @@ class Live:
         news.taken(state)
         return update
 
-    def _customers(self, ids: list[str]) -> list[Json]:
-        return [_customer(self._ledger.customer_json(user_id)) for user_id in ids[-MAX_SHOWN:]]
+    def _customers(self, newest_first: Iterable[str]) -> list[Json]:
+        """Return customers, the newest last."""
+        newest: list[Json] = [_customer(self._ledger.customer_json(user_id)) for user_id in newest_first]
+        return newest[::-1]
 
 
 _State = tuple[int, int, tuple[tuple[str, str], ...], str | None]

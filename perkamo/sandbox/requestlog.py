@@ -1,6 +1,7 @@
 """The requests that the sandbox saw, bounded, with the keys masked."""
 
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -45,6 +46,11 @@ class RequestRecord:
         """Return the first header of this name (lower case), or None."""
         return next((value for key, value in self.headers if key == name), None)
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds: path, headers and body."""
+        return len(self.path) + len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
+
     def json(self) -> JsonObject:
         """Return it as ``GET /_sandbox/requests`` shows it."""
         return {
@@ -61,7 +67,7 @@ class RequestRecord:
 
 
 class RequestLog:
-    """Keeps the last requests: at most 10,000 of them and 64 MB of bodies."""
+    """Keeps the last requests: at most 10,000 of them, and 64 MB of paths, headers and bodies."""
 
     def __init__(self) -> None:
         self._records: deque[RequestRecord] = deque()
@@ -73,13 +79,18 @@ class RequestLog:
         """Add a request; the oldest ones go where there is no room."""
         self._records.append(record)
         self.total += 1
-        self._bytes += len(record.body)
+        self._bytes += record.size
         while len(self._records) > MAX_RECORDS or self._bytes > MAX_RECORDED_BYTES:
-            self._bytes -= len(self._records.popleft().body)
+            self._bytes -= self._records.popleft().size
 
     def records(self) -> tuple[RequestRecord, ...]:
         """Return them, oldest first."""
         return tuple(self._records)
+
+    def after(self, number: int) -> Iterator[tuple[int, RequestRecord]]:
+        """Return the kept requests after a number, with theirs, oldest first; the first since the last reset is 1."""
+        first = self.total - len(self._records)
+        return enumerate(islice(self._records, max(number - first, 0), None), max(number, first) + 1)
 
     def latest(self, count: int) -> tuple[RequestRecord, ...]:
         """Return the last so many, oldest first."""

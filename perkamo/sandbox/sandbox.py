@@ -10,9 +10,10 @@ from attrs import evolve
 from perkamo.sandbox import assertions
 from perkamo.sandbox.blueprint import read_program
 from perkamo.sandbox.clock import Clock
-from perkamo.sandbox.control import Control, json_endpoint
+from perkamo.sandbox.control import Control
 from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Stall, Status, Truncate, name_of
 from perkamo.sandbox.fidelity import FIDELITY, Fidelity
+from perkamo.sandbox.inspection import inspection_answers
 from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
 from perkamo.sandbox.live import Live
 from perkamo.sandbox.messages import (
@@ -23,6 +24,7 @@ from perkamo.sandbox.messages import (
     Request,
     Response,
     StreamingResponse,
+    json_response,
     with_headers,
 )
 from perkamo.sandbox.page import page_answers
@@ -51,7 +53,9 @@ class Sandbox:
 
     Args:
         program: The earning rules and the rest, as a mapping or as JSON; None for those of a shop.
-        host: The address to listen on. Any other than loopback opens the sandbox to the network.
+        host: The address to listen on. Any other than loopback opens the API to the network.
+        expose: Let other machines use the page and the control plane, too: they can read everything, reset the sandbox
+            and arm faults. Web sites stay out.
         port: The port; 0 for a free one.
         seed: Keys, ids and tokens follow from it, so that the same script sees the same ones.
         now: The time, with a zone, at which ``clock`` stands still from the beginning; None lets it run.
@@ -67,6 +71,7 @@ class Sandbox:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        expose: bool = False,
         seed: int = 0,
         now: datetime | None = None,
     ) -> None:
@@ -101,13 +106,11 @@ class Sandbox:
         live = Live(self._space.ledger, self._log, self.faults, self.clock, self._lock)
         self._control = Control(
             {
-                "GET /_sandbox/health": json_endpoint(self._health),
-                "GET /_sandbox/state": json_endpoint(self._state),
-                "GET /_sandbox/requests": json_endpoint(self._requests),
-                "GET /_sandbox/fidelity": json_endpoint(_fidelity_json),
-                "POST /_sandbox/reset": json_endpoint(self._reset),
+                **inspection_answers(self._space.ledger, self._log, self.faults, self.clock, self._lock),
+                "POST /_sandbox/reset": self._reset,
                 **page_answers(live, self.faults),
-            }
+            },
+            exposed=expose,
         )
 
     def start(self) -> Self:
@@ -161,7 +164,7 @@ class Sandbox:
 
     @property
     def requests(self) -> tuple[RequestRecord, ...]:
-        """The requests so far, oldest first, keys masked: the last 10,000, and at most 64 MB of bodies."""
+        """The requests so far, oldest first, keys masked: the last 10,000, and at most 64 MB of heads and bodies."""
         with self._lock:
             return self._log.records()
 
@@ -349,35 +352,6 @@ class Sandbox:
             time=self.clock.time(),
         )
 
-    def _reset(self) -> JsonObject:
+    def _reset(self, _: Request) -> Response:
         self.reset()
-        return {"reset": True}
-
-    def _health(self) -> JsonObject:
-        return {"status": "ok", "sandbox": True, "time": self.clock.now().isoformat()}
-
-    def _state(self) -> JsonObject:
-        ledger = self._space.ledger
-        return {
-            "customers": [ledger.customer_json(user_id) for user_id in ledger.user_ids()],
-            "events": [
-                {
-                    "user_id": event.user_id,
-                    "event": event.event,
-                    "transaction_id": event.transaction_id,
-                    "context": dict(event.context),
-                    "occurred_at": event.occurred_at,
-                    "received_at": event.received_at,
-                    "delta": {**event.delta},
-                }
-                for event in ledger.events()
-            ],
-            "faults_unfired": list(self.faults.unfired),
-        }
-
-    def _requests(self) -> JsonObject:
-        return {"requests": [record.json() for record in self._log.records()]}
-
-
-def _fidelity_json() -> JsonObject:
-    return {"fidelity": [row.json() for row in FIDELITY]}
+        return json_response(200, {"reset": True})

@@ -161,7 +161,7 @@ class Space:
         return json_response(200, self._metrics())
 
     def _metrics(self) -> JsonObject:
-        return {"events": self.ledger.events_applied, "customers": len(self.ledger.user_ids())}
+        return {"events": self.ledger.events_applied, "customers": self.ledger.customer_count}
 
     def _browser_token(self, request: Request, _: Place) -> Response:
         body = checks.read_object(request)

@@ -75,7 +75,7 @@ class Webhooks:
         self._changed = threading.Condition()
         self._queue: deque[_Delivery] = deque()
         self._held: list[_Delivery] = []
-        self._busy = False
+        self._busy = False  # as long as something is queued, too: the thread ends when the queue is empty
         self._generation = 0
         self._seen = 0
         self._sent: list[SentWebhook] = []
@@ -131,7 +131,7 @@ class Webhooks:
             TimeoutError: Something is still on its way, or held for a reordering.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: not (self._queue or self._held or self._busy), timeout):
+            if not self._changed.wait_for(lambda: not (self._busy or self._held), timeout):
                 raise TimeoutError("webhooks are still on their way, or held until more events come")
 
     def reset(self) -> None:

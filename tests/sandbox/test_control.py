@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perkamo.sandbox import Sandbox, Status
-from perkamo.sandbox.messages import Request
+from perkamo.sandbox import Sandbox, Status, inspection
+from perkamo.sandbox.messages import Request, Response
 from tests.sandbox.caller import event
 from tests.sandbox.wire import Sender
 
@@ -49,6 +49,106 @@ def test_the_control_plane_answers_on_this_machine_only(peer: str, status: int) 
 
     assert reply.response is not None
     assert reply.response.status == status
+
+
+PRIVATE = ["localhost", "127.0.0.1:4001", "192.0.2.7:4001", "[2001:db8::1]:4001", "sandbox:4001", "shop_sandbox_1"]
+PRIVATE += ["host.docker.internal", "sandbox.ci.svc.cluster.local:80", "nas.lan."]
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_an_exposed_sandbox_answers_other_machines(host: str) -> None:
+    """Expect the control plane for any address, a service's name and private endings: what Compose and CI call."""
+    sandbox = Sandbox(expose=True)
+
+    reply = sandbox.answer(Request("POST", "/_sandbox/reset", (("host", host),), b"", "192.0.2.7"))
+
+    assert reply.response is not None
+    assert reply.response.status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (("host", "evil.example"),),
+        (("host", "evil.example:4001"), ("origin", "http://evil.example:4001"), ("sec-fetch-site", "same-origin")),
+        (("host", "sandbox.internal.evil.example"),),
+        (("host", "internal.evil"),),
+        (("host", "a b"),),
+        (("host", ""),),
+        (("host", "sandbox:4001"), ("origin", "https://evil.example")),
+        (("host", "sandbox:4001"), ("origin", "http://sandbox:4002")),
+        (("host", "sandbox:4001"), ("sec-fetch-site", "cross-site")),
+    ],
+)
+def test_an_exposed_sandbox_keeps_web_sites_out(headers: tuple[tuple[str, str], ...]) -> None:
+    """Expect 403 for a name that somebody can register (DNS rebinding) and for another origin, exposed or not."""
+    reply = Sandbox(expose=True).answer(Request("POST", "/_sandbox/reset", headers, b"", "192.0.2.7"))
+
+    assert reply.response is not None
+    assert reply.response.status == 403
+
+
+@pytest.mark.parametrize("expose", [True, False])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_healthz_answers_every_probe(expose: bool, method: str) -> None:
+    """Expect 200 for another machine and any name, nothing logged and no fault: what Kubernetes and Docker ask."""
+    sandbox = Sandbox(expose=expose)
+    sandbox.faults.rate(1.0, Status(500), seed=1)
+
+    reply = sandbox.answer(Request(method, "/healthz", (("host", "10.1.2.3:4001"),), b"", "192.0.2.7"))
+
+    assert isinstance(reply.response, Response)
+    assert (reply.response.status, reply.response.body) == (200, b'{"status":"ok"}')
+    assert sandbox.requests == ()
+
+
+def pages(wire: Sender, path: str, name: str) -> list[list[dict[str, object]]]:
+    """All pages of a list."""
+    found: list[list[dict[str, object]]] = []
+    following: str | None = path
+    while following is not None:
+        page = wire.send("GET", following, b"", {})
+        found.append(page.objects(name))
+        assert page.json["next"] is None or isinstance(page.json["next"], str)
+        following = page.json["next"]
+    return found
+
+
+def test_state_and_requests_come_in_pages(sandbox: Sandbox, wire: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect each customer, event and request once over all pages, in order: catches 52 MB in one answer."""
+    monkeypatch.setattr(inspection, "PAGE_ITEMS", 3)
+    for number in range(7):
+        wire.post("/v1/events", event(user_id=f"u{number % 5}", transaction_id=f"t{number}"))
+
+    customers, events, requests = (
+        pages(wire, f"/_sandbox/{path}", name)
+        for path, name in (("state", "customers"), ("state", "events"), ("requests", "requests"))
+    )
+
+    assert [[row["user_id"] for row in page] for page in customers] == [["u0", "u1", "u2"], ["u3", "u4"], []]
+    assert [len(page) for page in events] == [3, 3, 1]
+    assert [row["transaction_id"] for page in events for row in page] == [f"t{number}" for number in range(7)]
+    assert [len(page) for page in requests] == [3, 3, 1]
+
+
+def test_a_page_is_bounded_in_bytes(sandbox: Sandbox, wire: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect one large event a page and none left out: catches a bound on the number alone."""
+    monkeypatch.setattr(inspection, "PAGE_BYTES", 1000)
+    for number in range(3):
+        wire.post("/v1/events", event(transaction_id=f"t{number}", context={"text": "x" * 2000}))
+
+    events = pages(wire, "/_sandbox/state", "events")
+
+    assert [[row["transaction_id"] for row in page] for page in events] == [["t0"], ["t1"], ["t2"]]
+
+
+@pytest.mark.parametrize("query", ["customers=-1", "events=x", "events=%F0%9D%9F%8F", "customers=" + "9" * 16])
+def test_a_wrong_position_is_refused(wire: Sender, query: str) -> None:
+    """Expect 400 that names the parameter."""
+    answer = wire.send("GET", f"/_sandbox/state?{query}", b"", {})
+
+    assert answer.status == 400
+    assert answer.message.startswith(query.partition("=")[0])
 
 
 def test_fidelity_says_what_is_assumed() -> None:

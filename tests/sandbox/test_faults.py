@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from perkamo.sandbox import Delay, Fault, Faults, Lost, Reset, Sandbox, Status, Truncate
+from perkamo.sandbox.process import ProcessLock
 from tests.sandbox.caller import event
 from tests.sandbox.marks import STREAM, forking, stream_of
 from tests.sandbox.wire import Sender, address_of
@@ -344,3 +345,38 @@ def test_many_armed_faults_survive_a_socket_that_dies_first(sandbox: Sandbox) ->
     wire = Sender(sandbox)
     assert wire.get("/v1/program").status == 200
     wire.close()
+
+
+class _CountingLock(ProcessLock):
+    """A lock that counts how often it is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self.taken += 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda faults: faults.next(EMIT, Lost()),
+        lambda faults: faults.sequence(EMIT, [None, Lost()]),
+        lambda faults: faults.rate(0.5, Lost(), seed=1),
+        lambda faults: faults.take(EMIT),
+        lambda faults: faults.clear(),
+        lambda faults: faults.unfired,
+        lambda faults: faults.armed,
+        lambda faults: faults.assert_all_fired(),
+    ],
+    ids=["next", "sequence", "rate", "take", "clear", "unfired", "armed", "assert_all_fired"],
+)
+def test_faults_are_touched_under_the_sandboxs_lock_only(use: Callable[[Faults], object]) -> None:
+    """Expect the lock around each use: catches a fault that strikes twice, or none, while a test arms another."""
+    lock = _CountingLock()
+
+    use(Faults(lock))
+
+    assert lock.taken > 0

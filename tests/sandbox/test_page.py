@@ -16,7 +16,7 @@ from perkamo.sandbox.messages import Request
 from perkamo.sandbox.routes import ROUTES
 from tests.sandbox.browser import wait_for
 from tests.sandbox.caller import event
-from tests.sandbox.wire import Sender
+from tests.sandbox.wire import Sender, exchange
 
 EVENTS = "POST /v1/events"
 JSON = {"content-type": "application/json"}
@@ -151,6 +151,19 @@ def test_other_web_sites_reach_nothing(
 def test_other_web_sites_cannot_load_the_page(wire: Sender, headers: dict[str, str]) -> None:
     """Expect 403 for a rebound name, a script tag and a frame."""
     assert wire.send("GET", "/", b"", headers).status == 403
+
+
+@pytest.mark.parametrize("name", ["origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"])
+def test_a_header_that_comes_twice_is_refused(sandbox: Sandbox, name: str) -> None:
+    """Expect 403 whichever comes first: catches a look at the first of two Origin headers."""
+    own = {"origin": f"{sandbox.base_url}", "sec-fetch-site": "same-origin"}.get(name, "cors")
+    address = sandbox.base_url.removeprefix("http://")
+    for values in ((own, "https://evil.example"), ("https://evil.example", own), (own, own)):
+        lines = "".join(f"{name}: {value}\r\n" for value in values)
+
+        answer = exchange(sandbox, f"GET /_sandbox/state HTTP/1.1\r\nhost: {address}\r\n{lines}\r\n".encode())
+
+        assert answer.startswith(b"HTTP/1.1 403")
 
 
 def test_a_link_from_anywhere_opens_the_page(wire: Sender) -> None:

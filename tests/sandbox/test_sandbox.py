@@ -98,18 +98,35 @@ def test_nothing_personal_and_no_secret_is_in_a_repr(sandbox: Sandbox, wire: Sen
 
 def test_the_request_log_is_bounded_in_number_and_in_bytes() -> None:
     """Expect the oldest to go: catches a load test that eats the machine's memory."""
-
-    def record(body: bytes) -> RequestRecord:
-        return RequestRecord("GET", None, "/", (), body, 200, None, (), 0.0)
-
     log = RequestLog()
     for _ in range(MAX_RECORDS + 5):
-        log.add(record(b""))
+        log.add(record())
     assert len(log.records()) == MAX_RECORDS
     for _ in range(40):
-        log.add(record(bytes(2_000_000)))
-    assert sum(len(kept.body) for kept in log.records()) <= MAX_RECORDED_BYTES
-    assert len(log.records()) == MAX_RECORDED_BYTES // 2_000_000
+        log.add(record(body=bytes(2_000_000)))
+    assert sum(kept.size for kept in log.records()) <= MAX_RECORDED_BYTES
+    assert len(log.records()) == MAX_RECORDED_BYTES // 2_000_001
+
+
+@pytest.mark.parametrize("part", ["path", "name", "value"])
+def test_the_request_log_counts_heads_and_paths(part: str) -> None:
+    """Expect 64 kB in a path or a header to count as in a body: catches 10,000 heads of 640 MB."""
+    log, long = RequestLog(), "a" * 64_000
+    made = {
+        "path": record(path=long),
+        "name": record(headers=((long, ""),)),
+        "value": record(headers=(("x", long),)),
+    }[part]
+
+    for _ in range(1100):
+        log.add(made)
+
+    assert 990 < len(log.records()) <= 1000
+
+
+def record(path: str = "/", headers: tuple[tuple[str, str], ...] = (), body: bytes = b"") -> RequestRecord:
+    """A request of no interest but for its size."""
+    return RequestRecord("GET", None, path, headers, body, 200, None, (), 0.0)
 
 
 def test_reset_forgets_everything_quickly(sandbox: Sandbox, wire: Sender) -> None:
