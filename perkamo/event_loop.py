@@ -1,8 +1,14 @@
-"""From any thread into an event loop of asyncio or trio."""
+"""Event loops of asyncio and trio: into one from any thread, and a task group that no task of the caller's holds."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from types import TracebackType
 from typing import TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
 
 InLoop: TypeAlias = Callable[[Callable[[], object]], None]
 """Calls a function soon, in the event loop that it was made in. Once that loop has ended, it does nothing."""
@@ -28,3 +34,66 @@ def _call_soon() -> Callable[[Callable[[], object]], object]:
         from trio.lowlevel import current_trio_token  # noqa: PLC0415 - loaded already where it runs, needed nowhere else
 
         return current_trio_token().run_sync_soon
+
+
+class DetachedTaskGroup:
+    """A task group in a task of its own, so that one task may enter it and another leave it.
+
+    A task group of anyio's belongs to the task that entered it. Async fixtures and dependencies are often begun in one
+    task and ended in another. Tasks that fail here do not cancel the block: their errors are raised at its end.
+    """
+
+    _tasks: TaskGroup
+
+    def __init__(self) -> None:
+        self._entered = anyio.Event()
+        self._leave = anyio.Event()
+        self._ended = anyio.Event()
+        self._failure: Exception | None = None
+        self._holder: object = None
+
+    async def __aenter__(self) -> TaskGroup:
+        self._holder = _spawn(self._hold)  # asyncio itself keeps no task from being collected
+        try:
+            await self._entered.wait()
+        except BaseException:
+            self._leave.set()
+            raise
+        return self._tasks
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait until the tasks have ended; after an error, or when cancelled, cancel them first."""
+        self._leave.set()
+        if error is not None:
+            self._tasks.cancel_scope.cancel()
+        try:
+            await self._ended.wait()
+        except BaseException:
+            self._tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._ended.wait()
+            raise
+        if self._failure is not None:
+            raise self._failure
+
+    async def _hold(self) -> None:
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self._entered.set()
+                await self._leave.wait()
+        except Exception as failure:  # noqa: BLE001 - it is raised where the group is left
+            self._failure = failure
+        finally:
+            self._ended.set()
+
+
+def _spawn(function: Callable[[], Coroutine[object, object, None]]) -> object:
+    """Start a task that belongs to no other; the event loop cancels it at its own end."""
+    loop = current_token().native_token
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop.create_task(function())
+    from trio.lowlevel import spawn_system_task  # noqa: PLC0415 - loaded already where it runs, needed nowhere else
+
+    return spawn_system_task(function, context=copy_context())

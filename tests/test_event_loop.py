@@ -7,7 +7,7 @@ import anyio
 import pytest
 import trio
 
-from perkamo.event_loop import caller_into_loop
+from perkamo.event_loop import DetachedTaskGroup, caller_into_loop
 
 
 async def wakes_from_a_thread() -> str:
@@ -25,6 +25,82 @@ async def wakes_from_a_thread() -> str:
 async def test_a_task_is_woken_from_a_thread() -> None:
     """On asyncio and trio; catches a loop that sleeps on because nobody told it."""
     assert await wakes_from_a_thread() == "woken"
+
+
+@pytest.mark.anyio
+async def test_a_detached_task_group_is_entered_and_left_by_different_tasks() -> None:
+    """Its tasks are waited for at the end; catches "cancel scope in a different task", as async fixtures make it."""
+    group = DetachedTaskGroup()
+    done: list[str] = []
+
+    async def enter() -> None:
+        tasks = await group.__aenter__()
+        tasks.start_soon(work)
+
+    async def work() -> None:
+        await anyio.sleep(0.01)
+        done.append("work")
+
+    async def leave() -> None:
+        await group.__aexit__(None, None, None)
+        done.append("left")
+
+    for step in (enter, leave):
+        async with anyio.create_task_group() as steps:
+            steps.start_soon(step)
+
+    assert done == ["work", "left"]
+
+
+@pytest.mark.anyio
+async def test_a_task_that_fails_in_a_detached_group_fails_its_end() -> None:
+    """Not the block, and with all others cancelled; catches a failure that nobody sees, and a wait without an end."""
+    reached: list[bool] = []
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def block() -> None:
+        async with DetachedTaskGroup() as tasks:
+            tasks.start_soon(anyio.sleep_forever)
+            tasks.start_soon(fail)
+            await anyio.wait_all_tasks_blocked()
+            reached.append(True)
+
+    with anyio.fail_after(20), pytest.raises(ExceptionGroup) as caught:
+        await block()
+
+    assert (reached, [type(one) for one in caught.value.exceptions]) == ([True], [ZeroDivisionError])
+
+
+@pytest.mark.anyio
+async def test_leaving_a_detached_group_may_be_cancelled() -> None:
+    """Its tasks are cancelled with it and have ended before it goes on; catches a task that outlives its block."""
+    ended: list[bool] = []
+
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    with anyio.move_on_after(0.01) as scope:
+        async with DetachedTaskGroup() as tasks:
+            tasks.start_soon(work)
+
+    assert (scope.cancelled_caught, ended) == (True, [True])
+
+
+@pytest.mark.anyio
+async def test_entering_a_detached_group_may_be_cancelled() -> None:
+    """No task is left behind; catches one that holds the group for as long as the loop runs."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async with DetachedTaskGroup():
+            pytest.fail("entered")
+    await anyio.wait_all_tasks_blocked()
+
+    assert [task.name for task in anyio.get_running_tasks() if "_hold" in str(task.name)] == []
 
 
 async def host() -> str:

@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, send_batch
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError, WriteOutcome
+from perkamo.event_loop import DetachedTaskGroup
 from perkamo.events import Context, Event, as_event, create_transaction_id
 from perkamo.models import EventIngestResponse
 
@@ -58,6 +59,7 @@ class Batcher:
         self._max_delay = max_delay
         self._max_events = max_events
         self._max_pending = max_pending
+        self._group: DetachedTaskGroup
         self._tasks: TaskGroup | None = None
         self._places: anyio.Semaphore | None = None
         self._gathering: Batch | None = None
@@ -68,9 +70,8 @@ class Batcher:
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise PerkamoConfigurationError("This batcher is in use already; make another one.")
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        self._tasks = tasks
+        self._group = DetachedTaskGroup()
+        self._tasks = await self._group.__aenter__()
         self._pid = os.getpid()
         self._places = anyio.Semaphore(self._max_pending, fast_acquire=True)
         return self
@@ -94,7 +95,7 @@ class Batcher:
             tasks.cancel_scope.cancel()
             raise
         finally:
-            await tasks.__aexit__(None, None, None)
+            await self._group.__aexit__(None, None, None)
 
     async def emit(
         self,

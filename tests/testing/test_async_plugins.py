@@ -12,7 +12,7 @@ from tests.testing.runs import run_pytest
 
 BODY = """
 import anyio, pytest, pytest_asyncio
-from perkamo import PerkamoServerError
+from perkamo import Batcher, PerkamoServerError
 from perkamo.sandbox import Status
 
 async def buy(client, user_id="customer_123"):
@@ -69,6 +69,15 @@ async def shop(async_perkamo_client):
 async def test_through_a_fixture(shop, perkamo_sandbox):
     await buy(shop)
     perkamo_sandbox.assert_emitted("purchase.completed", times=2)
+
+@FIXTURE
+async def batcher(async_perkamo_client):
+    async with Batcher(async_perkamo_client) as batcher:
+        yield batcher
+
+async def test_a_batcher_of_a_fixture(batcher, perkamo_sandbox):
+    assert (await buy(batcher)).accepted
+    perkamo_sandbox.assert_emitted("purchase.completed")
 """
 SYNC_TEST = """
 from body import *
@@ -78,7 +87,7 @@ def test_sync(perkamo_sandbox, async_perkamo_client):
     anyio.run(buy, async_perkamo_client, "customer_123", backend="trio")
     perkamo_sandbox.assert_emitted("purchase.completed", times=2)
 """
-PER_BACKEND = 9
+PER_BACKEND = 10
 
 
 def check(directory: Path, mark: str, fixture: str, ini: str, *, backends: int = 1) -> None:
