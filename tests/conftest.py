@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,18 @@ from tests.canary import CanaryHandler, find_canary
 
 QUICK = RetryPolicy(base_delay=0.001, max_delay=0.002)
 """Three attempts as by default, without the waits between them."""
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what runs in the background, and so all processes of the tests would begin.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the long tests the time that they need before they count as a hang."""
+    for item in items:
+        if item.get_closest_marker("stress") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
 
 
 BACKENDS = os.environ.get("PERKAMO_TEST_BACKENDS", "asyncio,trio").split(",")
