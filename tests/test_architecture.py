@@ -103,7 +103,7 @@ def test_the_table_itself_has_no_cycle() -> None:
 
 
 ONLY_HERE = {
-    "httpcore": {"transport/pool.py"},
+    "httpcore": {"transport/replaced.py"},
     "sqlite3": {"outbox/sqlite", "webhooks"},
     "trio": {"event_loop.py", "sandbox/stream.py"},
 }

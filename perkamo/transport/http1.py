@@ -111,9 +111,9 @@ class HTTP1Connection:
         self._stream.close()
 
     def _put_head(self, request: httpx.Request) -> None:
-        url = request.url
+        target: bytes = request.extensions.get("target", request.url.raw_path)
         try:
-            head = h11.Request(method=request.method, target=url.raw_path, headers=request.headers.raw)
+            head = h11.Request(method=request.method, target=target, headers=request.headers.raw)
         except h11.LocalProtocolError:
             pass
         else:

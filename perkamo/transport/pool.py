@@ -19,10 +19,10 @@ from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.lowlevel
-import httpcore
 import httpx
 
 from perkamo.transport.http1 import HTTP1Connection, Origin
+from perkamo.transport.replaced import Place, StandIn, reveal, tool_in_place
 from perkamo.transport.resolver import Resolver, connect, is_loopback
 from perkamo.transport.sockets import reason
 
@@ -49,7 +49,7 @@ def transport_for(base_url: str, proxy: str | None = None) -> httpx.AsyncBaseTra
     try:
         address = httpx.Proxy(chosen, ssl_context=ssl_context() if chosen.startswith("https") else None)
         if address.url.host:
-            return httpx.AsyncHTTPTransport(
+            return _ThroughProxy(
                 proxy=address,
                 verify=ssl_context(),
                 limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_EXPIRY),
@@ -75,10 +75,12 @@ def _environment_proxy(url: httpx.URL) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _is_mocked() -> bool:
-    """Tell whether a test tool, such as respx or pytest-httpx, has taken the place of what httpx sends with."""
-    tools = (httpcore.AsyncHTTPConnection.handle_async_request, httpx.AsyncHTTPTransport.handle_async_request)
-    return not all(one.__module__.startswith(("httpcore.", "httpx.")) for one in tools)
+class _ThroughProxy(httpx.AsyncHTTPTransport):
+    """httpx's own transport, which sends the path that the extension ``target`` holds."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        reveal(request, tool_in_place())
+        return await super().handle_async_request(request)
 
 
 class ConnectionsClosedError(httpx.TransportError):
@@ -97,7 +99,7 @@ class Connections(httpx.AsyncBaseTransport):
         self._max_connections = max_connections
         self._keepalive_expiry = keepalive_expiry
         self._closed = False
-        self._stock: httpx.AsyncHTTPTransport | None = None
+        self._watched: dict[type, httpx.AsyncBaseTransport] = {}
         # A socket of another event loop can't be awaited, and one of another process would bring its answers here.
         self._pid = os.getpid()
         self._pools: WeakKeyDictionary[object, _Pool] = WeakKeyDictionary()
@@ -109,8 +111,13 @@ class Connections(httpx.AsyncBaseTransport):
             ConnectionsClosedError: ``aclose`` was called.
             httpx.TransportError: The exchange failed; it has no cause but a bare ``ssl.SSLError``, when TLS is why.
         """
-        if _is_mocked():
-            return await self._mocked().handle_async_request(request)
+        place = tool_in_place()
+        if place is not None:
+            reveal(request, place)
+            return await self._watched_by(place).handle_async_request(request)
+        return await self._send(request)
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         if url.scheme not in {"http", "https"}:
             raise httpx.UnsupportedProtocol("only http and https are supported")
@@ -139,13 +146,17 @@ class Connections(httpx.AsyncBaseTransport):
         self._closed = True
         self._pool().close()
         self._close_what_ended()
-        if self._stock is not None:
-            await self._stock.aclose()
+        for watched in self._watched.values():
+            await watched.aclose()
 
-    def _mocked(self) -> httpx.AsyncHTTPTransport:
-        if self._stock is None:
-            self._stock = httpx.AsyncHTTPTransport(verify=ssl_context())
-        return self._stock
+    def _watched_by(self, place: Place) -> httpx.AsyncBaseTransport:
+        """Return a transport that the tool sees: httpx's own over this pool, or, for a tool below that, all of it."""
+        stock = httpx.AsyncHTTPTransport if place == "below" else StandIn
+        watched = self._watched.get(stock)
+        if watched is None:
+            watched = httpx.AsyncHTTPTransport(verify=ssl_context()) if place == "below" else StandIn(self._send)
+            self._watched[stock] = watched
+        return watched
 
     def _pool(self) -> "_Pool":
         if self._pid != os.getpid():

@@ -7,7 +7,6 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-import respx
 
 from perkamo.transport import pool as connections
 from perkamo.transport.pool import Connections, ConnectionsClosedError
@@ -470,20 +469,6 @@ async def test_closing_during_a_blocked_upload_ends_the_call() -> None:
 def test_closed_is_an_error_of_httpx() -> None:
     """So that whoever catches httpx's transport errors catches this one; catches an error nobody maps."""
     assert issubclass(ConnectionsClosedError, httpx.TransportError)
-
-
-async def test_respx_stands_in_for_the_network() -> None:
-    """Users test with respx, which replaces what httpx sends with; catches a transport that calls out all the same."""
-    async with client_over(Connections()) as client:
-        with respx.mock as router:
-            router.post("https://api.test/x").respond(json={"mocked": True})
-            response = await client.post("https://api.test/x")
-    with RawServer(echo) as server:
-        async with client_over(Connections()) as client:
-            real = await ask(client, server.base_url, "real")
-
-    assert response.json() == {"mocked": True}
-    assert real == "real"
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "ws://127.0.0.1/"])
