@@ -32,13 +32,15 @@ FAMILIES: Final[Mapping[str, Sequence[str]]] = {
     "start": ("13", "14"),
     "peers": ("15",),
     "weight": ("16",),
+    "wire": ("17", "18", "19", "20", "21"),
+    "scale": ("22", "23"),
     "pieces": ("-",),
     "sandboxes": ("-",),
 }
 """The modules that measure, and the numbers of the targets that each is about."""
 
 _PACKAGES: Final = (
-    *("perkamo", "httpx", "httpcore", "anyio", "attrs", "cattrs"),
+    *("perkamo", "httpx", "httpcore", "anyio", "attrs", "cattrs", "uvloop"),
     *("aiohttp", "httpx-sse", "openai", "stripe", "posthog", "segment-analytics-python"),
 )
 _QUICK: Final = Effort(rounds=1, share=0.1)

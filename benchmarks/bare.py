@@ -29,9 +29,9 @@ def closed_later(runner: asyncio.Runner, stack: ExitStack, close: Callable[[], A
     stack.callback(lambda: runner.run(closing()))
 
 
-def httpx_post(runner: asyncio.Runner, stack: ExitStack, url: str, path: str, body: bytes) -> Operation:
-    """Post with a stock ``httpx.AsyncClient``."""
-    client = httpx.AsyncClient()
+def httpx_post(runner: asyncio.Runner, stack: ExitStack, url: str, path: str, body: bytes, **options: Any) -> Operation:
+    """Post with a stock ``httpx.AsyncClient`` that has these options."""
+    client = httpx.AsyncClient(**options)
     closed_later(runner, stack, client.aclose)
     target, given = url + path, headers(path, body)
     return lambda: client.post(target, content=body, headers=given)

@@ -7,13 +7,12 @@ from importlib import import_module
 from typing import Final, TypeAlias
 
 from benchmarks.bare import aiohttp_post, closed_later, has, httpx_post, httpx_sync_post
-from benchmarks.request import API_KEY, BODY, CONTEXT, NAME, USER, headers
+from benchmarks.request import API_KEY, BODY, CONTEXT, NAME, PATH, USER, headers
 from benchmarks.results import Row, ratio_row
 from benchmarks.rounds import Effort, Operation, Way, in_flight, in_threads, interleave
 from benchmarks.server import CannedServer
 from benchmarks.single import emit_of
 
-_PATH: Final = "/v1/events"
 _PEERS: Final = ("aiohttp", "requests", "openai", "stripe", "posthog", "segment")
 _Queue: TypeAlias = tuple[Callable[[], object], Callable[[], object]]
 
@@ -29,12 +28,12 @@ def measure(server: CannedServer, effort: Effort) -> Sequence[Row]:
 
         url = server.url
         ways = {
-            "httpx": alone(httpx_post(runner, stack, url, _PATH, BODY)),
+            "httpx": alone(httpx_post(runner, stack, url, PATH, BODY)),
             "perkamo, `emit`": alone(emit_of(runner, stack, url)),
-            "httpx, sync, bare": in_threads(httpx_sync_post(stack, url, _PATH, BODY), 1, few),
+            "httpx, sync, bare": in_threads(httpx_sync_post(stack, url, PATH, BODY), 1, few),
         }
         if has("aiohttp"):
-            ways["aiohttp, bare"] = alone(aiohttp_post(runner, stack, url, _PATH, BODY))
+            ways["aiohttp, bare"] = alone(aiohttp_post(runner, stack, url, PATH, BODY))
         if has("requests"):
             ways["requests, sync, bare"] = in_threads(_requests(stack, url), 1, few)
         if has("openai"):
@@ -57,8 +56,8 @@ def measure(server: CannedServer, effort: Effort) -> Sequence[Row]:
 
 def _requests(stack: ExitStack, url: str) -> Callable[[], object]:
     session = stack.enter_context(import_module("requests").Session())
-    given = headers(_PATH, BODY)
-    return lambda: session.post(url + _PATH, data=BODY, headers=given)
+    given = headers(PATH, BODY)
+    return lambda: session.post(url + PATH, data=BODY, headers=given)
 
 
 def _openai(runner: asyncio.Runner, stack: ExitStack, url: str) -> Operation:

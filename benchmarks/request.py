@@ -8,6 +8,7 @@ from perkamo import Context, Event
 from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 
 API_KEY: Final = "sk_test_benchmark"
+PATH: Final = "/v1/events"
 USER: Final = "customer_123"
 NAME: Final = "purchase.completed"
 CONTEXT: Final[Context] = {"order_id": "order_1092", "amount": 12900, "currency": "CZK"}

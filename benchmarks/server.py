@@ -1,22 +1,27 @@
 """A server that costs next to nothing: it looks for the end of a request and answers canned bytes, with keep-alive.
 
 It runs in a process of its own and tells its processor time when asked, so that a benchmark can show that the server
-was not the limit. A request whose path begins with ``/slow`` is answered after 20 ms.
+was not the limit. A request whose path begins with ``/slow`` is answered after 20 ms, with ``/chunked`` in one chunk,
+with ``/once`` for the last time on its connection. A request in absolute form, as a proxy gets it, is answered too.
 """
 
 import asyncio
 import json
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 SLOW_SECONDS: Final = 0.02
 SLOW_PREFIX: Final = "/slow"
+CHUNKED_PREFIX: Final = "/chunked"
+ONCE_PREFIX: Final = "/once"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _END: Final = b"\r\n\r\n"
@@ -72,11 +77,17 @@ def _answer(path: str, events: int) -> bytes:
     elif path.endswith("events:batch"):
         value = {"results": [EVENT_RESULT] * events}
     body = json.dumps(value, separators=(",", ":")).encode()
+    framing = f"content-length: {len(body)}"
+    if path.startswith(CHUNKED_PREFIX):
+        framing = "transfer-encoding: chunked"
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    if path.startswith(ONCE_PREFIX):
+        framing += "\r\nconnection: close"
     head = (
         "HTTP/1.1 200 OK\r\n"
         "date: Mon, 01 Jun 2026 10:00:00 GMT\r\n"
         "content-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n"
+        f"{framing}\r\n"
         "x-request-id: req_0123456789\r\n\r\n"
     )
     return head.encode() + body
@@ -113,10 +124,17 @@ class _Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(SLOW_SECONDS, self._transport.write, _answer(path, events))
         else:
             self._transport.write(_answer(path, events))
+            if path.startswith(ONCE_PREFIX):
+                self._transport.close()
 
 
-async def _serve() -> None:
-    server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0, backlog=1024)
+async def _serve(certificate: str | None) -> None:
+    context = None
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=1024, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     # The end of standard input is the end of whoever started this process, however it ends.
     await asyncio.to_thread(sys.stdin.read)
@@ -125,19 +143,32 @@ async def _serve() -> None:
 class CannedServer:
     """The server in a process of its own, for as long as a block lasts.
 
+    Args:
+        certificate: A file with a private key and a certificate for localhost, to speak TLS; None for plain HTTP.
+
     Attributes:
-        port: Where it listens, on 127.0.0.1.
-        url: The same as a base URL.
+        url: Where it listens, as a base URL.
     """
 
+    def __init__(self, certificate: Path | None = None) -> None:
+        self._certificate = certificate
+
     def __enter__(self) -> Self:
+        options = [] if self._certificate is None else [str(self._certificate)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks.server", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._socket = socket.create_connection(("127.0.0.1", self.port))
+        port = int(self._process.stdout.readline())
+        self.url = f"http://127.0.0.1:{port}"
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        if self._certificate is not None:
+            self.url = f"https://localhost:{port}"
+            context = ssl.create_default_context(cafile=self._certificate)
+            self._socket = context.wrap_socket(self._socket, server_hostname="localhost")
         return self
 
     def __exit__(
@@ -153,4 +184,4 @@ class CannedServer:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    asyncio.run(_serve(next(iter(sys.argv[1:]), None)))

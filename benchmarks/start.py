@@ -1,5 +1,6 @@
 """Imports and the making of clients, each in a fresh interpreter: rows 13 and 14."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def _imports(effort: Effort) -> list[Row]:
 
         return run
 
+    # The first round, which does not count, compiles what is not compiled yet: ours, where it is installed as a link.
     ways = {
         "perkamo": way("perkamo", "import perkamo"),
         "client": way("client", "from perkamo import AsyncPerkamoClient"),
@@ -61,7 +63,9 @@ def _imports(effort: Effort) -> list[Row]:
     return [
         ratio_row("13", "`import perkamo` / `import httpx`", series, "perkamo", "httpx", target=0.8, stretch=0.5),
         ratio_row(
-            "13", f"`from perkamo import AsyncPerkamoClient` / `import httpx` ({note})", series, "client", "httpx"
+            *("13", f"`from perkamo import AsyncPerkamoClient` / `import httpx` ({note})", series, "client", "httpx"),
+            target=2.0,
+            stretch=1.7,
         ),
     ]
 
@@ -81,4 +85,5 @@ def _clients(effort: Effort) -> Row:
 
 
 def _python(program: str) -> str:
-    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=env).stdout
