@@ -301,6 +301,7 @@ class AsyncPerkamoClient:
             call=endpoints.customer_stream(user_id, self._streams.path),
             token=token,
             idle_timeout=endpoints.check_timeout(idle_timeout),
+            clock=self._exchange.clock,
         )
         return CustomerStream(
             subscription,

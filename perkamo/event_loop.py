@@ -1,4 +1,4 @@
-"""Event loops of asyncio and trio: into one from any thread, and a task group that no task of the caller's holds."""
+"""Event loops: one for a thread of ours, the way from any thread into whichever runs, a task group of no task's own."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,8 +10,23 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
+from perkamo.clock import Clock
+
 InLoop: TypeAlias = Callable[[Callable[[], object]], None]
 """Calls a function soon, in the event loop that it was made in. Once that loop has ended, it does nothing."""
+
+
+class EventLoop(asyncio.SelectorEventLoop):
+    """The event loop of a thread of ours. Its clock goes on where a test tool has frozen time.
+
+    Of this class and not a policy's, which may want a thread of its own, as those of GUI toolkits do.
+    """
+
+    _clock = Clock()
+
+    def time(self) -> float:
+        """Return seconds of a clock that never goes back."""
+        return self._clock.now()
 
 
 def caller_into_loop() -> InLoop:

@@ -10,7 +10,7 @@ import perkamo
 
 PACKAGE = Path(perkamo.__file__).parent
 
-GROUND = {"errors", "redaction", "signing", "event_loop", "encoding", "transport"}
+GROUND = {"errors", "redaction", "signing", "clock", "event_loop", "encoding", "transport"}
 CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
 TWINS = {"sync", "sync_client"}
 DELIVERY = {"batching", "outbox"}
@@ -19,9 +19,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "redaction": set(),
     "signing": set(),
-    "event_loop": set(),
+    "clock": set(),
+    "event_loop": {"clock"},
     "encoding": {"errors"},
-    "transport": {"event_loop"},
+    "transport": {"clock", "event_loop"},
     "events": {"encoding", "errors"},
     "models": {"encoding", "errors"},
     "constructors": {"models"},
@@ -29,13 +30,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "request": GROUND | {"events", "models", "decoding"},
     "stream": GROUND | {"events", "models", "decoding", "request"},
     "client": CORE - {"client"},
-    "sync": {"errors"},
+    "sync": {"clock", "errors", "event_loop"},
     "sync_client": CORE | {"sync"},
     "batching": CORE | TWINS,
     "outbox": CORE | TWINS | {"batching"},
     "webhooks": {"encoding", "errors", "models", "decoding", "client"},
     "integrations": CORE | TWINS | DELIVERY | {"webhooks"},
-    "sandbox": {"signing", "events"},
+    "sandbox": {"signing", "event_loop", "events"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
     "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "__main__": {"cli"},

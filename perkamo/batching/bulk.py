@@ -10,6 +10,7 @@ from attrs import field, frozen
 from perkamo.batching.pacing import Pace
 from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, send_batch
 from perkamo.client import AsyncPerkamoClient
+from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError, PerkamoError, PerkamoValidationError
 from perkamo.events import Event, as_event, create_transaction_id
 from perkamo.models import EventIngestResponse
@@ -67,10 +68,10 @@ def emit_many(
     Raises:
         PerkamoConfigurationError: ``concurrency`` is out of its range.
     """
-    return _Outcomes(events, Pipe(client, concurrency, ordered=ordered))
+    return Outcomes(events, Pipe(client, concurrency, ordered=ordered))
 
 
-class _Outcomes:
+class Outcomes:
     """The iterator that ``emit_many`` returns. No generator: one that is left early would have to be closed."""
 
     def __init__(self, events: AsyncIterable[Given] | Iterable[Given], pipe: "Pipe") -> None:
@@ -108,14 +109,15 @@ class _Outcomes:
 class Pipe:
     """One round of requests after the other, at one pace."""
 
-    def __init__(self, client: AsyncPerkamoClient, concurrency: int, *, ordered: bool) -> None:
+    def __init__(self, client: AsyncPerkamoClient, concurrency: int, *, ordered: bool, clock: Clock = Clock()) -> None:
         """Check ``concurrency``; see ``emit_many``."""
         if not 1 <= concurrency <= MAX_CONCURRENCY:
             raise PerkamoConfigurationError(f"concurrency must be 1 to {MAX_CONCURRENCY}.")
         self._client = client.with_options(retry=RetryPolicy.none())
         self._ordered = ordered
         self._concurrency = concurrency
-        self._pace = Pace()
+        self._clock = clock
+        self._pace = Pace(clock)
         self._count = 0
         self._requests: list[list[tuple[int, Event]]] = []
         self._size = 0
@@ -169,8 +171,8 @@ class Pipe:
         told: dict[int, EventResult] = {}
         left = list(range(len(events)))
         for _ in range(ATTEMPTS):
-            while (seconds := self._pace.seconds) > 0:  # noqa: ASYNC110 - time passes, no event comes
-                await anyio.sleep(seconds)
+            while (seconds := self._pace.seconds) > 0:
+                await self._clock.sleep(seconds)
             answers = await send_batch(self._client, [events[place] for place in left], continue_on_error=False)
             told.update(zip(left, answers, strict=True))
             troubles = {

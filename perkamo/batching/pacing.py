@@ -1,10 +1,8 @@
 """How fast a stream of requests may go: one pace for all of its tasks."""
 
-import random
 from typing import Final
 
-import anyio
-
+from perkamo.clock import Clock
 from perkamo.errors import PerkamoApiError, PerkamoError
 
 FIRST_WAIT: Final = 0.5
@@ -14,17 +12,21 @@ LONGEST_RETRY_AFTER: Final = 300.0
 
 
 class Pace:
-    """Holds back all requests of a stream after one of them failed."""
+    """Holds back all requests of a stream after one of them failed; begins at full speed.
 
-    def __init__(self) -> None:
-        """Begin at full speed."""
+    Args:
+        clock: What it goes by, and where the randomness comes from.
+    """
+
+    def __init__(self, clock: Clock = Clock()) -> None:
         self.failures: int = 0
+        self._clock = clock
         self._not_before = 0.0
 
     @property
     def seconds(self) -> float:
         """For how long nothing may leave; 0 or less when it may."""
-        return self._not_before - anyio.current_time()
+        return self._not_before - self._clock.now()
 
     def succeeded(self) -> None:
         """Go at full speed again."""
@@ -34,7 +36,7 @@ class Pace:
         """Hold back: twice as long each time, at random within that, and no less than the service asks for."""
         self.failures += 1
         limit = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self.failures - 1, 30))
-        drawn = random.uniform(0, limit)  # noqa: S311 - spreads clients out, guards nothing
+        drawn = limit * self._clock.randomness()
         asked = error.retry_after_seconds if isinstance(error, PerkamoApiError) else None
         if asked is not None:
             drawn += min(asked, LONGEST_RETRY_AFTER)
@@ -42,4 +44,4 @@ class Pace:
 
     def hold(self, seconds: float) -> None:
         """Let nothing leave for so many seconds."""
-        self._not_before = max(self._not_before, anyio.current_time() + seconds)
+        self._not_before = max(self._not_before, self._clock.now() + seconds)

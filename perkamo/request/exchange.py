@@ -4,12 +4,10 @@ What is retried is said in ``retry``; how a request is made, in ``attempt``. Her
 """
 
 import math
-import random
-import time
 
-import anyio
 from attrs import evolve, field, frozen
 
+from perkamo.clock import Clock
 from perkamo.errors import PerkamoClosedError, PerkamoError
 from perkamo.redaction import current_call
 from perkamo.request.attempt import Sender
@@ -27,12 +25,14 @@ class Exchange:
         timeout: Seconds for a whole call, or None for no limit.
         retry: How often and how patiently one call is tried.
         quota: What keeps retries from amplifying an outage.
+        clock: What deadlines and waits go by, and where jitter comes from.
     """
 
     sender: Sender = field(repr=False)
     timeout: float | None
     retry: RetryPolicy
     quota: RetryQuota = field(factory=RetryQuota)
+    clock: Clock = field(factory=Clock, repr=False)
 
     def with_options(self, *, timeout: float | None, retry: RetryPolicy) -> "Exchange":
         """Return a view with other limits."""
@@ -57,12 +57,12 @@ class Exchange:
             current_call.reset(token)
 
     async def _send(self, call: Call) -> Reply:
-        deadline = math.inf if self.timeout is None else time.monotonic() + self.timeout
+        deadline = math.inf if self.timeout is None else self.clock.now() + self.timeout
         number = retries = taken = 0
         signed_again = uncertain = False
         while True:
             number += 1
-            seconds = min(self.retry.attempt_timeout, deadline - time.monotonic())
+            seconds = min(self.retry.attempt_timeout, deadline - self.clock.now())
             result = await self.sender.attempt(call, seconds, number)
             if isinstance(result, Reply):
                 self.quota.give_back(taken)
@@ -81,14 +81,14 @@ class Exchange:
                 )
                 continue
             retries += 1
-            wait = self._wait(result, retries, deadline - time.monotonic())
+            wait = self._wait(result, retries, deadline - self.clock.now())
             if wait is None:
                 break
             taken = self.quota.take(timed_out=result.timed_out)
             if not taken:
                 break
             logger.info("%s: %s; attempt %d follows in %.3f s", call.label, _kind(result), number + 1, wait)
-            await anyio.sleep(wait)
+            await self.clock.sleep(wait)
         if uncertain and call.is_write:
             result.error.outcome = "unknown"
         raise result.error
@@ -96,7 +96,7 @@ class Exchange:
     def _wait(self, result: Failure, retries: int, remaining: float) -> float | None:
         if not result.retry:
             return None
-        return self.retry.wait(retries, result.retry_after, remaining, random.random())  # noqa: S311 - jitter is no secret
+        return self.retry.wait(retries, result.retry_after, remaining, self.clock.randomness())
 
 
 def _kind(result: Failure) -> str:

@@ -16,6 +16,7 @@ from functools import partial
 from http.client import responses
 from typing import Final
 
+from perkamo.event_loop import EventLoop
 from perkamo.sandbox.messages import WITHOUT_BODY, Reply, Request, Response, StreamingResponse
 from perkamo.sandbox.process import SandboxError, servers
 
@@ -90,7 +91,7 @@ class Server:
         return [number for number in (self._socket.fileno(), *self._connections.values()) if number >= 0]
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
             runner.run(self._serve())
 
     async def _serve(self) -> None:

@@ -255,7 +255,7 @@ class CustomerStream:
         if not isinstance(chunk, Failure):
             self._events.extend(self._decoder.feed(chunk))
             return
-        healthy = self._subscription.time.now() - connection.since >= HEALTHY_SECONDS
+        healthy = self._subscription.clock.now() - connection.since >= HEALTHY_SECONDS
         failed = not (self._delivered or healthy)
         await self._disconnect()
         await self._pause(chunk, failed=failed)
@@ -286,8 +286,8 @@ class CustomerStream:
 
     async def _pause(self, failure: Failure, *, failed: bool) -> None:
         """Wait until the next attempt, or give up."""
-        time = self._subscription.time
-        wait, self._backoff = self._backoff.step(time.randomness(), failure.retry_after, failed=failed)
+        clock = self._subscription.clock
+        wait, self._backoff = self._backoff.step(clock.randomness(), failure.retry_after, failed=failed)
         if wait is None:
             count = self._backoff.failures
             raise PerkamoStreamError(
@@ -299,7 +299,7 @@ class CustomerStream:
             ) from failure.error
         logger.info("%s: %s; connecting again in %.3f s", self._label, type(failure.error).__name__, wait)
         self._enter("waiting")
-        await time.sleep(wait)
+        await clock.sleep(wait)
 
     def _fatal(self, error: PerkamoError) -> PerkamoStreamError:
         status = _status(error)

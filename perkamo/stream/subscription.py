@@ -1,6 +1,5 @@
 """One connection of a stream: the request, what its answer means, and the bytes that follow."""
 
-import random
 import re
 import time
 import zlib
@@ -13,6 +12,7 @@ import anyio
 import httpx
 from attrs import evolve, field, frozen
 
+from perkamo.clock import Clock
 from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
 from perkamo.event_loop import InLoop, caller_into_loop
 from perkamo.models import ResponseMeta
@@ -33,26 +33,6 @@ MAX_ID_BYTES: Final = 4096
 
 _STEP: Final = 65_536
 _SENDABLE = re.compile(rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
-
-
-class Clock:
-    """The clock, the waits and the randomness of a stream. Tests bring their own."""
-
-    def now(self) -> float:
-        """Return seconds of a clock that never goes back."""
-        return time.monotonic()
-
-    def limit(self, seconds: float | None) -> anyio.CancelScope:
-        """Return a scope that is cancelled after so many seconds; never, for None."""
-        return anyio.move_on_after(seconds)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await anyio.sleep(seconds)
-
-    def randomness(self) -> float:
-        """Return a random number from 0 to 1."""
-        return random.random()  # noqa: S311 - jitter is no secret
 
 
 class NoMoreEvents:
@@ -108,14 +88,14 @@ class Subscription:
         call: Path and label.
         token: What opens the stream.
         idle_timeout: Seconds without a byte after which a connection counts as lost; None for no limit.
-        time: The clock, the waits and the randomness.
+        clock: What limits and waits go by, and where jitter comes from.
     """
 
     origin: StreamOrigin
     call: Call
     token: TokenSource
     idle_timeout: float | None
-    time: Clock = field(factory=Clock)
+    clock: Clock = field(factory=Clock)
 
     async def connect(
         self, client: httpx.AsyncClient, last_event_id: str, number: int
@@ -137,7 +117,7 @@ class Subscription:
         seconds = HEAD_SECONDS if self.idle_timeout is None else self.idle_timeout
         result: StreamConnection | Failure | NoMoreEvents | None = None
         try:
-            with self.time.limit(seconds):
+            with self.clock.limit(seconds):
                 result = await self._attempt(client, last_event_id, number, seconds)
         finally:
             current_call.reset(token)
@@ -237,7 +217,7 @@ class StreamConnection:
     ) -> None:
         request_id = next((value for name in REQUEST_ID_HEADERS if (value := response.headers.get(name))), None)
         self.meta: ResponseMeta = ResponseMeta(status=response.status_code, request_id=request_id, attempts=number)
-        self.since: float = subscription.time.now()
+        self.since: float = subscription.clock.now()
         self._subscription = subscription
         self._response = response
         self._chunks = response.aiter_raw()
@@ -249,7 +229,7 @@ class StreamConnection:
         A limit counts while this waits, not while the consumer is busy; any byte ends it, also that of a comment.
         """
         result: bytes | Failure | None = None
-        with self._subscription.time.limit(self._subscription.idle_timeout):
+        with self._subscription.clock.limit(self._subscription.idle_timeout):
             result = await self._read()
         if result is None:
             return self._subscription.lost(httpx.ReadTimeout(""), self.meta.attempts)

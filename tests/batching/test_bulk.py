@@ -9,8 +9,9 @@ from itertools import count
 import anyio
 import pytest
 
-from perkamo.batching.bulk import ATTEMPTS, emit_many
+from perkamo.batching.bulk import ATTEMPTS, Outcomes, Pipe, emit_many
 from perkamo.client import AsyncPerkamoClient
+from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError, PerkamoServerError, PerkamoValidationError
 from perkamo.events import Event
 from perkamo.sandbox import Lost, Reset, Sandbox, Status
@@ -82,14 +83,20 @@ async def test_a_stream_of_bad_events_alone_does_not_grow(client: AsyncPerkamoCl
             break
 
 
-async def test_a_429_slows_the_whole_stream(
-    sandbox: Sandbox, client: AsyncPerkamoClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the service asks for patience no other task of the stream sends."""
-    monkeypatch.setattr("perkamo.batching.pacing.FIRST_WAIT", 0.0)
-    sandbox.faults.next(BATCH, Status(429, {"retry-after": "1"}), times=1)
+class NoBackoff(Clock):
+    """A clock that draws the shortest of all waits, so that only what the service asks for is waited."""
 
-    outcomes = [outcome async for outcome in emit_many(client, events(900), concurrency=1)]
+    def randomness(self) -> float:
+        """Return 0."""
+        return 0.0
+
+
+async def test_a_429_slows_the_whole_stream(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
+    """While the service asks for patience no other task of the stream sends."""
+    sandbox.faults.next(BATCH, Status(429, {"retry-after": "1"}), times=1)
+    pipe = Pipe(client, 1, ordered=True, clock=NoBackoff())
+
+    outcomes = [outcome async for outcome in Outcomes(events(900), pipe)]
 
     times = [record.time for record in sandbox.requests]
     assert all(outcome.error is None for outcome in outcomes)
@@ -97,14 +104,12 @@ async def test_a_429_slows_the_whole_stream(
     assert len(times) == 10
 
 
-async def test_an_outage_ends_in_errors_that_can_be_tried_again(
-    sandbox: Sandbox, client: AsyncPerkamoClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_outage_ends_in_errors_that_can_be_tried_again(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
     """A request is made eight times, not for ever, and its events are told."""
-    monkeypatch.setattr("perkamo.batching.pacing.FIRST_WAIT", 0.0)
     sandbox.faults.next(BATCH, Status(503), times=ATTEMPTS)
+    pipe = Pipe(client, 1, ordered=True, clock=NoBackoff())
 
-    outcomes = [outcome async for outcome in emit_many(client, events(150), concurrency=1)]
+    outcomes = [outcome async for outcome in Outcomes(events(150), pipe)]
 
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     assert len(failed) == 100
@@ -133,9 +138,11 @@ EMITTER = """
 import resource, sys
 import anyio
 from perkamo.client import AsyncPerkamoClient
-from perkamo.batching import pacing
-from perkamo.batching.bulk import emit_many
-pacing.FIRST_WAIT = 0.01
+from perkamo.batching.bulk import Outcomes, Pipe
+from perkamo.clock import Clock
+class Hasty(Clock):
+    def randomness(self):
+        return super().randomness() / 50
 async def main(url, key, number):
     events = (
         {"user_id": f"customer_{n % 100}", "event": "tick", "transaction_id": f"tick_{n}"} for n in range(number)
@@ -144,7 +151,7 @@ async def main(url, key, number):
     async with AsyncPerkamoClient(key, base_url=url) as client:
         await client.program()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        async for outcome in emit_many(client, events, concurrency=4, ordered=False):
+        async for outcome in Outcomes(events, Pipe(client, 4, ordered=False, clock=Hasty())):
             failed += outcome.error is not None
     print(failed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 anyio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]))

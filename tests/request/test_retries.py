@@ -23,6 +23,7 @@ from perkamo import (
     RetryPolicy,
 )
 from perkamo.sandbox import Fault, Lost, Reset, Sandbox, Status, Truncate
+from tests.clocks import NotedWaits, by_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -31,15 +32,9 @@ RESULT = {"applied": True, "duplicate": False, "delta": [], "leveled_up": False,
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def waits() -> NotedWaits:
     """The waits that a client would make, without making them."""
-    asked: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        asked.append(seconds)
-
-    monkeypatch.setattr("perkamo.request.exchange.anyio.sleep", sleep)
-    return asked
+    return NotedWaits()
 
 
 @pytest.fixture
@@ -52,9 +47,9 @@ def dead_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520])
-async def test_a_passing_failure_is_outlived(status: int, waits: list[float]) -> None:
+async def test_a_passing_failure_is_outlived(status: int, waits: NotedWaits) -> None:
     """Twice a failure and then an answer is a success with attempts=3 (row F32); catches a status left out."""
-    async with AsyncPerkamoClient("sk_test", base_url=BASE) as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=BASE), waits) as client:
         with respx.mock as router:
             router.post("/v1/events").mock(
                 side_effect=[httpx.Response(status), httpx.Response(status), httpx.Response(200, json=RESULT)]
@@ -62,26 +57,26 @@ async def test_a_passing_failure_is_outlived(status: int, waits: list[float]) ->
             result = await client.emit("u", "e")
 
     assert result.meta.attempts == 3
-    assert len(waits) == 2
-    assert 0 <= waits[0] <= 0.5
-    assert 0 <= waits[1] <= 1.0
+    assert len(waits.asked) == 2
+    assert 0 <= waits.asked[0] <= 0.5
+    assert 0 <= waits.asked[1] <= 1.0
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 501, 505])
-async def test_a_lasting_failure_is_raised_at_once(status: int, waits: list[float]) -> None:
+async def test_a_lasting_failure_is_raised_at_once(status: int, waits: NotedWaits) -> None:
     """One attempt for what would be refused again (row F34); catches a retry of everything."""
-    async with AsyncPerkamoClient("sk_test", base_url=BASE) as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=BASE), waits) as client:
         with respx.mock as router:
             route = router.post("/v1/events").respond(status)
             with pytest.raises(PerkamoApiError) as caught:
                 await client.emit("u", "e")
 
-    assert (route.call_count, caught.value.attempts, waits) == (1, 1, [])
+    assert (route.call_count, caught.value.attempts, waits.asked) == (1, 1, [])
 
 
-async def test_the_last_of_three_failures_is_raised(waits: list[float]) -> None:
+async def test_the_last_of_three_failures_is_raised(waits: NotedWaits) -> None:
     """Attempts counts all requests; catches a fourth, and an error of the first."""
-    async with AsyncPerkamoClient("sk_test", base_url=BASE) as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=BASE), waits) as client:
         with respx.mock as router:
             router.post("/v1/events").mock(side_effect=[httpx.Response(502), httpx.ReadError, httpx.Response(503)])
             with pytest.raises(PerkamoServerError) as caught:
@@ -93,45 +88,45 @@ async def test_the_last_of_three_failures_is_raised(waits: list[float]) -> None:
 @pytest.mark.parametrize(
     ("header", "wait"), [("7", 7.0), ("60", 60.0), ("0", None), ("soon", None)], ids=["7", "60", "0", "invalid"]
 )
-async def test_retry_after_is_honoured(header: str, wait: float | None, waits: list[float]) -> None:
+async def test_retry_after_is_honoured(header: str, wait: float | None, waits: NotedWaits) -> None:
     """The service's wait wins over a shorter draw; catches a wait that starts over at zero."""
     policy = RetryPolicy(base_delay=0.5)
-    async with AsyncPerkamoClient("sk_test", base_url=BASE, timeout=None, retry=policy) as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=BASE, timeout=None, retry=policy), waits) as client:
         with respx.mock as router:
             busy = httpx.Response(429, headers={"retry-after": header})
             router.post("/v1/events").mock(side_effect=[busy, httpx.Response(200, json=RESULT)])
             await client.emit("u", "e")
 
-    assert waits == [wait] if wait is not None else 0 <= waits[0] <= 0.5
+    assert waits.asked == [wait] if wait is not None else 0 <= waits.asked[0] <= 0.5
 
 
 @pytest.mark.parametrize(("header", "budget"), [("61", None), ("30", 20.0), ("99999999", 30.0)])
 async def test_a_wait_beyond_the_bounds_is_handed_to_the_caller(
     header: str,
     budget: float | None,
-    waits: list[float],
+    waits: NotedWaits,
 ) -> None:
     """Above the cap or the deadline the 429 is raised at once, with the wait (P8); catches an hour's sleep."""
-    async with AsyncPerkamoClient("sk_test", base_url=BASE, timeout=budget) as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=BASE, timeout=budget), waits) as client:
         with respx.mock as router:
             route = router.post("/v1/events").respond(429, headers={"retry-after": header})
             with pytest.raises(PerkamoRateLimitError) as caught:
                 await client.emit("u", "e")
 
-    assert (route.call_count, waits) == (1, [])
+    assert (route.call_count, waits.asked) == (1, [])
     assert caught.value.retry_after_seconds == float(header)
     assert f"try again in {header} s" in str(caught.value)
 
 
-async def test_a_conflict_is_retried_only_when_it_says_when(waits: list[float]) -> None:
+async def test_a_conflict_is_retried_only_when_it_says_when(waits: NotedWaits) -> None:
     """Row F33: 409 with Retry-After is tried again; catches a blind retry of an unpublished meaning."""
-    async with AsyncPerkamoClient("sk_test", base_url=BASE) as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=BASE), waits) as client:
         with respx.mock as router:
             conflict = httpx.Response(409, headers={"retry-after": "1"})
             router.post("/v1/events").mock(side_effect=[conflict, httpx.Response(200, json=RESULT)])
             result = await client.emit("u", "e")
 
-    assert (result.meta.attempts, waits) == (2, [1.0])
+    assert (result.meta.attempts, waits.asked) == (2, [1.0])
 
 
 @pytest.mark.parametrize(
@@ -145,10 +140,10 @@ async def test_a_conflict_is_retried_only_when_it_says_when(waits: list[float]) 
     ],
 )
 async def test_one_uncertain_attempt_leaves_the_outcome_unknown(
-    answers: list[int], outcome: str, waits: list[float]
+    answers: list[int], outcome: str, waits: NotedWaits
 ) -> None:
     """What an earlier attempt may have applied is not denied by a later refusal; catches the last attempt's word."""
-    async with AsyncPerkamoClient("sk_test", base_url=BASE) as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=BASE), waits) as client:
         with respx.mock as router:
             router.post("/v1/events").mock(side_effect=[httpx.Response(status) for status in answers])
             with pytest.raises(PerkamoApiError) as caught:
@@ -157,9 +152,9 @@ async def test_one_uncertain_attempt_leaves_the_outcome_unknown(
     assert caught.value.outcome == outcome
 
 
-async def test_nothing_was_sent_to_a_port_that_refuses(dead_port: int, waits: list[float]) -> None:
+async def test_nothing_was_sent_to_a_port_that_refuses(dead_port: int, waits: NotedWaits) -> None:
     """Row F01: three attempts, a connection error, outcome not_sent; catches an outcome made of caution."""
-    async with AsyncPerkamoClient("sk_test", base_url=f"http://127.0.0.1:{dead_port}") as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=f"http://127.0.0.1:{dead_port}"), waits) as client:
         with pytest.raises(PerkamoConnectionError, match="Nothing was sent") as caught:
             await client.emit("u", "e")
 
@@ -167,10 +162,10 @@ async def test_nothing_was_sent_to_a_port_that_refuses(dead_port: int, waits: li
     assert caught.value.__context__ is None
 
 
-async def test_an_outage_sees_hardly_more_attempts_than_calls(dead_port: int, waits: list[float]) -> None:
+async def test_an_outage_sees_hardly_more_attempts_than_calls(dead_port: int, waits: NotedWaits) -> None:
     """10,000 calls into a dead service make at most 10,200 attempts (P7); catches retries without a quota: 30,000."""
     attempts = 0
-    async with AsyncPerkamoClient("sk_test", base_url=f"http://127.0.0.1:{dead_port}") as client:
+    async with by_clock(AsyncPerkamoClient("sk_test", base_url=f"http://127.0.0.1:{dead_port}"), waits) as client:
         for _ in range(10_000):
             try:
                 await client.program()

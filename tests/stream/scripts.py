@@ -8,8 +8,8 @@ import anyio
 from attrs import evolve
 
 from perkamo import AsyncPerkamoClient, CustomerStream, CustomerUpdate, ReconnectPolicy, StreamToken
+from perkamo.clock import Clock
 from perkamo.stream.stream import BadData, StreamState
-from perkamo.stream.subscription import Clock
 from tests.faults.rawserver import Connection, RawServer, Script
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -144,7 +144,7 @@ def subscribe(
         bad_data=bad_data,
         on_state=on_state,
     )
-    stream._subscription = evolve(stream._subscription, time=OwnedTime() if time is None else time)
+    stream._subscription = evolve(stream._subscription, clock=OwnedTime() if time is None else time)
     return stream
 
 

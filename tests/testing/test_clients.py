@@ -13,6 +13,7 @@ from perkamo import AsyncPerkamoClient, PerkamoClient, PerkamoClosedError, Perka
 from perkamo.sandbox import Sandbox, Stall, Status
 from perkamo.testing.clients import QUICK, async_client, sync_client
 from perkamo.transport import sockets
+from tests.clocks import NotedWaits, by_clock
 
 
 def open_sockets() -> set[sockets.PlainSocket]:
@@ -170,21 +171,12 @@ def test_a_client_that_the_test_closed_itself_is_fine(
 
 
 def test_retries_do_not_wait(
-    perkamo_sandbox: Sandbox,
-    perkamo_client: PerkamoClient,
-    async_perkamo_client: AsyncPerkamoClient,
-    monkeypatch: pytest.MonkeyPatch,
+    perkamo_sandbox: Sandbox, perkamo_client: PerkamoClient, async_perkamo_client: AsyncPerkamoClient
 ) -> None:
     """As many attempts as usual, however the dice fall; catches tests that sleep through every armed fault."""
-    waits: list[float] = []
-    sleep = anyio.sleep
-
-    async def note(seconds: float) -> None:
-        waits.append(seconds)
-        await sleep(0)
-
-    monkeypatch.setattr("perkamo.request.exchange.anyio.sleep", note)
-    monkeypatch.setattr("perkamo.request.exchange.random.random", lambda: 1.0)
+    clock = NotedWaits(drawn=1.0)
+    by_clock(perkamo_client._async, clock)
+    by_clock(async_perkamo_client, clock)
     perkamo_sandbox.faults.next("POST /v1/events", Status(503), times=6)
 
     with pytest.raises(PerkamoServerError) as sync:
@@ -193,7 +185,7 @@ def test_retries_do_not_wait(
         anyio.run(buy, async_perkamo_client)
 
     assert (sync.value.attempts, other.value.attempts) == (3, 3)
-    assert waits == [0] * 4
+    assert clock.asked == [0] * 4
 
 
 def test_the_wait_that_the_service_asks_for_is_kept() -> None:

@@ -1,0 +1,38 @@
+"""Time and chance as a value: whoever waits, gives up or draws lots is given a clock, and a test brings its own."""
+
+import random
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+
+
+def _monotonic() -> Callable[[], float]:
+    """Return the system's monotonic clock, which tools that freeze time do not replace, unlike ``time.monotonic``."""
+    if sys.platform == "win32":
+        return time.monotonic
+    return partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+
+
+class Clock:
+    """The clock, the waits and the randomness of a client. It goes on where a test tool has frozen time."""
+
+    _read = staticmethod(_monotonic())  # no name of the module, which such a tool would replace
+
+    def now(self) -> float:
+        """Return seconds of a clock that never goes back."""
+        return self._read()
+
+    def limit(self, seconds: float | None) -> anyio.CancelScope:
+        """Return a scope that is cancelled after so many seconds; never, for None."""
+        return anyio.move_on_after(seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await anyio.sleep(seconds)
+
+    def randomness(self) -> float:
+        """Return a random number from 0 to 1."""
+        return random.random()  # noqa: S311 - jitter is no secret
