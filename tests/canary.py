@@ -4,13 +4,23 @@ import logging
 import re
 import traceback
 import types
+from pathlib import Path
 from typing import Final
+
+import perkamo
 
 CANARY_KEY: Final = "sk_test_canary_7d1f0c52b9"
 CANARY_EMAIL: Final = "canary.5e0d1@example.com"
 _HIDDEN: Final = re.compile(
     "|".join(re.escape(text) for text in (CANARY_KEY, CANARY_EMAIL, CANARY_EMAIL.replace("@", "%40")))
 )
+
+
+PACKAGE = str(Path(perkamo.__file__).parent)
+"""Where the frames are that must show nothing."""
+
+TESTS = str(Path(__file__).parent)
+"""Where those are that know the canary."""
 
 
 def find_canary(text: str) -> str | None:
@@ -34,7 +44,7 @@ def frames(error: BaseException | None) -> list[str]:
 def _locals(tb: types.TracebackType | None) -> list[str]:
     texts: list[str] = []
     while tb is not None:
-        if "tests/" not in tb.tb_frame.f_code.co_filename:
+        if not tb.tb_frame.f_code.co_filename.startswith(TESTS):
             texts.extend(
                 f"{tb.tb_frame.f_code.co_name}:{name}={value!r}" for name, value in tb.tb_frame.f_locals.items()
             )

@@ -66,7 +66,8 @@ def test_a_snippet_runs_as_pasted(snippet: str, sandbox: Sandbox, tmp_path: Path
 
     done = python("-X", "dev", "-W", "error", "-c", snippet, env=environment, cwd=tmp_path)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    slow = [line for line in done.stderr.splitlines() if re.fullmatch(r"Executing <.*> took [\d.]+ seconds", line)]
+    assert (done.returncode, done.stderr.splitlines()) == (0, slow)  # which asyncio says on a busy machine
     assert done.stdout
 
 

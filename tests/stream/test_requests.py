@@ -9,6 +9,7 @@ import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import httpx
@@ -31,6 +32,7 @@ from perkamo import (
 )
 from perkamo.stream.sse import MAX_EVENT_SIZE
 from perkamo.stream.stream import CustomerStream
+from tests.canary import PACKAGE
 from tests.faults.rawserver import Connection, RawServer, answer
 from tests.stream.scripts import (
     CHUNKED,
@@ -301,7 +303,7 @@ async def test_no_frame_log_or_repr_shows_token_or_id(caplog: pytest.LogCaptureF
         texts.append(str(problem))
         trace = problem.__traceback__
         while trace is not None:
-            if "/perkamo/" in trace.tb_frame.f_code.co_filename or "/httpx/" in trace.tb_frame.f_code.co_filename:
+            if trace.tb_frame.f_code.co_filename.startswith((PACKAGE, str(Path(httpx.__file__).parent))):
                 texts.extend(repr(value) for value in trace.tb_frame.f_locals.values())
             trace = trace.tb_next
         problem = problem.__cause__ or problem.__context__

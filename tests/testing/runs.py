@@ -11,12 +11,12 @@ from typing import Final
 
 from attrs import frozen
 
-# Plugins that take most of a second to load, and have no part in this.
+# Plugins that take most of a second to load, or change the order of what is written here, have no part in this.
 INI: Final = """
 [pytest]
 filterwarnings = error
 asyncio_default_fixture_loop_scope = function
-addopts = --strict-markers --strict-config -p no:cacheprovider -p no:hypothesispytest -p no:respx
+addopts = --strict-markers --strict-config -p no:cacheprovider -p no:hypothesispytest -p no:respx -p no:randomly
 """
 _COUNTS: Final = re.compile(r"([0-9]+) (passed|failed|error|skipped)")
 

@@ -12,6 +12,7 @@ from perkamo.transport import pool as connections
 from perkamo.transport.pool import Connections, ConnectionsClosedError
 from perkamo.transport.resolver import Resolver, connect
 from perkamo.transport.sockets import PlainSocket, Stream
+from tests.canary import PACKAGE
 from tests.faults.rawserver import Connection, RawServer, Script, answer, answering
 from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, state, until
 
@@ -361,7 +362,7 @@ async def test_every_failure_is_an_error_of_httpx_that_shows_no_header(
 
             assert (caught.value.__cause__, caught.value.__context__) == (None, None)
             shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-            inside = [frame for frame in shown.stack if "/perkamo/" in frame.filename]
+            inside = [frame for frame in shown.stack if frame.filename.startswith(PACKAGE)]
             assert inside
             assert not any(SECRET in text for frame in inside for text in (frame.locals or {}).values())
             assert lost_places(transport) == 0

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from perkamo.transport.pool import Connections
+from tests.canary import PACKAGE
 from tests.faults.rawserver import RawServer
 from tests.transport.pool import ask, assert_sound, client_over, echo, state, until
 
@@ -82,7 +83,7 @@ async def calls_per_request(in_flight: int, requests: int) -> float:
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         nonlocal count
-        if event == "call" and "/perkamo/" in frame.f_code.co_filename:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
             count += 1
 
     async def work() -> None:
