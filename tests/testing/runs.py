@@ -16,7 +16,8 @@ INI: Final = """
 [pytest]
 filterwarnings = error
 asyncio_default_fixture_loop_scope = function
-addopts = --strict-markers --strict-config -p no:cacheprovider -p no:hypothesispytest -p no:respx -p no:randomly
+addopts = --strict-markers --strict-config -p no:cacheprovider -p no:hypothesispytest -p no:respx -p no:pytest_httpx
+  -p no:randomly
 """
 _COUNTS: Final = re.compile(r"([0-9]+) (passed|failed|error|skipped)")
 
