@@ -21,14 +21,23 @@ _PUBLIC_NAMES: Final = {
     "errors": (
         *("PerkamoApiError", "PerkamoAsyncUsageWarning", "PerkamoAuthenticationError", "PerkamoClosedError"),
         *("PerkamoConfigurationError", "PerkamoConflictError", "PerkamoConnectionError", "PerkamoError"),
-        *("PerkamoNotFoundError", "PerkamoPermissionError", "PerkamoRateLimitError", "PerkamoRedirectError"),
-        *("PerkamoResponseError", "PerkamoServerError", "PerkamoStreamError", "PerkamoTimeoutError"),
-        *("PerkamoValidationError", "RateLimit", "WriteOutcome"),
+        *("PerkamoEventError", "PerkamoNotFoundError", "PerkamoPermissionError", "PerkamoRateLimitError"),
+        *("PerkamoRedirectError", "PerkamoResponseError", "PerkamoServerError", "PerkamoStreamError"),
+        *("PerkamoTimeoutError", "PerkamoValidationError", "RateLimit", "WriteOutcome"),
     ),
     "events": ("Context", "Event", "Traits", "assert_safe_event", "create_transaction_id"),
     "models": (
-        *("ApiResponse", "BatchIngestResponse", "Blueprint", "BrowserToken", "Customer", "EventIngestResponse"),
-        *("IdentifyResponse", "Level", "Program", "ProgramEvent", "ResponseMeta", "UnlockedPerk", "WalletDelta"),
+        *("ApiResponse", "BatchIngestResponse", "Blueprint", "BrowserToken", "Customer", "EventFailure"),
+        *(
+            "EventIngestResponse",
+            "IdentifyResponse",
+            "Level",
+            "Program",
+            "ProgramEvent",
+            "ResponseMeta",
+            "UnlockedPerk",
+        ),
+        "WalletDelta",
     ),
     "outbox.errors": (
         *("PerkamoOutboxConflictError", "PerkamoOutboxCorruptError", "PerkamoOutboxError", "PerkamoOutboxFullError"),

@@ -9,7 +9,7 @@ from typing import Self
 import httpx
 from attrs import evolve
 
-from perkamo.decoding import decode, decode_any, decode_batch
+from perkamo.decoding.answers import decode, decode_any, decode_batch
 from perkamo.encoding.encode import JSONInput
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Context, Event, Traits, create_transaction_id
@@ -169,7 +169,8 @@ class AsyncPerkamoClient:
             events: Events, or mappings with the wire's field names. Each needs a transaction id of its own.
 
         Returns:
-            One result for each event, in the same order.
+            For each event, in the same order, its result, or an ``EventFailure`` that says why there is none. Look at
+            ``.accepted`` of each, or let ``.raise_for_failures()`` raise for the first failure.
 
         Raises:
             PerkamoValidationError: An event can't be sent (``.path`` begins with ``events[i]``), or there are none or
@@ -178,7 +179,7 @@ class AsyncPerkamoClient:
         """
         call, count = endpoints.batch(events)
         reply = await self._exchange.send(call)
-        return decode_batch(reply.body, reply.meta, call.label, count)
+        return decode_batch(reply.body, reply.meta, call.label, count, call.ids)
 
     async def customer(self, user_id: str) -> Customer:
         """Read a customer: ``GET /v1/customer/{user_id}`` (published; some fields for an earlier version).

@@ -221,6 +221,41 @@ class PerkamoRedirectError(PerkamoApiError):
     location_host: str | None = None
 
 
+class PerkamoEventError(PerkamoError):
+    """The service answered a batch, and did not accept this one event of it; the others are not concerned.
+
+    ``outcome`` is ``"rejected"`` where the service gave a reason for which the same event will be refused again, else
+    ``"unknown"``: then sending it again with the same transaction id is safe and may work.
+
+    Attributes:
+        code: The service's own code for the reason, such as ``"invalid_event"``, or None (assumed: the shape of a
+            failed item is unpublished).
+        accepted: The service said that the event counts, but the rest of its result can't be read.
+        request_id: The request id of the batch's answer, or None.
+    """
+
+    code: str | None
+    accepted: bool
+    request_id: str | None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        accepted: bool = False,
+        request_id: str | None = None,
+        outcome: WriteOutcome = "unknown",
+        attempts: int = 1,
+    ) -> None:
+        """Say why in the service's words, cleaned of ids and keys."""
+        retryable = outcome == "unknown" and not accepted
+        super().__init__(message, outcome=outcome, retryable=retryable, attempts=attempts)
+        self.code = code
+        self.accepted = accepted
+        self.request_id = request_id
+
+
 class PerkamoStreamError(PerkamoError):
     """The customer stream ended in a way that reconnecting does not mend.
 

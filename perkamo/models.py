@@ -6,13 +6,14 @@ traits, tokens and the raw answer.
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from attrs import Factory, field, frozen
 
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.serializable import Serializable
-from perkamo.errors import RateLimit
+from perkamo.errors import PerkamoEventError, RateLimit
+from perkamo.redaction import clean
 
 
 @frozen
@@ -138,14 +139,81 @@ class EventIngestResponse(Answer):
 
 
 @frozen
-class BatchIngestResponse(Answer):
-    """What each event of a batch did, in the order of the request (published).
+class EventFailure(Serializable):
+    """Why there is no result for one event of a batch; the others are not concerned.
+
+    Assumed throughout: the shape of a failed item is unpublished, so any shape is read for a reason in words.
 
     Attributes:
-        results: One result for each event.
+        error: The item's own code for the reason, such as ``"invalid_event"``, or None.
+        message: The reason in the item's own words, or what can't be read of it; fit for a log.
+        raw: The item as it was answered, whatever it is.
+        outcome: ``"rejected"`` where the reason is one for which the same event will be refused again. ``"unknown"``
+            everywhere else: sending the event again with the same transaction id is safe, and may work.
+        meta: Status, request id, rate limit and attempts of the batch's answer.
     """
 
-    results: tuple[EventIngestResponse, ...]
+    error: str | None
+    message: str
+    raw: JSONValue = field(default=None, eq=False, repr=False)
+    outcome: Literal["rejected", "unknown"] = field(default="unknown", kw_only=True)
+    meta: ResponseMeta = field(default=_NO_META, eq=False, repr=False, kw_only=True)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the item says that the event counts, although the rest of it can't be read."""
+        raw = self.raw
+        return isinstance(raw, dict) and (raw.get("applied") is True or raw.get("duplicate") is True)
+
+    def to_error(self) -> PerkamoEventError:
+        """Return the error that stands for it, to be raised by whoever wants one."""
+        request = f" (request id {clean(self.meta.request_id)})" if self.meta.request_id else ""
+        if self.accepted:
+            text = f"The event was accepted, but {self.message}{request}. It need not be sent again."
+        elif self.outcome == "rejected":
+            text = f"The event was refused: {self.message}{request}. The same event will be refused again."
+        else:
+            again = "Sending it again with the same transaction id is safe."
+            text = f"The event was not accepted: {self.message}{request}. {again}"
+        return PerkamoEventError(
+            text,
+            code=self.error,
+            accepted=self.accepted,
+            request_id=self.meta.request_id,
+            outcome=self.outcome,
+            attempts=self.meta.attempts,
+        )
+
+
+@frozen
+class BatchIngestResponse(Answer):
+    """What each event of a batch did, in the order of the request (published, but for events that failed).
+
+    Attributes:
+        results: For each event its result, or why there is none. ``accepted`` tells of both whether the event counts.
+    """
+
+    results: tuple[EventIngestResponse | EventFailure, ...]
+
+    @property
+    def failures(self) -> dict[int, EventFailure]:
+        """The events without a result, by their position in the request."""
+        return {place: one for place, one in enumerate(self.results) if isinstance(one, EventFailure)}
+
+    def raise_for_failures(self) -> tuple[EventIngestResponse, ...]:
+        """Return the results where there is one for each event.
+
+        Raises:
+            PerkamoEventError: There is none for some event. The error is that of the first one, with a note of its
+                position and of how many there are.
+        """
+        failures = self.failures
+        if failures:
+            place, failure = next(iter(failures.items()))
+            error = failure.to_error()
+            error.add_note(f"events[{place}], the first of {len(failures)} of {len(self.results)} without a result")
+            raise error
+        return tuple(one for one in self.results if isinstance(one, EventIngestResponse))
 
 
 @frozen

@@ -154,7 +154,8 @@ class PerkamoClient:
             events: Events, or mappings with the wire's field names. Each needs a transaction id of its own.
 
         Returns:
-            One result for each event, in the same order.
+            For each event, in the same order, its result, or an ``EventFailure`` that says why there is none. Look at
+            ``.accepted`` of each, or let ``.raise_for_failures()`` raise for the first failure.
 
         Raises:
             PerkamoValidationError: An event can't be sent (``.path`` begins with ``events[i]``), or there are none or

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "encoding": {"errors"},
     "transport": {"clock", "event_loop"},
     "events": {"encoding", "errors"},
-    "models": {"encoding", "errors"},
+    "models": {"encoding", "errors", "redaction"},
     "constructors": {"models"},
     "decoding": {"constructors", "encoding", "errors", "models", "redaction"},
     "request": GROUND | {"events", "models", "decoding"},

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perkamo.constructors import Constructors, MismatchError
-from perkamo.decoding import WIRE_NAMES, _converter, _moment
+from perkamo.decoding.answers import WIRE_NAMES, _converter, _moment, decode_batch
 from perkamo.models import (
-    BatchIngestResponse,
     BrowserToken,
     Customer,
     EventIngestResponse,
@@ -46,7 +45,6 @@ TOKEN: dict[str, object] = {
 }
 ANSWERS: list[tuple[type[Part], dict[str, object]]] = [
     (EventIngestResponse, RESULT),
-    (BatchIngestResponse, {"results": [RESULT, RESULT]}),
     (Customer, CUSTOMER),
     (BrowserToken, TOKEN),
     (IdentifyResponse, {"anything": 1}),
@@ -104,11 +102,13 @@ def test_meta_and_raw_are_set_at_every_level() -> None:
     """Each part has its own raw, each answer the meta; catches one that is shared or forgotten."""
     value = json.loads(json.dumps({"results": [RESULT]}))
 
-    answer = Constructors(WIRE_NAMES, _moment).of(BatchIngestResponse)(value, META)
+    answer = decode_batch(json.dumps(value).encode(), META, "", 1)
 
     [result] = answer.results
     assert answer.meta is result.meta is META
-    assert result.raw is value["results"][0]
+    assert isinstance(result, EventIngestResponse)
+    assert result.raw == value["results"][0]
+    assert answer.raw == value
     assert result.delta[1].raw == {"wallet": "stars", "amount": 0.5}
     assert result.level is not None
     assert result.level.raw == LEVEL

@@ -13,10 +13,12 @@ from perkamo import (
     Blueprint,
     BrowserToken,
     Customer,
+    EventFailure,
     EventIngestResponse,
     IdentifyResponse,
     JSONValue,
     Level,
+    PerkamoEventError,
     Program,
     ProgramEvent,
     RateLimit,
@@ -40,7 +42,8 @@ RESULT = EventIngestResponse(
 RAW: dict[str, JSONValue] = {"email": CANARY_EMAIL}
 VALUES: list[object] = [
     RESULT,
-    BatchIngestResponse((RESULT,)),
+    BatchIngestResponse((RESULT, EventFailure("invalid_event", "no", RAW))),
+    EventFailure(None, "no", RAW, outcome="rejected", meta=ResponseMeta(request_id="req_1")),
     IdentifyResponse(raw=RAW),
     Customer(CANARY_EMAIL, {"email": CANARY_EMAIL}, {"points": 5}, LEVEL, (UnlockedPerk(),), raw=RAW),
     Program(Blueprint((ProgramEvent("e", "label"),), raw=RAW)),
@@ -68,3 +71,17 @@ def test_a_value_is_frozen_and_shows_nothing_personal(value: object) -> None:
 
     assert find_canary(repr(value)) is None
     assert not hasattr(value, "__dict__")
+
+
+def test_a_batch_tells_its_failures_and_raises_for_those_who_want_it() -> None:
+    """By position, and as the first one's error; catches a failure that passes for a result."""
+    sound = BatchIngestResponse((RESULT, RESULT))
+    failed = BatchIngestResponse((RESULT, EventFailure("invalid_event", "no"), EventFailure(None, "never")))
+
+    assert sound.raise_for_failures() == (RESULT, RESULT)
+    assert sound.failures == {}
+    assert list(failed.failures) == [1, 2]
+    with pytest.raises(PerkamoEventError, match="The event was not accepted: no") as caught:
+        failed.raise_for_failures()
+    assert caught.value.__notes__ == ["events[1], the first of 2 of 3 without a result"]
+    assert [one.accepted for one in failed.results] == [True, False, False]

@@ -9,7 +9,7 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, send_batch
+from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, judge, send_batch, send_undecided
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError, WriteOutcome
 from perkamo.event_loop import DetachedTaskGroup
@@ -185,7 +185,12 @@ class Batcher:
                 self._gathering = None
             emits = batch.take_all()
             if emits:
-                results = await send_batch(self._client, [emit.event for emit in emits])
+                events = [emit.event for emit in emits]
+                results = await send_batch(self._client, events)
+                for emit, result in zip(emits, results, strict=True):
+                    if judge(result) != "undecided":
+                        emit.set_result(result)
+                await send_undecided(self._client, events, results)
         except Exception as error:  # noqa: BLE001 - a bug below us must not end the other callers' requests
             for emit in emits:
                 emit.set_result(error)

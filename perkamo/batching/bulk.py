@@ -8,7 +8,14 @@ import anyio
 from attrs import field, frozen
 
 from perkamo.batching.pacing import Pace
-from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, send_batch
+from perkamo.batching.split import (
+    MAX_REQUEST_BYTES,
+    MAX_REQUEST_EVENTS,
+    EventResult,
+    judge,
+    send_batch,
+    send_undecided,
+)
 from perkamo.client import AsyncPerkamoClient
 from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError, PerkamoError, PerkamoValidationError
@@ -63,7 +70,8 @@ def emit_many(
         ordered: Tell outcomes in the order of the stream; otherwise, within a round, as the answers came.
 
     Returns:
-        An iterator over one outcome for each event. Errors of events are told, never raised.
+        An iterator over one outcome for each event. Errors of events are told, never raised. Where the stream itself
+        raises, what was read before is sent and told first; then the stream's error is raised.
 
     Raises:
         PerkamoConfigurationError: ``concurrency`` is out of its range.
@@ -80,6 +88,7 @@ class Outcomes:
         self._pipe = pipe
         self._outcomes: deque[Outcome] = deque()
         self._is_over = False
+        self._broken: Exception | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -87,8 +96,12 @@ class Outcomes:
     async def __anext__(self) -> Outcome:
         while not self._outcomes:
             if self._is_over:
-                raise StopAsyncIteration
-            await self._fill()
+                broken, self._broken = self._broken, None
+                raise broken or StopAsyncIteration
+            try:
+                await self._fill()
+            except Exception as error:  # noqa: BLE001 - the stream's own, raised when what was read before it is told
+                self._broken, self._is_over = error, True
             self._outcomes.extend(await self._pipe.flush())
         return self._outcomes.popleft()
 
@@ -167,20 +180,24 @@ class Pipe:
                     self._outcomes.append(Outcome(event, answer, None, position))
 
     async def _send(self, events: list[Event]) -> list[EventResult]:
-        """Send the events of one request; those that trouble kept back are sent again, and only those."""
-        told: dict[int, EventResult] = {}
+        """Send the events of one request; those that failed with it are sent again, and only those."""
+        results: dict[int, EventResult] = {}
         left = list(range(len(events)))
         for _ in range(ATTEMPTS):
-            while (seconds := self._pace.seconds) > 0:
-                await self._clock.sleep(seconds)
+            await self._pace.wait()
+            sent_at = self._clock.now()
             answers = await send_batch(self._client, [events[place] for place in left], continue_on_error=False)
-            told.update(zip(left, answers, strict=True))
-            troubles = {
-                place: answer for place in left if isinstance(answer := told[place], PerkamoError) and answer.retryable
+            results.update(zip(left, answers, strict=True))
+            failed = {
+                place: error
+                for place in left
+                if isinstance(error := results[place], PerkamoError) and judge(error) == "failed" and error.retryable
             }
-            if not troubles:
+            if not failed:
                 self._pace.succeeded()
                 break
-            self._pace.failed(next(iter(troubles.values())))
-            left = list(troubles)
-        return [told[place] for place in range(len(events))]
+            self._pace.failed(next(iter(failed.values())), sent_at)
+            left = list(failed)
+        told = [results[place] for place in range(len(events))]
+        await send_undecided(self._client, events, told, self._clock)
+        return told

@@ -1,5 +1,6 @@
 """How fast a stream of requests may go: one pace for all of its tasks."""
 
+import math
 from typing import Final
 
 from perkamo.clock import Clock
@@ -22,25 +23,38 @@ class Pace:
         self.failures: int = 0
         self._clock = clock
         self._not_before = 0.0
+        self._failed_at = -math.inf
 
     @property
     def seconds(self) -> float:
         """For how long nothing may leave; 0 or less when it may."""
         return self._not_before - self._clock.now()
 
+    async def wait(self) -> None:
+        """Wait until a request may leave."""
+        while (seconds := self.seconds) > 0:
+            await self._clock.sleep(seconds)
+
     def succeeded(self) -> None:
         """Go at full speed again."""
         self.failures = 0
 
-    def failed(self, error: PerkamoError) -> None:
-        """Hold back: twice as long each time, at random within that, and no less than the service asks for."""
-        self.failures += 1
-        limit = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self.failures - 1, 30))
-        drawn = limit * self._clock.randomness()
+    def failed(self, error: PerkamoError | None = None, sent_at: float = math.inf) -> None:
+        """Hold back: twice as long each time, at random within that, and no less than the service asks for.
+
+        Args:
+            error: What the service answered.
+            sent_at: When the request left, by its clock. Requests that were on their way together fail
+                together, and count as one failure.
+        """
         asked = error.retry_after_seconds if isinstance(error, PerkamoApiError) else None
-        if asked is not None:
-            drawn += min(asked, LONGEST_RETRY_AFTER)
-        self.hold(drawn)
+        wait = 0.0 if asked is None else min(asked, LONGEST_RETRY_AFTER)
+        if sent_at > self._failed_at:
+            self._failed_at = self._clock.now()
+            self.failures += 1
+            limit = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self.failures - 1, 30))
+            wait += limit * self._clock.randomness()
+        self.hold(wait)
 
     def hold(self, seconds: float) -> None:
         """Let nothing leave for so many seconds."""

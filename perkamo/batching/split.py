@@ -1,11 +1,23 @@
-"""Events that travel in one request, and what each of them is told."""
+"""Events that travel in one request, and the result of each.
+
+The one judgement of a result is ``judge``: whoever delivers events settles each of them by it.
+"""
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
+from perkamo.batching.pacing import Pace
 from perkamo.client import AsyncPerkamoClient
-from perkamo.errors import PerkamoApiError, PerkamoError, PerkamoValidationError
+from perkamo.clock import Clock
+from perkamo.errors import (
+    PerkamoApiError,
+    PerkamoConflictError,
+    PerkamoError,
+    PerkamoEventError,
+    PerkamoResponseError,
+    PerkamoValidationError,
+)
 from perkamo.events import MAX_BATCH_EVENTS, Event
 from perkamo.models import EventIngestResponse
 
@@ -13,8 +25,40 @@ MAX_REQUEST_EVENTS: Final[int] = MAX_BATCH_EVENTS
 MAX_REQUEST_BYTES: Final = 1024 * 1024
 """Assumed: the service's own limit is unpublished. A 413 halves a request further."""
 _REFUSED_STATUSES: Final = frozenset({400, 413, 422})
+_HOPELESS: Final = 2
+"""How many events may fail alone, while none passes, before the service is at fault and not they."""
+
+SOLO_ATTEMPTS: Final = 3
+"""How often an event is sent alone that the service did not accept in company, for a reason that may pass."""
 
 EventResult: TypeAlias = EventIngestResponse | PerkamoError
+"""The result of one event, which the service accepted, or why there is none; see ``judge``."""
+
+Verdict: TypeAlias = Literal["accepted", "rejected", "undecided", "failed"]
+
+
+def judge(result: EventResult) -> Verdict:
+    """Tell what to do with an event, by the type and the attributes of its result, never by a text.
+
+    Returns:
+        ``"accepted"``: the event counts; it is delivered. A ``PerkamoEventError`` with ``accepted`` is, too.
+        ``"rejected"``: the same event will be refused again; don't send it again, keep it with ``str(error)``.
+        ``"undecided"``: it was not accepted, and the reason may pass or is unknown, but it lies in this event. Others
+        must not wait for it: send it alone, a bounded number of times, then take it as rejected.
+        ``"failed"``: the request failed for a reason that lies in no event; ``error.retryable`` tells whether time
+        alone may mend it.
+    """
+    match result:
+        case EventIngestResponse():
+            return "accepted"
+        case PerkamoEventError():
+            if result.accepted:
+                return "accepted"
+            return "rejected" if result.outcome == "rejected" else "undecided"
+        case PerkamoConflictError():
+            return "undecided"
+        case _:
+            return "rejected" if is_refusal(result) else "failed"
 
 
 def is_refusal(error: PerkamoError) -> bool:
@@ -24,16 +68,22 @@ def is_refusal(error: PerkamoError) -> bool:
     return isinstance(error, PerkamoValidationError)
 
 
+def may_be_one_event(error: PerkamoError) -> bool:
+    """Tell whether the error may lie in some event of the request: a refusal, a conflict, an answer nobody can read."""
+    return is_refusal(error) or isinstance(error, PerkamoConflictError | PerkamoResponseError)
+
+
 async def send_batch(
     client: AsyncPerkamoClient,
     events: Sequence[Event],
     *,
-    halve: Callable[[PerkamoError], bool] = is_refusal,
+    halve: Callable[[PerkamoError], bool] = may_be_one_event,
     continue_on_error: bool = True,
 ) -> list[EventResult]:
-    """Send events in one request, and halve what is refused until the rejected events are alone.
+    """Send events in one request, and halve what fails until the events at fault are alone.
 
-    One rejected event among a hundred takes at most fifteen requests.
+    One such event among a hundred takes at most fifteen requests. Where single events fail for another reason than a
+    refusal and none passes, the service is at fault: after two of them the rest is not sent.
 
     Args:
         client: Sends the requests, with its own retries.
@@ -43,25 +93,66 @@ async def send_batch(
             error.
 
     Returns:
-        What each event is told, in order: its result, or its own copy of the error.
+        The result of each event, in order. Who failed alone while others passed has a ``PerkamoEventError``; who
+        failed with its request, a copy of that error.
     """
-    told: list[EventResult] = []
+    results: list[EventResult] = []
+    alone: list[int] = []
     parts = [events]
     stopped: PerkamoError | None = None
-    while parts:
+    answered = False
+    while parts and stopped is None:
         part = parts.pop()
         try:
-            if stopped is not None:
-                raise stopped
             answer = await client.batch(part)
         except PerkamoError as error:
-            if len(part) > 1 and error is not stopped and halve(error):
+            if len(part) > 1 and halve(error):
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
                 continue
-            if not halve(error) and not continue_on_error:
-                stopped = error
-            told += [copy(error) for _ in part]
+            if not halve(error):
+                stopped = None if continue_on_error else error
+            elif judge(error) == "failed":
+                alone.append(len(results))
+                stopped = error if len(alone) >= _HOPELESS and not answered else None
+            results += [copy(error) for _ in part]
         else:
-            told += answer.results
-    return told
+            answered = True
+            results += [one if isinstance(one, EventIngestResponse) else one.to_error() for one in answer.results]
+    if stopped is not None:
+        results += [copy(stopped) for part in parts for _ in part]
+    if answered:
+        for place in alone:
+            results[place] = _of_this_event(results[place])
+    return results
+
+
+async def send_undecided(
+    client: AsyncPerkamoClient, events: Sequence[Event], results: list[EventResult], clock: Clock = Clock()
+) -> None:
+    """Send each event alone, a few times with waits between, that the service did not accept in company.
+
+    Args:
+        client: Sends the requests.
+        events: The events of one request.
+        results: Their results, in order; those of undecided events are replaced.
+        clock: What the waits go by.
+    """
+    pace = Pace(clock)
+    for _ in range(SOLO_ATTEMPTS):
+        undecided = [place for place, result in enumerate(results) if judge(result) == "undecided"]
+        if not undecided:
+            return
+        pace.failed()
+        await pace.wait()
+        for place in undecided:
+            [results[place]] = await send_batch(client, [events[place]])
+
+
+def _of_this_event(result: EventResult) -> EventResult:
+    """Make the error of a request the error of the one event that was in it."""
+    if not isinstance(result, PerkamoError):
+        return result
+    error = PerkamoEventError(str(result), request_id=getattr(result, "request_id", None), attempts=result.attempts)
+    error.__cause__ = result
+    return error

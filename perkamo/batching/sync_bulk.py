@@ -23,7 +23,8 @@ def sync_emit_many(
         ordered: Tell outcomes in the order of the stream.
 
     Returns:
-        An iterator over one outcome for each event. Errors of events are told, never raised.
+        An iterator over one outcome for each event. Errors of events are told, never raised. Where the stream itself
+        raises, what was read before is sent and told first; then the stream's error is raised.
 
     Raises:
         PerkamoConfigurationError: ``concurrency`` is out of its range.
@@ -32,8 +33,23 @@ def sync_emit_many(
 
 
 def _outcomes(events: Iterable[Given], pipe: Pipe) -> Iterator[Outcome]:
-    for event in events:
+    stream = iter(events)
+    broken: Exception | None = None
+    is_over = False
+    while not is_over:
+        try:
+            is_over = _fill(pipe, stream)
+        except Exception as error:  # noqa: BLE001 - the stream's own, raised when what was read before it is told
+            broken, is_over = error, True
+        yield from run(pipe.flush)
+    if broken is not None:
+        raise broken
+
+
+def _fill(pipe: Pipe, stream: Iterator[Given]) -> bool:
+    """Read the next round; returns whether the stream is over."""
+    for event in stream:
         pipe.add(event)
         if pipe.is_full:
-            yield from run(pipe.flush)
-    yield from run(pipe.flush)
+            return False
+    return True

@@ -81,7 +81,7 @@ async def _play() -> _Played:
             Event(CUSTOMER, "referral.completed", "referral_1"),
             Event(CUSTOMER, "page.viewed", "view_1", {"path": "/pricing"}),
         ]
-        results = (await perkamo.batch(events)).results
+        results = (await perkamo.batch(events)).raise_for_failures()
         return _Played(
             sandbox.base_url,
             emitted,

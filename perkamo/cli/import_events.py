@@ -22,11 +22,20 @@ import anyio
 from attrs import asdict, define
 
 from perkamo.batching.bulk import MAX_CONCURRENCY, Outcome, emit_many
-from perkamo.batching.split import is_refusal
+from perkamo.batching.split import judge
 from perkamo.cli.help import BASE_URL, KEY, explain
 from perkamo.cli.output import print_json, print_lines, print_stderr
-from perkamo.cli.running import DONE, FAILED, INTERRUPTED, client_of_environment, explained, print_error, sentence
-from perkamo.errors import PerkamoConflictError, PerkamoError, PerkamoValidationError
+from perkamo.cli.running import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    client_of_environment,
+    explained,
+    print_error,
+    sentence,
+)
+from perkamo.errors import PerkamoError, PerkamoValidationError
 from perkamo.events import Event
 
 if TYPE_CHECKING:
@@ -44,9 +53,11 @@ def add_parser(subparsers: "SubParsers") -> None:
         parser,
         summary,
         example="perkamo import events.jsonl\nzcat more.jsonl.gz | perkamo import - --rejected refused.jsonl",
-        exit_codes="0    done; refused lines are in the file of rejected ones\n"
+        exit_codes="0    done\n"
         "1    failed; the same command goes on from there\n"
-        f"2    wrong usage\n{INTERRUPTED}  Ctrl-C; the same command goes on from there",
+        "2    wrong usage\n"
+        "3    done, but lines were refused; they are in the file of rejected ones\n"
+        f"{INTERRUPTED}  Ctrl-C; the same command goes on from there",
         environment=(KEY, BASE_URL),
     )
     parser.add_argument("file", metavar="FILE", help="FILE.jsonl, FILE.jsonl.gz, or - for standard input")
@@ -62,7 +73,7 @@ def add_parser(subparsers: "SubParsers") -> None:
 
 
 def run(args: Namespace) -> int:
-    """Import the file; returns the exit code: 0 even if lines were refused, which the summary says."""
+    """Import the file; returns the exit code."""
     return explained("import", partial(_import, args))
 
 
@@ -89,7 +100,7 @@ def _import(args: Namespace) -> int:
         job.save()
         return print_error("import", f"{sentence(error)} Stopped after line {state.line:,}. {job.how_to_go_on}", FAILED)
     job.finish(as_json=args.json)
-    return DONE
+    return REFUSED if state.refused else DONE
 
 
 def _concurrency(text: str) -> int:
@@ -230,10 +241,14 @@ class Import:
             self.state.applied += outcome.result.applied
             self.state.known += not outcome.result.applied
         elif outcome.error is not None:
-            if not is_refusal(outcome.error) and not isinstance(outcome.error, PerkamoConflictError):
+            verdict = judge(outcome.error)
+            if verdict == "failed":
                 raise outcome.error
-            line.problem = str(outcome.error)
-            self._refuse(line)
+            if verdict == "accepted":
+                self.state.applied += 1
+            else:
+                line.problem = str(outcome.error)
+                self._refuse(line)
         self.state.line = line.number
         self._show_progress(line.number)
 

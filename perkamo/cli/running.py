@@ -15,6 +15,7 @@ from perkamo.errors import (
     PerkamoApiError,
     PerkamoConfigurationError,
     PerkamoError,
+    PerkamoEventError,
     PerkamoResponseError,
     PerkamoValidationError,
 )
@@ -138,7 +139,7 @@ async def _with_client(work: Callable[[AsyncPerkamoClient], Awaitable[None]]) ->
 def sentence(error: PerkamoError) -> str:
     """Return the error's text and notes; it always names the request where the service did."""
     text = str(error)
-    known = error.request_id if isinstance(error, PerkamoApiError | PerkamoResponseError) else None
+    known = error.request_id if isinstance(error, PerkamoApiError | PerkamoEventError | PerkamoResponseError) else None
     if known is not None and known not in text:
         text = f"{text} (request id {known})"
     notes: list[str] = getattr(error, "__notes__", [])
@@ -149,4 +150,6 @@ def _is_refusal(error: PerkamoError) -> bool:
     """Tell whether the input is at fault, rather than key, network or service."""
     if isinstance(error, PerkamoApiError):
         return 400 <= error.status < 500 and error.status not in (401, 403) and not error.retryable
+    if isinstance(error, PerkamoEventError):
+        return error.outcome == "rejected"
     return isinstance(error, PerkamoValidationError)

@@ -18,7 +18,7 @@ from typing import Final
 import anyio
 
 from perkamo.batching.pacing import Pace
-from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, is_refusal, send_batch
+from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, is_refusal, judge, send_batch
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import (
     PerkamoConflictError,
@@ -131,11 +131,11 @@ class Relay:
         readable, refused = _read(rows)
         told = await self._send([event for _, event in readable])
         answers = [(row, answer) for (row, _), answer in zip(readable, told, strict=True)]
-        delivered = [row for row, answer in answers if not isinstance(answer, PerkamoError)]
+        delivered = [row for row, answer in answers if judge(answer) == "accepted"]
         trouble: PerkamoError | None = None
         for row, answer in answers:
-            if isinstance(answer, PerkamoError):
-                if self._is_dead(row, answer, others_pass=bool(delivered)):
+            if isinstance(answer, PerkamoError) and judge(answer) != "accepted":
+                if self._is_dead(row, answer, is_alone=len(answers) == 1):
                     refused.append((row, str(answer)))
                 else:
                     trouble = trouble or answer
@@ -170,14 +170,13 @@ class Relay:
             or (is_server_error and self._server_errors >= MAX_SOLO_FAILURES)
         )
 
-    def _is_dead(self, row: StoredEvent, error: PerkamoError, *, others_pass: bool) -> bool:
-        """Tell whether this event will never pass; errors that halve a request are told of single events only."""
-        if is_refusal(error):
-            return True
-        if isinstance(error, PerkamoConflictError):
+    def _is_dead(self, row: StoredEvent, error: PerkamoError, *, is_alone: bool) -> bool:
+        """Tell whether it will never pass; once it failed alone while others passed, its later failures count."""
+        verdict = judge(error)
+        if verdict == "undecided" or (is_alone and self._failed_alone[row.transaction_id]):
             self._failed_alone[row.transaction_id] += 1
             return self._failed_alone[row.transaction_id] >= MAX_SOLO_FAILURES
-        return others_pass and self._may_be_one_event(error)
+        return verdict == "rejected"
 
     def _adapt(self, trouble: PerkamoError | None) -> None:
         is_new = type(trouble) is not type(self.trouble)

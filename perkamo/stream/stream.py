@@ -16,7 +16,7 @@ import anyio
 import httpx
 from attrs import frozen
 
-from perkamo.decoding import structure
+from perkamo.decoding.answers import structure
 from perkamo.encoding.parse import parse
 from perkamo.encoding.serializable import Serializable
 from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError

@@ -7,10 +7,12 @@ import pytest
 
 from perkamo.batching.batcher import Batcher
 from perkamo.client import AsyncPerkamoClient
+from perkamo.encoding.encode import JSONValue
 from perkamo.errors import (
     PerkamoApiError,
     PerkamoClosedError,
     PerkamoConfigurationError,
+    PerkamoEventError,
     PerkamoServerError,
     PerkamoValidationError,
 )
@@ -18,6 +20,7 @@ from perkamo.models import EventIngestResponse
 from perkamo.request.retry import RetryPolicy
 from perkamo.sandbox import Delay, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
+from tests.batching.items import answer_batches
 
 pytestmark = pytest.mark.anyio
 BATCH = "POST /v1/events:batch"
@@ -251,3 +254,39 @@ async def test_limits_out_of_range_are_refused(client: AsyncPerkamoClient, limit
     """A batcher that could never send must not be built."""
     with pytest.raises(PerkamoConfigurationError):
         Batcher(client, **limits)
+
+
+@pytest.mark.parametrize(
+    ("item", "outcome", "requests"),
+    [({"error": "invalid_event"}, "rejected", 1), (None, "unknown", 4), ({"applied": True}, "unknown", 1)],
+)
+async def test_an_odd_item_is_told_to_its_caller_alone(
+    sandbox: Sandbox,
+    client: AsyncPerkamoClient,
+    item: JSONValue,
+    outcome: str,
+    requests: int,
+) -> None:
+    """The others have their results at once, and one without a reason is sent alone three times.
+
+    Catches ninety-nine callers who fail with one, or wait for it.
+    """
+    answer_batches(sandbox, item)
+    answered: list[str] = []
+    errors: list[PerkamoEventError] = []
+
+    async def emit(transaction_id: str) -> None:
+        try:
+            await batcher.emit("customer", "review.created", transaction_id=transaction_id)
+        except PerkamoEventError as error:
+            errors.append(error)
+        answered.append(transaction_id)
+
+    async with Batcher(client, max_events=10) as batcher, anyio.create_task_group() as tasks:
+        for transaction_id in ("poison", *(f"good_{number}" for number in range(9))):
+            tasks.start_soon(emit, transaction_id)
+
+    assert [error.outcome for error in errors] == [outcome]
+    assert len(answered) == 10
+    assert requests == 1 or answered[-1] == "poison"
+    assert len(sandbox.requests) == requests

@@ -3,19 +3,30 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from itertools import count
 
 import anyio
 import pytest
 
-from perkamo.batching.bulk import ATTEMPTS, Outcomes, Pipe, emit_many
+from perkamo.batching.bulk import ATTEMPTS, Outcome, Outcomes, Pipe, emit_many
+from perkamo.batching.split import judge
+from perkamo.batching.sync_bulk import sync_emit_many
 from perkamo.client import AsyncPerkamoClient
 from perkamo.clock import Clock
-from perkamo.errors import PerkamoConfigurationError, PerkamoServerError, PerkamoValidationError
+from perkamo.encoding.encode import JSONValue
+from perkamo.errors import (
+    PerkamoConfigurationError,
+    PerkamoEventError,
+    PerkamoServerError,
+    PerkamoValidationError,
+)
 from perkamo.events import Event
-from perkamo.sandbox import Lost, Reset, Sandbox, Status
+from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
+from perkamo.sync_client import PerkamoClient
+from tests.batching.items import answer_batches
 
 pytestmark = pytest.mark.anyio
 BATCH = "POST /v1/events:batch"
@@ -177,3 +188,145 @@ async def test_two_hundred_thousand_events_apply_once_in_bounded_memory() -> Non
     assert int(failed) == 0
     assert balances == {2000: 100}
     assert int(kilobytes) < 64 * 1024
+
+
+async def test_an_endless_async_stream_is_sent_round_by_round(client: AsyncPerkamoClient) -> None:
+    """Outcomes come while the stream goes on; catches a source that is drained whole before anything is sent."""
+    read = 0
+
+    async def endless() -> AsyncGenerator[Event]:
+        nonlocal read
+        for number in count():
+            read += 1
+            yield Event("customer_1", "review.created", f"review_{number}")
+
+    with anyio.fail_after(60):
+        async with aclosing(endless()) as stream:
+            async for outcome in emit_many(client, stream, concurrency=1):
+                assert outcome.result is not None
+                if outcome.position == 450:
+                    break
+
+    assert read <= 2 * 4 * 100
+
+
+async def broken_later(number: int) -> AsyncIterator[Event]:
+    """Give some events and raise."""
+    for event in events(number):
+        yield event
+    raise ZeroDivisionError
+
+
+def broken_now(number: int) -> Iterator[Event]:
+    """Give some events and raise."""
+    yield from events(number)
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("number", [0, 3, 450])
+@pytest.mark.parametrize("make", [broken_later, broken_now])
+async def test_what_was_read_before_a_stream_raised_is_sent_and_told(
+    sandbox: Sandbox,
+    client: AsyncPerkamoClient,
+    number: int,
+    make: Callable[[int], AsyncIterable[Event] | Iterable[Event]],
+) -> None:
+    """Each has its outcome, then the stream's own error comes, once; catches events that vanish unsent."""
+    outcomes: list[Outcome] = []
+    stream = emit_many(client, make(number), concurrency=1)
+
+    async def read() -> None:
+        async for outcome in stream:
+            outcomes.append(outcome)  # noqa: PERF401 - a comprehension would lose them when the stream raises
+
+    with pytest.raises(ZeroDivisionError):
+        await read()
+
+    assert [outcome.position for outcome in outcomes if outcome.result is not None] == list(range(number))
+    assert len(sandbox.events()) == number
+    assert [outcome async for outcome in stream] == []
+
+
+@pytest.mark.parametrize("number", [0, 3, 450])
+def test_the_sync_twin_sends_what_was_read_before_a_stream_raised(sandbox: Sandbox, number: int) -> None:
+    """As the async one does; catches events that vanish unsent."""
+    outcomes: list[Outcome] = []
+
+    def read(client: PerkamoClient) -> None:
+        for outcome in sync_emit_many(client, broken_now(number), concurrency=1):
+            outcomes.append(outcome)  # noqa: PERF402 - a list of the whole would lose them when the stream raises
+
+    with PerkamoClient(sandbox.api_key, base_url=sandbox.base_url) as client, pytest.raises(ZeroDivisionError):
+        read(client)
+
+    assert [outcome.position for outcome in outcomes if outcome.result is not None] == list(range(number))
+    assert len(sandbox.events()) == number
+
+
+async def test_a_consumer_that_is_cancelled_or_breaks_leaves_nothing_behind(
+    sandbox: Sandbox, client: AsyncPerkamoClient
+) -> None:
+    """No task goes on, and the client works as before; catches a request that outlives its consumer."""
+    sandbox.faults.next(BATCH, Delay(30))
+    stream = emit_many(client, events(1000), concurrency=2)
+
+    async def consume() -> None:
+        async for _ in stream:
+            pass
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consume)
+        with anyio.fail_after(30):
+            while not sandbox.requests:  # noqa: ASYNC110 - the sandbox is in another thread
+                await anyio.sleep(0.005)
+        tasks.cancel_scope.cancel()
+    await anyio.wait_all_tasks_blocked()
+    result = await client.emit("customer_1", "review.created", transaction_id="afterwards")
+
+    assert result.accepted
+    assert sum(record.route == BATCH for record in sandbox.requests) <= 2
+
+
+@pytest.mark.parametrize(
+    ("item", "verdict", "requests"),
+    [({"error": "invalid_event"}, "rejected", 1), (None, "undecided", 4), ({"applied": True}, "accepted", 1)],
+)
+async def test_an_odd_item_is_told_of_its_event_alone(
+    sandbox: Sandbox,
+    client: AsyncPerkamoClient,
+    item: JSONValue,
+    verdict: str,
+    requests: int,
+) -> None:
+    """The others are accepted; one without a reason is sent alone three times; catches a stream that stands still."""
+    answer_batches(sandbox, item)
+    stream = [Event("customer_1", "review.created", f"{'poison' if n == 5 else 'good'}_{n}") for n in range(40)]
+
+    pipe = Pipe(client, 4, ordered=True, clock=NoBackoff())
+    outcomes = [outcome async for outcome in Outcomes(stream, pipe)]
+
+    assert [outcome.position for outcome in outcomes if outcome.result is None] == [5]
+    error = outcomes[5].error
+    assert isinstance(error, PerkamoEventError)
+    assert judge(error) == verdict
+    assert len(sandbox.requests) == requests
+
+
+async def test_requests_that_are_refused_together_slow_the_stream_once(
+    sandbox: Sandbox, client: AsyncPerkamoClient
+) -> None:
+    """Four 429s at once draw one wait; catches a wait that is eight times as long as it should be."""
+    drawn: list[float] = []
+
+    class Noting(Clock):
+        def randomness(self) -> float:
+            drawn.append(0.0)
+            return 0.0
+
+    sandbox.faults.next(BATCH, Status(429), times=4)
+
+    pipe = Pipe(client, 4, ordered=True, clock=Noting())
+    outcomes = [outcome async for outcome in Outcomes(events(1600), pipe)]
+
+    assert all(outcome.error is None for outcome in outcomes)
+    assert len(drawn) == 1

@@ -13,11 +13,13 @@ from pathlib import Path
 import anyio
 import pytest
 
+from perkamo.encoding.encode import JSONValue
 from perkamo.events import Event
 from perkamo.outbox.outbox import Outbox
 from perkamo.outbox.sqlite.ownership import SpoolDirectory
 from perkamo.sandbox import Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
+from tests.batching.items import answer_batches
 
 BATCH = "POST /v1/events:batch"
 
@@ -91,12 +93,33 @@ def test_refused_lines_are_kept_with_their_reasons(sandbox: Sandbox, tmp_path: P
 
     rejected = tmp_path / "events.jsonl.rejected.jsonl"
     notes = [json.loads(line) for line in rejected.read_text().splitlines()]
-    assert code == 0
+    assert code == 3
     assert "8 lines: 2 events applied, 0 known before, 6 refused" in out
     assert [note["line"] for note in notes] == [1, 3, 4, 5, 6, 8]
     assert all(note["reason"] for note in notes)
     assert notes[3]["text"] == bad[3].decode()
     assert rejected.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("item", [{"error": {"code": "invalid_event", "message": "unknown event"}}, None])
+def test_an_item_that_is_not_accepted_is_a_refused_line(sandbox: Sandbox, tmp_path: Path, item: JSONValue) -> None:
+    """The others count, the line is kept with the item's words, and the exit code says so; catches a line that counts.
+
+    One without a reason is sent alone a few times first.
+    """
+    answer_batches(sandbox, item)
+    path = tmp_path / "events.jsonl"
+    ids = ["good_0", "poison", "good_1"]
+    path.write_bytes(b"".join(b'{"user_id":"u","event":"e","transaction_id":"%s"}\n' % one.encode() for one in ids))
+
+    code, out, err = run(sandbox, "import", path)
+
+    [note] = [json.loads(line) for line in (tmp_path / "events.jsonl.rejected.jsonl").read_text().splitlines()]
+    assert (code, err) == (3, "")
+    assert "3 lines: 2 events applied, 0 known before, 1 refused" in out
+    assert note["line"] == 2
+    assert ("unknown event" if item else "null") in note["reason"]
+    assert len(sandbox.requests) == (1 if item else 4)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -120,7 +143,7 @@ def test_an_interrupted_import_goes_on_where_it_stopped(sandbox: Sandbox, tmp_pa
     assert interrupted.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
     assert (b"perkamo import: interrupted after line" in err) == (how == signal.SIGINT)
     assert before < 19_980
-    assert (code, "Going on after line" in again) == (0, True)
+    assert (code, "Going on after line" in again) == (3, True)
     assert "20,000 lines" in out
     assert len({event.user_id for event in sandbox.events()}) == len(sandbox.events()) == 19_980
     assert [note["line"] for note in notes] == list(range(1, 20_001, 1000))

@@ -50,7 +50,8 @@ async def test_a_batch_answers_each_event_in_order(client: AsyncPerkamoClient) -
     async with client:
         answer = await client.batch(iter(events))
 
-    assert [result.delta[0].amount if result.delta else 0 for result in answer.results] == list(range(100))
+    results = answer.raise_for_failures()
+    assert [result.delta[0].amount if result.delta else 0 for result in results] == list(range(100))
     assert answer.results[7].meta is answer.meta
 
 

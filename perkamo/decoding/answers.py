@@ -15,10 +15,22 @@ from cattrs import AttributeValidationNote, BaseConverter, ClassValidationError,
 from cattrs.gen import make_dict_structure_fn, override
 
 from perkamo.constructors import Constructors, MismatchError
+from perkamo.decoding.failures import read_failure
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
 from perkamo.errors import PerkamoResponseError, WriteOutcome
-from perkamo.models import Answer, ApiResponse, BatchIngestResponse, Blueprint, Level, Part, Program, ResponseMeta
+from perkamo.models import (
+    Answer,
+    ApiResponse,
+    BatchIngestResponse,
+    Blueprint,
+    EventFailure,
+    EventIngestResponse,
+    Level,
+    Part,
+    Program,
+    ResponseMeta,
+)
 from perkamo.redaction import clean
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
@@ -54,16 +66,41 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
     raise _unusable(call, reason, meta, outcome)
 
 
-def decode_batch(body: bytes, meta: ResponseMeta, call: str, count: int) -> BatchIngestResponse:
-    """Turn the answer to a batch into results, one for each event that was sent.
+def decode_batch(
+    body: bytes, meta: ResponseMeta, call: str, count: int, secrets: tuple[str, ...] = ()
+) -> BatchIngestResponse:
+    """Turn the answer to a batch into one result for each event; one that can't be read concerns its event alone.
+
+    Args:
+        body: The bytes of the body. A list alone is read as the results, too.
+        meta: What the answer's head told.
+        call: Method and endpoint, for the error.
+        count: How many events were sent.
+        secrets: Texts of the request that no message may repeat.
 
     Raises:
-        PerkamoResponseError: There are more or fewer, so that none can be told apart, or the body can't be used.
+        PerkamoResponseError: The body can't be used, or there are more or fewer results than events, so that none can
+            be told apart.
     """
-    answer = decode(BatchIngestResponse, body, meta, call, "unknown")
-    if len(answer.results) != count:
-        raise _unusable(call, f"has {len(answer.results)} results for {count} events", meta, "unknown")
-    return answer
+    try:
+        value = parse(body)
+    except ValueError as error:
+        reason = str(error)
+    else:
+        items = value.get("results") if isinstance(value, dict) else value
+        if isinstance(items, list) and len(items) == count:
+            results = tuple([_result(item, meta, secrets) for item in items])
+            return BatchIngestResponse(results, raw=value if isinstance(value, dict) else {}, meta=meta)
+        reason = f"has {len(items)} results for {count} events" if isinstance(items, list) else "has no list of results"
+    raise _unusable(call, reason, meta, "unknown")
+
+
+def _result(item: JSONValue, meta: ResponseMeta, secrets: tuple[str, ...]) -> EventIngestResponse | EventFailure:
+    try:
+        result = structure(EventIngestResponse, item, meta)
+    except ValueError as error:
+        return read_failure(item, str(error), meta, secrets)
+    return result if result.accepted else read_failure(item, None, meta, secrets)
 
 
 def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome | None) -> ApiResponse:

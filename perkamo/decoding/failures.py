@@ -1,0 +1,105 @@
+"""What an item of a batch says that is no event result: its reason in words, and whether the reason is final.
+
+Assumed throughout, because the shape of a failed item is unpublished. So every usual shape is read: an error object, a
+problem detail, a status, plain text, nothing at all.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final, Literal, TypeAlias
+
+from attrs import evolve, frozen
+
+from perkamo.encoding.encode import JSONValue
+from perkamo.models import EventFailure, ResponseMeta
+from perkamo.redaction import clean
+
+_MESSAGES: Final = ("message", "detail", "reason", "description", "title")
+_CODES: Final = ("code", "error", "type", "status")
+_STATUSES: Final = ("status", "statusCode", "status_code", "code")
+_NESTED: Final = ("error", "errors")
+
+_CODE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}", re.ASCII)
+"""A word for programs; what has blanks in it is a sentence for people."""
+
+_FINAL_EXCEPT: Final = frozenset({408, 409, 425, 429})
+"""Statuses from 400 to 499 that may be another one the next time."""
+
+_PASSING: Final = re.compile(
+    r"internal|server.?error|time.?out|timed.?out|unavailable|rate.?limit|too.?many|overload|throttl|temporar|retry"
+    r"|try.?again|later|busy|conflict|in.?progress",
+    re.IGNORECASE,
+)
+"""Words of a reason that may pass. Reading one too many costs a few requests, one too few a rejected event."""
+
+_Object: TypeAlias = dict[str, JSONValue]
+
+
+@frozen
+class _Reason:
+    code: str | None = None
+    message: str | None = None
+    status: int | None = None
+
+    @property
+    def outcome(self) -> Literal["rejected", "unknown"]:
+        """Tell whether the same event will be refused again; without any reason nobody knows."""
+        if self.status is not None:
+            return "rejected" if 400 <= self.status < 500 and self.status not in _FINAL_EXCEPT else "unknown"
+        words = f"{self.code or ''} {self.message or ''}".strip()
+        return "rejected" if words and not _PASSING.search(words) else "unknown"
+
+
+def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, secrets: tuple[str, ...]) -> EventFailure:
+    """Make the failure that one item of a batch stands for.
+
+    Args:
+        item: The item as it was answered.
+        unreadable: Why it is no event result; None where it is one, of an event that was not accepted.
+        meta: What the head of the batch's answer told.
+        secrets: Texts of the request that no message may repeat.
+    """
+    reason = _read_reason(item)
+    words = reason.message or reason.code or (f"status {reason.status}" if reason.status is not None else None)
+    if words is None:
+        words = f"its result {unreadable}" if unreadable is not None else "the service gave no reason"
+    failure = EventFailure(
+        None if reason.code is None else clean(reason.code, *secrets),
+        clean(words, *secrets).rstrip("."),
+        item,
+        outcome=reason.outcome,
+        meta=meta,
+    )
+    if failure.accepted:  # whatever else it says
+        return evolve(failure, message=f"its result {unreadable}", outcome="unknown")
+    return failure
+
+
+def _read_reason(item: JSONValue) -> _Reason:
+    if isinstance(item, str):
+        item = {"error": item}
+    code = message = None
+    status: int | None = None
+    for one in _objects(item):
+        texts = [value for name in _CODES if isinstance(value := one.get(name), str)]
+        code = code or next((text for text in texts if _CODE.fullmatch(text)), None)
+        sentences = [value for name in _MESSAGES if isinstance(value := one.get(name), str)]
+        message = message or next((text for text in (*sentences, *texts) if text.strip() and text != code), None)
+        numbers = [value for name in _STATUSES if type(value := one.get(name)) is int]
+        status = next((number for number in (status, *numbers) if number is not None and 400 <= number < 600), None)
+    return _Reason(code, message, status)
+
+
+def _objects(item: JSONValue) -> Iterator[_Object]:
+    """Yield the objects that may hold a reason, the most particular first."""
+    if not isinstance(item, dict):
+        return
+    for name in _NESTED:
+        inner = item.get(name)
+        if isinstance(inner, list) and inner:
+            inner = inner[0]
+            if isinstance(inner, str):
+                yield {"message": inner}
+        if isinstance(inner, dict):
+            yield inner
+    yield item
