@@ -13,6 +13,7 @@ from perkamo.sandbox.process import SandboxError
 from perkamo.sandbox.requestlog import RequestRecord
 from perkamo.sandbox.sandbox import Sandbox
 from perkamo.sandbox.stream import CustomerStreams
+from perkamo.sandbox.trials import FaultDifference, FaultReport, try_every_fault
 from perkamo.sandbox.webhooks import SentWebhook, Webhooks
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "CustomerStreams",
     "Delay",
     "Fault",
+    "FaultDifference",
+    "FaultReport",
     "Faults",
     "Fidelity",
     "Lost",
@@ -35,4 +38,5 @@ __all__ = [
     "Status",
     "Truncate",
     "Webhooks",
+    "try_every_fault",
 ]

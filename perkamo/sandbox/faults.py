@@ -8,10 +8,11 @@ sandbox.faults.rate(0.1, Lost(), seed=7)
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from random import Random
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from attrs import define, field, frozen
 
+from perkamo.sandbox.messages import Request
 from perkamo.sandbox.process import ProcessLock
 from perkamo.sandbox.routes import ROUTES
 
@@ -107,6 +108,18 @@ class Lost:
 
 
 Fault: TypeAlias = Status | Delay | Reset | Truncate | Stall | Lost
+
+
+class Interceptor(Protocol):
+    """Sees every request and delivery of a sandbox, which is locked meanwhile, and may strike it."""
+
+    def strike(self, route: str, request: Request) -> Fault | None:
+        """Return what strikes a request, or None."""
+        ...
+
+    def repeats(self) -> bool:
+        """Tell whether the next delivery of a webhook is made twice."""
+        ...
 
 
 @define

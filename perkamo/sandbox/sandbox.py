@@ -11,7 +11,7 @@ from perkamo.sandbox import assertions
 from perkamo.sandbox.blueprint import read_program
 from perkamo.sandbox.clock import Clock
 from perkamo.sandbox.control import Control
-from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Stall, Status, Truncate, name_of
+from perkamo.sandbox.faults import Delay, Fault, Faults, Interceptor, Lost, Reset, Stall, Status, Truncate, name_of
 from perkamo.sandbox.fidelity import FIDELITY, Fidelity
 from perkamo.sandbox.inspection import inspection_answers
 from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
@@ -103,6 +103,7 @@ class Sandbox:
         self.webhooks: Webhooks = Webhooks(self._space.ledger, IdMaker(seed))
         """The deliveries that it makes: where to, and how clumsily."""
         self._handlers: list[Handler] = []
+        self._interceptor: Interceptor | None = None
         live = Live(self._space.ledger, self._log, self.faults, self.clock, self._lock)
         self._control = Control(
             {
@@ -173,6 +174,12 @@ class Sandbox:
         with self._lock:
             return self._space.ledger.customer(user_id)
 
+    def customers(self) -> tuple[SandboxCustomer, ...]:
+        """Return all customers at this moment, in the order in which they first came."""
+        with self._lock:
+            ledger = self._space.ledger
+            return tuple(ledger.customer(user_id) for user_id in ledger.user_ids())
+
     def events(self, user_id: str | None = None) -> tuple[SandboxEvent, ...]:
         """Return the applied events, oldest first, of one customer or of all: the last 100,000."""
         with self._lock:
@@ -236,6 +243,7 @@ class Sandbox:
             self._space.ledger.program = fresh
             self._now = now
             self._handlers.clear()
+            self.intercept(None)
             self.streams.heartbeat, self.streams.retry_ms = self._streams_as_made
             self.reset()
 
@@ -286,6 +294,15 @@ class Sandbox:
         with self._lock:
             self._handlers.append(handler)
 
+    def intercept(self, interceptor: Interceptor | None) -> None:
+        """Let an interceptor see every request and delivery from now on, and strike them; None for no one.
+
+        What is armed by ``faults`` goes first.
+        """
+        with self._lock:
+            self._interceptor = interceptor
+            self.webhooks.intercept(interceptor)
+
     def answer(self, request: Request) -> Reply:
         """Answer one request, with the faults that are armed: what the socket and the in-process transport both do."""
         with self._lock:
@@ -294,10 +311,15 @@ class Sandbox:
                 return Reply(control)
             template = find(request.path).template
             route = None if template is None else f"{request.method} {template}"
-            fault = self.faults.take(route) if route in ROUTES else None
+            fault = self._fault(route, request) if route in ROUTES else None
             reply = self._strike(request, fault)
             self._log.add(self._record(request, route, reply, fault))
             return reply
+
+    def _fault(self, route: str, request: Request) -> Fault | None:
+        armed = self.faults.take(route)
+        chosen = None if self._interceptor is None else self._interceptor.strike(route, request)
+        return armed or chosen
 
     def _strike(self, request: Request, fault: Fault | None) -> Reply:
         if isinstance(fault, Status):

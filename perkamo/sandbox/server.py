@@ -193,8 +193,8 @@ class _Connection:
 
     async def _carry_out(self, reply: Reply, *, bodyless: bool) -> bool:
         """Do what the reply says; returns whether the connection goes on."""
-        if reply.delay:
-            await asyncio.sleep(reply.delay)
+        if reply.delay and not await self._wait(reply.delay):
+            return False
         if reply.end == "reset":
             self._reset()
             return False
@@ -213,6 +213,15 @@ class _Connection:
         if reply.keep is not None or self._http.our_state is h11.MUST_CLOSE:
             return False
         self._http.start_next_cycle()
+        return True
+
+    async def _wait(self, seconds: float) -> bool:
+        """Wait before an answer; returns False as soon as the peer has gone, who need not be waited for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while data := await self._reader.read(READ_BYTES):  # the next request, sent ahead
+                    self._http.receive_data(data)
+                return False
         return True
 
     async def _stream(self, response: StreamingResponse, reply: Reply) -> None:

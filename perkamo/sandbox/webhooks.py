@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from perkamo.sandbox.faults import Interceptor
 from perkamo.sandbox.ledger import CustomerChange, Ledger, LedgerCleared, SandboxEvent
 from perkamo.sandbox.messages import Json, JsonObject
 from perkamo.sandbox.tokens import IdMaker
@@ -83,6 +84,7 @@ class Webhooks:
         self._headers: dict[str, str] = {}
         self._twice = self._to_hold = 0
         self._delay = 0.0
+        self._interceptor: Interceptor | None = None
         ledger.listen(self._listen)
 
     @property
@@ -130,9 +132,26 @@ class Webhooks:
         Raises:
             TimeoutError: Something is still on its way, or held for a reordering.
         """
+        self.settle(timeout, held=True)
+
+    def settle(self, timeout: float, *, held: bool = False) -> None:
+        """Wait until nothing is on its way, and let be what is held for a reordering.
+
+        Args:
+            timeout: Seconds.
+            held: Wait for that, too.
+
+        Raises:
+            TimeoutError: Something is still on its way, or held.
+        """
         with self._changed:
-            if not self._changed.wait_for(lambda: not (self._busy or self._held), timeout):
+            if not self._changed.wait_for(lambda: not (self._busy or (held and self._held)), timeout):
                 raise TimeoutError("webhooks are still on their way, or held until more events come")
+
+    def intercept(self, interceptor: Interceptor | None) -> None:
+        """Let an interceptor decide which deliveries are made twice; None for no one."""
+        with self._changed:
+            self._interceptor = interceptor
 
     def reset(self) -> None:
         """Forget target, mischief, records and what is on its way."""
@@ -189,8 +208,9 @@ class Webhooks:
             waiting = [delivery]
         for one in waiting:
             self._queue.append(one)
-            if self._twice:
-                self._twice -= 1
+            repeated = self._interceptor is not None and self._interceptor.repeats()
+            if self._twice or repeated:
+                self._twice = max(self._twice - 1, 0)
                 self._queue.append(one)
         if not self._busy:
             self._busy = True

@@ -9,10 +9,12 @@ It is found by its entry point; nothing of it runs for a test that asks for none
 
 ``@pytest.mark.perkamo(program=…, now=…)`` on a test, a class or a module gives the sandbox another program and a time
 at which its clock stands still. Of several marks, the closest that names an argument decides about it.
+
+``@pytest.mark.perkamo_faults`` runs a test once undisturbed, then once more for each of its requests and each fault.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -26,6 +28,59 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "perkamo(program=None, now=None): the program and the frozen time of perkamo_sandbox in this test"
     )
+    config.addinivalue_line(
+        "markers",
+        "perkamo_faults(allow=(), depth=1, seed=0, limit=None): run the test once undisturbed, then once more for each "
+        "of its requests and each fault; every run must end the same",
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what runs one pair of a request and a fault alone."""
+    parser.getgroup("perkamo").addoption(
+        "--perkamo-fault",
+        action="append",
+        default=[],
+        metavar="PAIR",
+        help="of tests with the mark perkamo_faults, run only this pair of a request and a fault, as failures name it",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test with the mark as often as it takes."""
+    if item.get_closest_marker("perkamo_faults") is None:
+        return None
+    from perkamo.testing.every_fault import run_all  # noqa: PLC0415 - loaded by those who ask for it
+
+    run_all(cast("pytest.Function", item), nextitem)
+    return True
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Disturb a run of a test with the mark."""
+    if item.get_closest_marker("perkamo_faults") is None:
+        return (yield)
+    from perkamo.testing.every_fault import disturbed  # noqa: PLC0415 - loaded by those who ask for it
+
+    with disturbed(item):
+        return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what each test with the mark tried."""
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.getreports(name)]
+    lines = [
+        f"{report.nodeid}: {summary}"
+        for report in reports
+        for name, summary in getattr(report, "user_properties", ())
+        if name == "perkamo_faults"
+    ]
+    if lines:
+        terminalreporter.section("perkamo faults")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -49,27 +104,39 @@ def perkamo_sandbox(request: pytest.FixtureRequest, _perkamo_sandbox: "Sandbox")
     renew(_perkamo_sandbox, request.node)
     failed_before = request.session.testsfailed
     yield _perkamo_sandbox
+    if request.node.get_closest_marker("perkamo_faults") is not None:
+        from perkamo.testing.every_fault import end_trial  # noqa: PLC0415 - loaded by those who ask for it
+
+        end_trial(request.node, _perkamo_sandbox)
     unfired = "; ".join(_perkamo_sandbox.faults.unfired)
     if unfired and request.session.testsfailed == failed_before:
         pytest.fail(f"armed faults never fired: {unfired}", pytrace=False)
 
 
 @pytest.fixture
-def perkamo_client(perkamo_sandbox: "Sandbox") -> "Iterator[PerkamoClient]":
+def perkamo_client(request: pytest.FixtureRequest, perkamo_sandbox: "Sandbox") -> "Iterator[PerkamoClient]":
     """A client of ``perkamo_sandbox`` that tries again as usual, without the random waits. It is closed for you."""
     from perkamo.testing.clients import sync_client  # noqa: PLC0415 - loaded by those who ask for it
 
-    with sync_client(perkamo_sandbox) as client:
+    with sync_client(perkamo_sandbox, late=_is_late(request)) as client:
         yield client
 
 
 @pytest.fixture
-def async_perkamo_client(perkamo_sandbox: "Sandbox") -> "Iterator[AsyncPerkamoClient]":
+def async_perkamo_client(request: pytest.FixtureRequest, perkamo_sandbox: "Sandbox") -> "Iterator[AsyncPerkamoClient]":
     """An async client of ``perkamo_sandbox`` that tries again as usual, without the random waits.
 
     It is closed for you, and serves any event loop: of pytest-asyncio, anyio or trio, of a test client, of your own.
     """
     from perkamo.testing.clients import async_client  # noqa: PLC0415 - loaded by those who ask for it
 
-    with async_client(perkamo_sandbox) as client:
+    with async_client(perkamo_sandbox, late=_is_late(request)) as client:
         yield client
+
+
+def _is_late(request: pytest.FixtureRequest) -> bool:
+    if request.node.get_closest_marker("perkamo_faults") is None:
+        return False
+    from perkamo.testing.every_fault import is_late  # noqa: PLC0415 - loaded by those who ask for it
+
+    return is_late(request.node)

@@ -20,19 +20,22 @@ from perkamo.transport.pool import Connections
 QUICK: Final = RetryPolicy(base_delay=0, max_delay=0)
 """As many attempts as by default, without the random waits. A wait that a Retry-After asks for is kept."""
 
+LATE: Final = RetryPolicy(attempts=2, base_delay=0, max_delay=0, attempt_timeout=0.4)
+"""The same for a run in which an answer never comes, which else would take as long as the usual deadline."""
+
 
 @contextmanager
-def sync_client(sandbox: Sandbox) -> Generator[PerkamoClient, None, None]:
+def sync_client(sandbox: Sandbox, *, late: bool = False) -> Generator[PerkamoClient, None, None]:
     """Lend a client of a sandbox."""
-    with PerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=QUICK) as client:
+    with PerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=LATE if late else QUICK) as client:
         _set_clock(client._async, sandbox)
         yield client
 
 
 @contextmanager
-def async_client(sandbox: Sandbox) -> Generator[AsyncPerkamoClient, None, None]:
+def async_client(sandbox: Sandbox, *, late: bool = False) -> Generator[AsyncPerkamoClient, None, None]:
     """Lend an async client of a sandbox; at the end it is closed from outside of every event loop."""
-    client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=QUICK)
+    client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=LATE if late else QUICK)
     _set_clock(client, sandbox)
     try:
         yield client

@@ -1,0 +1,122 @@
+"""What came out of trying every fault, in words. Pure."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from attrs import frozen
+
+from perkamo.sandbox.trials.outcome import Outcome, differences
+from perkamo.sandbox.trials.trial import Trial
+
+MAX_SHOWN: Final = 10
+"""How many differences a failure shows."""
+
+
+@frozen
+class FaultDifference:
+    """A run that did not end as the undisturbed one.
+
+    Attributes:
+        pairs: Which request was struck by what, in the order in which it happened, as ``only`` takes them.
+        problem: What is different, in words, of several lines.
+    """
+
+    pairs: tuple[str, ...]
+    problem: str
+
+
+@frozen
+class FaultReport:
+    """What came out of trying every fault.
+
+    Attributes:
+        tried: How many runs there were besides the undisturbed one.
+        possible: How many there were to choose from; more than ``tried`` where a limit was given.
+        not_reached: In how many of them the request that was to be struck never came.
+        differences: The runs that ended differently.
+        seconds: How long it took.
+    """
+
+    tried: int
+    possible: int
+    not_reached: int
+    differences: tuple[FaultDifference, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        of = "" if self.tried == self.possible else f" of {self.possible}"
+        late = f", {self.not_reached} not reached" if self.not_reached else ""
+        found = _counted(len(self.differences), "difference")
+        return f"{_counted(self.tried, 'fault')}{of}, {found}{late}, {self.seconds:.1f} s"
+
+    def failure(self, alone: Callable[[Sequence[str]], str]) -> str:
+        """Return what a test fails with.
+
+        Args:
+            alone: Says how to run pairs alone.
+        """
+        lines = [str(self)]
+        for difference in self.differences[:MAX_SHOWN]:
+            lines += [
+                "",
+                *difference.pairs,
+                *_indented(difference.problem),
+                f"  run it alone: {alone(difference.pairs)}",
+            ]
+        if len(self.differences) > MAX_SHOWN:
+            lines += ["", f"and {len(self.differences) - MAX_SHOWN} more"]
+        return "\n".join(lines)
+
+
+def make_report(
+    baseline: Outcome, trials: Sequence[Trial], possible: int, seconds: float, *, must_strike: bool
+) -> FaultReport:
+    """Compare all runs with the undisturbed one.
+
+    Args:
+        baseline: How the undisturbed run ended.
+        trials: The others.
+        possible: How many there were to choose from.
+        seconds: How long all took.
+        must_strike: Whether a run in which nothing struck counts as a difference.
+    """
+    found: list[FaultDifference] = []
+    for trial in trials:
+        problem = problem_of(baseline, trial)
+        if problem is None and must_strike and not trial.has_struck:
+            problem = "was never reached: the flow makes no such request"
+        if problem is not None:
+            found.append(FaultDifference(tuple(str(strike) for strike in trial.strikes), problem))
+    not_reached = sum(not trial.has_struck for trial in trials)
+    return FaultReport(len(trials), possible, not_reached, tuple(found), seconds)
+
+
+def problem_of(baseline: Outcome, trial: Trial) -> str | None:
+    """Return why a run is not as good as the undisturbed one; None when it is."""
+    if trial.failure is None and trial.outcome is None:
+        return "never ended"
+    found = [] if trial.outcome is None else differences(baseline, trial.outcome)
+    if trial.failure is not None:
+        return "\n".join([trial.failure, *found])
+    if found and trial.allowed_error is not None:
+        return "\n".join(
+            [f"ended with {trial.allowed_error}, which is allowed, and a second run does not mend it", *found]
+        )
+    return "\n".join(found) or None
+
+
+def failure_text(error: BaseException) -> str:
+    """Say with what a run ended, and what to do about it."""
+    return (
+        f"ended with {type(error).__name__}: {error}\n"
+        "handle it in the flow, or allow it, when a second run of the flow mends it: allow="
+        f"{type(error).__name__}"
+    )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]

@@ -1,0 +1,403 @@
+"""testing: the mark perkamo_faults finds planted bugs, under every plugin that runs tests."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from perkamo.sandbox.trials.strike import DISTURBANCES
+from tests.testing.runs import Run, run_pytest
+
+PER_REQUEST = len(DISTURBANCES)
+
+SHOP = """
+import json, threading, uuid
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from perkamo import PerkamoError
+
+ALLOWED = dict(allow=PerkamoError, limit=9, seed=5)
+
+def buy(client, order="order_1"):
+    client.emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id=order)
+
+def make_id(right):
+    return "order_1" if right else f"tx_{uuid.uuid4()}"
+
+@pytest.fixture
+def carts():
+    '''The shop's database: which order a cart became.'''
+    return {}
+
+@pytest.fixture
+def hooks(perkamo_sandbox, perkamo_client, right):
+    '''A server that thanks for each purchase it is told of.'''
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            told = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if told["type"] == "purchase.completed":
+                thanks = f"thanks_{told['data']['transaction_id']}" if right else make_id(right)
+                perkamo_client.emit("customer_1", "review.created", transaction_id=thanks)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    perkamo_sandbox.webhooks.send_to(f"http://127.0.0.1:{server.server_port}/")
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.perkamo_faults(limit=12, seed=1)
+def test_ids(right, perkamo_sandbox, perkamo_client):
+    for _ in range(3):
+        try:
+            return buy(perkamo_client, make_id(right))
+        except PerkamoError:
+            continue
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.perkamo_faults(**ALLOWED)
+def test_errors(right, perkamo_sandbox, perkamo_client):
+    with suppress(*([] if right else [PerkamoError])):
+        buy(perkamo_client)
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.perkamo_faults(**ALLOWED)
+def test_order(right, perkamo_sandbox, perkamo_client, carts):
+    order = carts.get("cart", f"order_{uuid.uuid4()}")
+    if right:
+        carts["cart"] = order
+    buy(perkamo_client, order)
+    carts["cart"] = order
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.perkamo_faults(allow=PerkamoError)
+def test_hooks(right, perkamo_sandbox, perkamo_client, hooks):
+    buy(perkamo_client)
+"""
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One run over all planted bugs, each beside the same code without it."""
+    return run_pytest(tmp_path_factory.mktemp("planted"), {"test_shop.py": SHOP}, "-rA")
+
+
+BUGS = {
+    "test_ids": "found 2, expected exactly 1",
+    "test_errors": "found 0, expected exactly 1",
+    "test_order": "which is allowed, and a second run does not mend it",
+    "test_hooks": "webhook #1: delivered twice\n  review.created: found 2, expected exactly 1",
+}
+
+
+@pytest.mark.parametrize("test", BUGS)
+def test_a_planted_bug_is_found_and_right_code_passes(test: str, planted: Run) -> None:
+    """A random id, a swallowed error, an emit before the order is saved, a handler that is not repeatable."""
+    assert f"FAILED test_shop.py::{test}[False]" in planted.text
+    assert f"PASSED test_shop.py::{test}[True]" in planted.text
+    section = planted.text.partition(f"___ {test}[False] ___")[2].partition("\n___")[0]
+    assert BUGS[test] in section
+
+
+def test_a_failure_says_how_to_run_the_pair_alone(planted: Run, tmp_path: Path) -> None:
+    """The line is pasted as it is: one test, one fault, the same failure; catches a line that selects nothing."""
+    line = re.search(
+        r"run it alone: pytest '(test_shop.py::test_errors\[False\])' --perkamo-fault '(.+)'", planted.text
+    )
+    assert line is not None
+
+    run = run_pytest(
+        tmp_path, {"test_shop.py": SHOP.replace("limit=ONLY_HOOKS", "")}, line[1], "--perkamo-fault", line[2]
+    )
+
+    assert run.counts == {"failed": 1}
+    assert "1 fault, 1 difference, " in run.text
+    assert f"\n{line[2]}\n" in run.text
+
+
+def test_the_summary_has_a_line_for_each_test(planted: Run) -> None:
+    """Passed and failed, how many faults of how many and how long; catches a search that nobody hears of."""
+    lines = planted.text.partition("= perkamo faults =")[2].splitlines()
+    told = [line.partition(": ") for line in lines if line.startswith("test_shop.py::")]
+
+    assert len(told) == 8
+    assert all(re.fullmatch(r"\d+ faults?( of \d+)?, \d+ differences?, [0-9.]+ s", text) for _, _, text in told)
+    assert f"test_shop.py::test_errors[True]: 9 faults of {PER_REQUEST}, 0 differences" in planted.text
+
+
+PLUGINS = """
+import asyncio, unittest
+import anyio, pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from perkamo import PerkamoError
+from perkamo.integrations.fastapi import PerkamoDep, get_perkamo
+
+app = FastAPI()
+
+@app.post("/orders/{order_id}/paid")
+async def paid(order_id: str, perkamo: PerkamoDep) -> None:
+    await perkamo.emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id=order_id)
+
+faults = pytest.mark.perkamo_faults(allow=PerkamoError, limit=5)
+runs = []
+
+async def buy(client):
+    await client.emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id="order_1")
+"""
+SYNC = """
+from shop import *
+
+@faults
+def test_function(perkamo_client, perkamo_sandbox):
+    perkamo_client.emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id="order_1")
+    perkamo_sandbox.assert_emitted("purchase.completed", times=1)
+
+@faults
+class TestClass:
+    def test_method(self, perkamo_client):
+        perkamo_client.emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id="order_1")
+
+@faults
+@pytest.mark.usefixtures("perkamo_sandbox")
+class TestCase(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def _client(self, perkamo_client):
+        self.client = perkamo_client
+
+    def setUp(self):
+        self.set_up = True
+
+    def test_method(self):
+        assert self.set_up
+        self.client.emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id="order_1")
+
+@faults
+@pytest.mark.usefixtures("perkamo_sandbox")
+class TestAsyncCase(unittest.IsolatedAsyncioTestCase):
+    @pytest.fixture(autouse=True)
+    def _client(self, async_perkamo_client):
+        self.client = async_perkamo_client
+
+    async def test_method(self):
+        await buy(self.client)
+
+@faults
+def test_fastapi(perkamo_sandbox, async_perkamo_client, monkeypatch):
+    monkeypatch.setitem(app.dependency_overrides, get_perkamo, lambda: async_perkamo_client)
+    with TestClient(app) as http:
+        http.post("/orders/order_1/paid")
+    perkamo_sandbox.assert_emitted("purchase.completed", times=1)
+
+@pytest.fixture(scope="module")
+def wide():
+    made = []
+    yield made
+    assert len(made) == 6
+
+@pytest.fixture
+def narrow(wide, tmp_path):
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "used").touch()
+    wide.append(tmp_path)
+
+@faults
+def test_fixtures(narrow, wide, perkamo_client):
+    perkamo_client.emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id=str(len(wide)))
+"""
+ASYNC = """
+from shop import *
+
+pytestmark = MARKS
+
+@faults
+async def test_function(perkamo_sandbox, async_perkamo_client):
+    async with anyio.create_task_group() as group:
+        group.start_soon(buy, async_perkamo_client)
+        group.start_soon(buy, async_perkamo_client)
+    perkamo_sandbox.assert_emitted("purchase.completed", times=1)
+
+@FIXTURE
+async def shop(async_perkamo_client):
+    await buy(async_perkamo_client)
+    yield async_perkamo_client
+    await async_perkamo_client.customer("customer_1")
+
+@faults
+async def test_fixture(shop, perkamo_sandbox):
+    await buy(shop)
+    perkamo_sandbox.assert_emitted("purchase.completed", times=1)
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_it_works_with_functions_classes_unittest_and_fastapi(workers: str, tmp_path: Path) -> None:
+    """Each run as new under each of them, and under xdist; catches a test case whose method is not disturbed."""
+    run = run_pytest(tmp_path, {"shop.py": PLUGINS, "test_sync.py": SYNC}, f"-n{workers}")
+
+    assert (run.code, run.counts) == (0, {"passed": 6}), run.text
+    assert run.text.count(f": 5 faults of {PER_REQUEST}, 0 differences") == 6, run.text
+
+
+@pytest.mark.parametrize(
+    ("mark", "fixture", "ini", "passed"),
+    [
+        ("[pytest.mark.asyncio]", "pytest_asyncio.fixture", "asyncio_mode = strict", 2),
+        ("[]", "pytest.fixture", "asyncio_mode = auto", 2),
+        ("[pytest.mark.anyio]", "pytest.fixture", "", 4),
+        pytest.param(
+            "[pytest.mark.trio]",
+            "pytest.fixture",
+            "",
+            2,
+            marks=pytest.mark.skipif(find_spec("pytest_trio") is None, reason="pytest-trio is not installed"),
+        ),
+    ],
+    ids=["asyncio strict", "asyncio auto", "anyio", "trio"],
+)
+def test_it_works_under_every_plugin_for_async_tests(
+    mark: str, fixture: str, ini: str, passed: int, tmp_path: Path
+) -> None:
+    """The second run after an allowed error is in the test's own loop; catches a loop that is gone by then."""
+    tests = ASYNC.replace("MARKS", mark).replace("FIXTURE", fixture)
+    if "asyncio" in fixture:
+        tests = f"import pytest_asyncio\n{tests}"
+
+    run = run_pytest(tmp_path, {"shop.py": PLUGINS, "test_async.py": tests}, ini=ini)
+
+    assert (run.code, run.counts) == (0, {"passed": passed}), run.text
+    assert run.text.count(": 5 faults of ") == passed
+
+
+DJANGO = """
+import django, pytest
+from django.conf import settings
+from django.http import HttpResponse
+from django.test import Client, SimpleTestCase
+from django.urls import path
+from perkamo import PerkamoError
+
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["testserver"], SECRET_KEY="of the tests")
+django.setup()
+clients = {}
+
+def paid(request, order_id):
+    clients["sync"].emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id=order_id)
+    return HttpResponse()
+
+async def paid_async(request, order_id):
+    await clients["async"].emit("customer_1", "purchase.completed", {"amount": 12900}, transaction_id=order_id)
+    return HttpResponse()
+
+urlpatterns = [path("paid/<order_id>", paid), path("paid-async/<order_id>", paid_async)]
+faults = pytest.mark.perkamo_faults(allow=PerkamoError, limit=5)
+
+@pytest.fixture(autouse=True)
+def _clients(perkamo_client, async_perkamo_client):
+    clients.update({"sync": perkamo_client, "async": async_perkamo_client})
+
+@faults
+@pytest.mark.parametrize("path", ["paid", "paid-async"])
+def test_view(path, perkamo_sandbox):
+    assert Client().post(f"/{path}/order_1").status_code == 200
+    perkamo_sandbox.assert_emitted("purchase.completed", times=1)
+
+@faults
+@pytest.mark.usefixtures("perkamo_sandbox")
+class TestViews(SimpleTestCase):
+    def test_view(self):
+        assert self.client.post("/paid/order_1").status_code == 200
+
+    async def test_async_view(self):
+        assert (await self.async_client.post("/paid-async/order_1")).status_code == 200
+"""
+
+
+@pytest.mark.skipif(find_spec("django") is None, reason="Django is not installed")
+def test_it_works_with_djangos_clients_and_test_cases(tmp_path: Path) -> None:
+    """Sync and async views, by functions and by SimpleTestCase; catches a method that a test case takes elsewhere."""
+    run = run_pytest(tmp_path, {"test_django.py": DJANGO})
+
+    assert (run.code, run.counts) == (0, {"passed": 4}), run.text
+    assert run.text.count(f": 5 faults of {PER_REQUEST}, 0 differences") == 4, run.text
+
+
+def test_wrong_marks_and_options_are_told(tmp_path: Path) -> None:
+    """What is wrong, in the test's own report; catches a mark that does nothing without a word."""
+    run = run_pytest(
+        tmp_path,
+        {
+            "test_wrong.py": """
+                import pytest
+                faults = pytest.mark.perkamo_faults
+
+                @faults(5)
+                def test_positional(perkamo_sandbox): pass
+                @faults(retries=5)
+                def test_unknown(perkamo_sandbox): pass
+                @faults(allow=5)
+                def test_allow(perkamo_sandbox): pass
+                @faults(depth=0)
+                def test_depth(perkamo_sandbox): pass
+                @faults
+                def test_sandbox(): pass
+                @faults
+                def test_skipped(perkamo_sandbox): pytest.skip("not today")
+                @faults
+                def test_failing(perkamo_sandbox): assert False, "as always"
+                @faults
+                def test_nothing(perkamo_sandbox): pass
+                def test_after(perkamo_sandbox): assert perkamo_sandbox.requests == ()
+            """
+        },
+    )
+
+    assert run.counts == {"failed": 1, "passed": 2, "skipped": 1, "error": 5}
+    for text in (
+        "takes its arguments by name",
+        "takes no argument retries",
+        "allow is a class",
+        "'depth' must be >= 1",
+    ):
+        assert text in run.text
+    assert "needs the fixture perkamo_sandbox" in run.text
+    assert "test_nothing: 0 faults, 0 differences, " in run.text
+    wrong = run_pytest(tmp_path, {}, "test_wrong.py::test_nothing", "--perkamo-fault", "POST /v1/events #1: lost")
+    assert "--perkamo-fault: what may happen to POST /v1/events #1 is: refused with 400" in wrong.text
+    never = run_pytest(
+        tmp_path, {}, "test_wrong.py::test_nothing", "--perkamo-fault", "POST /v1/events #1: answer lost"
+    )
+    assert "was never reached: the flow makes no such request" in never.text
+
+
+def test_a_fixture_of_a_wider_scope_is_torn_down_before_the_next_module(tmp_path: Path) -> None:
+    """Its errors are told, and the next module finds nothing standing; catches runs that leave the last one's up."""
+    run = run_pytest(
+        tmp_path,
+        {
+            "test_a.py": """
+                import pytest
+                @pytest.fixture(scope="module")
+                def wide():
+                    yield
+                    raise RuntimeError("at the end of the module")
+                @pytest.mark.perkamo_faults(limit=2, allow=Exception)
+                def test_one(wide, perkamo_client): perkamo_client.program()
+            """,
+            "test_b.py": "def test_two(perkamo_client): perkamo_client.program()",
+        },
+    )
+
+    assert run.counts == {"passed": 2, "error": 1}
+    assert "at the end of the module" in run.text
