@@ -26,6 +26,9 @@ MAX_BATCH_EVENTS: Final = 100
 MAX_EVENT_BYTES: Final = 256 * 1024
 """Assumed: the service's own limit is unpublished."""
 
+MAX_FIELD_NAME: Final = 40
+"""Characters of an unknown field's name that are still shown."""
+
 RESERVED_CONTEXT_KEYS: Final = frozenset({"xp", "wallet", "wallets", "rewards", "level", "perks", "achievements"})
 """Computed by the service; refused at the top level of a context, in any case of letters (published)."""
 
@@ -255,11 +258,19 @@ def _wire_fields(fields: object) -> _WireFields:
         raise refusal("event", f"must be an Event or a mapping, not {type(fields).__name__}")
     given = cast("Mapping[str, object]", fields)
     if not _NAMES.issuperset(given):
-        raise refusal("event", f"has an unknown field; the fields are {', '.join(sorted(_NAMES))}")
+        raise refusal(
+            "event", f"has an unknown field{_name_unknown(given)}; the fields are {', '.join(sorted(_NAMES))}"
+        )
     for name in _REQUIRED:
         if name not in given:
             raise refusal(name, "is missing")
     return cast("_WireFields", given)
+
+
+def _name_unknown(given: Mapping[str, object]) -> str:
+    """Name the first field that is not an event's, if it reads as a name and not as somebody's data."""
+    name = next(name for name in cast("Mapping[object, object]", given) if name not in _NAMES)
+    return f", {name}" if isinstance(name, str) and len(name) <= MAX_FIELD_NAME and name.isidentifier() else ""
 
 
 def _parse(text: str | bytes) -> object:

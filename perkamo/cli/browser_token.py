@@ -1,35 +1,26 @@
 """``python -m perkamo token``: get a short-lived token for one customer's browser or stream."""
 
 import os
-from argparse import ArgumentTypeError, Namespace
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
-from perkamo.cli.output import print_json, print_lines, print_stderr, printable
-from perkamo.cli.running import FAILED, add_command, print_error, run_call
+from perkamo.cli.exit_codes import FAILED
+from perkamo.cli.help import BROWSER_KEY, BROWSER_KEY_VARIABLE
+from perkamo.cli.output import print_json, print_lines
+from perkamo.cli.running import add_call_options, print_error, run_call
+from perkamo.cli.stdio import print_stderr
+from perkamo.cli.text import printable
 from perkamo.client import AsyncPerkamoClient
 from perkamo.models import BrowserToken
 from perkamo.request.endpoints import MAX_TTL_SECONDS
-
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
-
-BROWSER_KEY_VARIABLE: Final = "PERKAMO_BROWSER_KEY"
 
 _EXAMPLE = """\
 perkamo token customer_123 --ttl 600
 token=$(perkamo token customer_123 --stream)"""
 
 
-def add_parser(subparsers: "SubParsers") -> None:
+def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    parser = add_command(
-        subparsers,
-        "token",
-        "get a short-lived token for one customer's browser",
-        example=_EXAMPLE,
-        environment=(f"{BROWSER_KEY_VARIABLE}  the public browser key, pk_…",),
-    )
+    add_call_options(parser, example=_EXAMPLE, environment=(BROWSER_KEY,))
     parser.add_argument("user_id", metavar="USER", help="the application's own id of the customer")
     parser.add_argument("--stream", action="store_true", help="for the customer's stream (preview)")
     parser.add_argument(
@@ -42,13 +33,13 @@ def add_parser(subparsers: "SubParsers") -> None:
 
 def run(args: Namespace) -> int:
     """Get the token; returns the exit code."""
-    browser_key = os.environ.get(BROWSER_KEY_VARIABLE, "").strip()
-    if not browser_key:
+    if not _browser_key():
         return print_error("token", f"set {BROWSER_KEY_VARIABLE} to the public browser key, pk_….", FAILED)
-    return run_call("token", partial(_token, args, browser_key))
+    return run_call("token", args, _token)
 
 
-async def _token(args: Namespace, browser_key: str, client: AsyncPerkamoClient) -> None:
+async def _token(args: Namespace, client: AsyncPerkamoClient) -> None:
+    browser_key = _browser_key()
     ttl: int | None = args.ttl
     token: BrowserToken
     if args.stream:
@@ -60,6 +51,10 @@ async def _token(args: Namespace, browser_key: str, client: AsyncPerkamoClient) 
         return
     print_lines(printable(token.token))
     print_stderr(f"Good for {token.expires_in} s, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC.")
+
+
+def _browser_key() -> str:
+    return os.environ.get(BROWSER_KEY_VARIABLE, "").strip()
 
 
 def _seconds(text: str) -> int:

@@ -1,29 +1,25 @@
 """``python -m perkamo catalog``: show which events earn, or write them as typed Python."""
 
-import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
 
+from perkamo.cli import stdio
 from perkamo.cli.fields import context_paths
-from perkamo.cli.output import number, print_json, print_lines, printable, table
-from perkamo.cli.running import RefusedError, add_command, run_call
+from perkamo.cli.output import print_json, print_lines, table
+from perkamo.cli.running import RefusedError, add_call_options, run_call
+from perkamo.cli.text import count, printable
 from perkamo.cli.typed_events import write_module
 from perkamo.client import AsyncPerkamoClient
 from perkamo.models import ProgramEvent
-
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
 
 _EXAMPLE = """\
 perkamo catalog
 perkamo catalog --python > my_events.py"""
 
 
-def add_parser(subparsers: "SubParsers") -> None:
+def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    parser = add_command(subparsers, "catalog", "show which events earn, and from which facts", example=_EXAMPLE)
+    add_call_options(parser, example=_EXAMPLE)
     parser.add_argument(
         "--python",
         action="store_true",
@@ -33,7 +29,7 @@ def add_parser(subparsers: "SubParsers") -> None:
 
 def run(args: Namespace) -> int:
     """Read the catalogue; returns the exit code."""
-    return run_call("catalog", partial(_catalog, args))
+    return run_call("catalog", args, _catalog)
 
 
 async def _catalog(args: Namespace, client: AsyncPerkamoClient) -> None:
@@ -42,7 +38,7 @@ async def _catalog(args: Namespace, client: AsyncPerkamoClient) -> None:
         if not rules:
             raise RefusedError("the program has no earning rules, so there is nothing to write.")
         module = write_module(rules)
-        sys.stdout.buffer.write(module.encode())  # Python source is UTF-8, whatever the terminal's encoding
+        stdio.write_bytes(module.encode())  # Python source is UTF-8, whatever the terminal's encoding
     elif args.json:
         print_json([rule.raw for rule in rules])
     else:
@@ -64,5 +60,6 @@ def _earns(rule: ProgramEvent) -> str:
     if not isinstance(reward, dict):
         return "" if reward is None else printable(reward)
     amount = reward.get("formula", reward.get("amount", ""))
-    text = number(amount) if isinstance(amount, int | float) else printable(amount)
-    return f"{text} {printable(reward.get('wallet', ''))}".strip()
+    wallet = printable(reward.get("wallet", ""))
+    text = count(amount, wallet) if isinstance(amount, int | float) else f"{printable(amount)} {wallet}"
+    return text.strip()

@@ -1,31 +1,27 @@
 """``python -m perkamo customer``: show a customer as the service sees it now."""
 
-from argparse import Namespace
-from functools import partial
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
 
-from perkamo.cli.output import facts, level_line, number, perk_line, print_json, print_lines, printable
-from perkamo.cli.running import add_command, run_call
+from perkamo.cli.output import facts, level_line, perk_line, print_json, print_lines
+from perkamo.cli.running import add_call_options, run_call
+from perkamo.cli.text import count, printable
 from perkamo.client import AsyncPerkamoClient
 from perkamo.models import Customer
-
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
 
 _EXAMPLE = """\
 perkamo customer customer_123
 perkamo customer customer_123 --json | jq .wallets.points"""
 
 
-def add_parser(subparsers: "SubParsers") -> None:
+def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    parser = add_command(subparsers, "customer", "show a customer's wallets, level, perks and traits", example=_EXAMPLE)
+    add_call_options(parser, example=_EXAMPLE)
     parser.add_argument("user_id", metavar="USER", help="the application's own id of the customer")
 
 
 def run(args: Namespace) -> int:
     """Read the customer; returns the exit code."""
-    return run_call("customer", partial(_customer, args))
+    return run_call("customer", args, _customer)
 
 
 async def _customer(args: Namespace, client: AsyncPerkamoClient) -> None:
@@ -37,7 +33,7 @@ async def _customer(args: Namespace, client: AsyncPerkamoClient) -> None:
 
 
 def _rows(customer: Customer) -> list[tuple[str, str]]:
-    wallets = [("wallet", f"{number(balance)} {wallet}") for wallet, balance in customer.wallets.items()]
+    wallets = [("wallet", count(balance, wallet)) for wallet, balance in customer.wallets.items()]
     perks = [("perk", perk_line(perk)) for perk in customer.perks]
     return [
         ("customer", customer.user_id),

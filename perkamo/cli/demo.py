@@ -1,21 +1,18 @@
 """``python -m perkamo demo``: events earn points, before your eyes, on this machine."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import anyio
 from attrs import frozen
 
 from perkamo import AsyncPerkamoClient, Customer, Event, EventIngestResponse, ProgramEvent
+from perkamo.cli.exit_codes import DONE
 from perkamo.cli.help import explain
-from perkamo.cli.output import print_json
-from perkamo.cli.running import DONE, explained
+from perkamo.cli.output import print_json, print_lines
+from perkamo.cli.running import explained, run_async
 from perkamo.sandbox import Sandbox
-
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
 
 CUSTOMER: Final = "customer_123"
 BAR_WIDTH: Final = 20
@@ -34,11 +31,9 @@ class _Played:
     catalog: Sequence[ProgramEvent]
 
 
-def add_parser(subparsers: "SubParsers") -> None:
+def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    summary = "see events earn points, in three seconds, on this machine"
-    parser = subparsers.add_parser("demo", help=summary)
-    explain(parser, summary, example="perkamo demo", exit_codes="0    done\n2    wrong usage\n130  Ctrl-C")
+    explain(parser, example="perkamo demo", exit_codes="0    done\n2    wrong usage\n130  Ctrl-C\n143  SIGTERM")
     parser.add_argument("--json", action="store_true", help="print the service's answers as one JSON document")
 
 
@@ -48,7 +43,7 @@ def run(args: Namespace) -> int:
 
 
 def _run(args: Namespace) -> int:
-    played = anyio.run(_play)
+    played = run_async(_play)
     if args.json:
         print_json(
             {
@@ -92,28 +87,28 @@ async def _play() -> _Played:
 
 
 def _show_all(played: _Played) -> None:
-    print(f"A small Perkamo ran on {played.base_url}. Nothing left this machine.\n")
+    print_lines(f"A small Perkamo ran on {played.base_url}. Nothing left this machine.", "")
     _line("identify", f"{CUSTOMER}, name Ada, plan premium")
 
-    print("\nEvents earn points:\n")
+    print_lines("", "Events earn points:", "")
     for what, result in played.emitted:
         _show(what, result)
 
-    print("\nMany events in one request, each with a result of its own:\n")
+    print_lines("", "Many events in one request, each with a result of its own:", "")
     for what, result in played.batch:
         _show(what, result, label="batch")
 
-    print("\nThe customer now:\n")
+    print_lines("", "The customer now:", "")
     _line("wallets", _amounts(played.customer.wallets))
     if played.customer.level is not None:
         _line("level", str(played.customer.level.level))
     _line("perks", ", ".join(perk.name or "?" for perk in played.customer.perks))
 
-    print("\nWhat this program rewards (the event catalogue):\n")
+    print_lines("", "What this program rewards (the event catalogue):", "")
     for rule in played.catalog:
         _line("", f"{rule.event:<26} {rule.label}")
 
-    print("\nYour turn: python -m perkamo sandbox")
+    print_lines("", "Your turn: python -m perkamo sandbox")
 
 
 def _show(what: str, result: EventIngestResponse, *, label: str = "emit") -> None:
@@ -143,4 +138,4 @@ def _amounts(wallets: Mapping[str, float]) -> str:
 
 
 def _line(label: str, what: str, outcome: str = "") -> None:
-    print(f"  {label:<{_LABEL}}{what:<{_WHAT}}{outcome}".rstrip())
+    print_lines(f"  {label:<{_LABEL}}{what:<{_WHAT}}{outcome}")

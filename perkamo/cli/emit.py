@@ -1,32 +1,30 @@
 """``python -m perkamo emit``: send one event and show what it did."""
 
-from argparse import Namespace
-from functools import partial
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
 
-from perkamo.cli import given
-from perkamo.cli.output import facts, level_line, number, perk_line, print_json, print_lines
-from perkamo.cli.running import RefusedError, add_command, run_call
+from anyio import get_cancelled_exc_class
+
+from perkamo.cli import given, stdio
+from perkamo.cli.output import facts, gain, level_line, perk_line, print_json, print_lines
+from perkamo.cli.running import RefusedError, UnreportedError, add_call_options, run_call
+from perkamo.cli.stdio import OutputError, print_stderr
+from perkamo.cli.text import count
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoError
 from perkamo.events import create_transaction_id
 from perkamo.models import EventIngestResponse
-
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
 
 _EXAMPLE = """\
 perkamo emit customer_123 purchase.completed amount=12900 currency=CZK --transaction-id order_1092
 perkamo emit customer_123 purchase.completed --context '{"amount": 12900, "currency": "CZK"}'"""
 
 
-def add_parser(subparsers: "SubParsers") -> None:
+def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    parser = add_command(subparsers, "emit", "send one event and show what it did", example=_EXAMPLE)
+    add_call_options(parser, example=_EXAMPLE)
     parser.add_argument("user_id", metavar="USER", help="the application's own id of the customer")
     parser.add_argument("event", metavar="EVENT", help="the event key, such as purchase.completed")
-    parser.add_argument("facts", metavar="KEY=VALUE", nargs="*", type=given.pair, help=given.HELP)
-    parser.add_argument("--context", metavar="JSON", type=given.json_object, help="facts as one JSON object")
+    given.add_facts(parser, "--context", "facts")
     parser.add_argument(
         "--transaction-id",
         metavar="ID",
@@ -39,7 +37,7 @@ def add_parser(subparsers: "SubParsers") -> None:
 
 def run(args: Namespace) -> int:
     """Send the event; returns the exit code."""
-    return run_call("emit", partial(_emit, args))
+    return run_call("emit", args, _emit)
 
 
 async def _emit(args: Namespace, client: AsyncPerkamoClient) -> None:
@@ -54,22 +52,35 @@ async def _emit(args: Namespace, client: AsyncPerkamoClient) -> None:
         if chosen is None and error.outcome == "unknown":
             error.add_note(f"To send it again, add --transaction-id {transaction_id}")
         raise
-    if args.json:
+    except get_cancelled_exc_class():
+        again = "is safe under the same transaction id" if chosen else f"is safe with --transaction-id {transaction_id}"
+        print_stderr(f"perkamo emit: stopped. The event may have been applied; sending it again {again}.")
+        raise
+    try:
+        _show(result, transaction_id, as_json=args.json)
+    except OutputError as error:
+        if result.accepted and not error.reader_left:
+            name = "its transaction id" if chosen else f"the transaction id {transaction_id}"
+            raise UnreportedError(f"the event counts, under {name}. The result can't be shown: {error}.") from error
+        stdio.drop_output()
+    if not result.accepted:
+        raise RefusedError(f"the service did not apply the event{_request(result)}.")
+
+
+def _show(result: EventIngestResponse, transaction_id: str, *, as_json: bool) -> None:
+    if as_json:
         print_json({"transaction_id": transaction_id, "accepted": result.accepted, "result": result.raw})
     else:
         print_lines(*facts(*_rows(result, transaction_id)))
-    if not result.accepted:
-        raise RefusedError(f"the service did not apply the event{_request(result)}.")
+    stdio.flush()
 
 
 def _rows(result: EventIngestResponse, transaction_id: str) -> list[tuple[str, str]]:
     applied = "yes" if result.applied else "no"
     if result.duplicate:
         applied = "before: this transaction id has counted, and earns nothing twice"
-    earned = ", ".join(
-        f"{'+' if delta.amount > 0 else ''}{number(delta.amount)} {delta.wallet}" for delta in result.delta
-    )
-    wallets = ", ".join(f"{number(balance)} {wallet}" for wallet, balance in result.wallet_state.items())
+    earned = ", ".join(gain(delta) for delta in result.delta)
+    wallets = ", ".join(count(balance, wallet) for wallet, balance in result.wallet_state.items())
     rows = [
         ("applied", applied),
         ("transaction id", transaction_id),

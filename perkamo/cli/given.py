@@ -1,6 +1,7 @@
 """The facts that a user types: ``key=value`` words, or one JSON object."""
 
-from argparse import ArgumentTypeError
+import re
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from typing import Final
 
@@ -8,10 +9,26 @@ from perkamo.cli.running import RefusedError
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
 
-HELP: Final = (
-    "facts, all in one place. A value that is a JSON number, true, false, null, object, array or quoted text counts as"
-    " that, everything else as text: amount=12900 is a number, amount='\"12900\"' is text"
+_HELP: Final = (
+    "facts, anywhere among the options. A value that is a JSON number, true, false, null, object, array or quoted text"
+    " counts as that, everything else as text: amount=12900 is a number, amount='\"12900\"' is text"
 )
+
+
+_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+"""What JSON takes for a number."""
+
+
+def add_facts(parser: ArgumentParser, option: str, what: str) -> None:
+    """Add the two ways to give facts: ``KEY=VALUE`` words, and an option that takes one JSON object.
+
+    Args:
+        parser: The command's parser.
+        option: The option, such as ``--context``.
+        what: What the facts are, in the plural.
+    """
+    parser.add_argument("facts", metavar="KEY=VALUE", nargs="*", default=(), type=pair, help=_HELP)
+    parser.add_argument(option, metavar="JSON", type=json_object, help=f"{what} as one JSON object")
 
 
 def pair(word: str) -> tuple[str, JSONValue]:
@@ -26,6 +43,10 @@ def pair(word: str) -> tuple[str, JSONValue]:
     try:
         return key, parse(text.encode())
     except ValueError as error:
+        if _NUMBER.fullmatch(text):
+            raise ArgumentTypeError(
+                "the value is a number that is too large; write it in quotes to send it as text"
+            ) from None
         if text[:1] in ("{", "[", '"'):
             raise ArgumentTypeError(
                 f"the value begins as JSON does but {_reason(error)}; write such text in quotes"
@@ -44,7 +65,7 @@ def json_object(text: str) -> dict[str, JSONValue]:
     except ValueError as error:
         raise ArgumentTypeError(f"the text {_reason(error)}") from None
     if not isinstance(value, dict):
-        raise ArgumentTypeError("the text is no JSON object")
+        raise ArgumentTypeError("the text is not a JSON object")
     return value
 
 

@@ -5,25 +5,31 @@ from typing import Final
 
 KEY: Final = "PERKAMO_SECRET_KEY   the server key; it is taken from here only"
 BASE_URL: Final = "PERKAMO_BASE_URL     where the API is (default: the hosted one)"
-BROWSER_KEY: Final = "PERKAMO_BROWSER_KEY  the public browser key"
+BROWSER_KEY_VARIABLE: Final = "PERKAMO_BROWSER_KEY"
+BROWSER_KEY: Final = f"{BROWSER_KEY_VARIABLE}  the public browser key, pk_…"
 
 
-def explain(
-    parser: ArgumentParser, summary: str, *, example: str, exit_codes: str, environment: tuple[str, ...] = ()
-) -> None:
-    """Give a command's parser its description and what follows its options.
+def explain(parser: ArgumentParser, *, example: str, exit_codes: str, environment: tuple[str, ...] = ()) -> None:
+    """Give a command's parser what follows its options.
 
     Args:
         parser: The command's parser.
-        summary: One line, without a full stop.
         example: Lines as typed, with what they print where that helps.
         exit_codes: One line each.
         environment: Lines about the variables that it reads.
     """
-    parser.description = f"{summary[0].upper()}{summary[1:]}."
     parser.formatter_class = RawDescriptionHelpFormatter
     parts = [("example:", example), ("environment:", "\n".join(environment)), ("exit codes:", exit_codes)]
     parser.epilog = "\n\n".join("\n".join((head, *_indented(text))) for head, text in parts if text)
+
+
+def add_client_options(parser: ArgumentParser) -> None:
+    """Add the options of every command that calls the API."""
+    parser.add_argument(
+        "--allow-insecure-http",
+        action="store_true",
+        help="let plain http go to other hosts than this machine, where others can read what is sent",
+    )
 
 
 def _indented(text: str) -> list[str]:

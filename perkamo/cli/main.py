@@ -4,25 +4,23 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from perkamo import __version__
+from perkamo.cli import stdio
+from perkamo.cli.exit_codes import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE
+from perkamo.cli.signals import TerminatedError, on_sigterm, terminate
 from perkamo.redaction import clean
 
-
-class SubParsers(Protocol):
-    """Where a command adds its own parser (argparse keeps the name of its class to itself)."""
-
-    def add_parser(self, name: str, *, help: str) -> ArgumentParser:  # noqa: A002 - argparse's own name
-        """Add the parser of one command."""
-        ...
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Command(Protocol):
     """What the module of a command offers."""
 
-    def add_parser(self, subparsers: SubParsers) -> None:
-        """Add the command's options."""
+    def add_options(self, parser: ArgumentParser) -> None:
+        """Add the command's options, and what its help says below them."""
         ...
 
     def run(self, args: Namespace) -> int:
@@ -55,31 +53,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 for success, 1 for a failure that was explained. Wrong usage exits with 2.
     """
+    if argv is None:
+        stdio.open_missing()
     words = sys.argv[1:] if argv is None else list(argv)
-    asked = next((word for word in words if not word.startswith("-")), None)
+    try:
+        with on_sigterm(terminate):
+            return _run(words)
+    except KeyboardInterrupt as stop:  # it came before the command began
+        return TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED
+    except stdio.OutputError as error:  # of a help text
+        stdio.drop_output()
+        stdio.print_stderr(f"perkamo: cannot write: {error}")
+        return FAILED
 
-    class Parser(ArgumentParser):
-        """Keeps what was typed out of its errors, which may end in a log: it may be a key or a customer's id."""
 
-        def error(self, message: str) -> NoReturn:
-            super().error(clean(message, *_values(words, asked)))
+def command_parser(name: str, words: Sequence[str] = ()) -> ArgumentParser:
+    """Return the parser of a command.
 
-    parser = Parser(
-        prog="perkamo",
-        description="The Perkamo API at the command line.",
-        epilog="'perkamo COMMAND --help' tells a command's options, with examples.",
-    )
+    Args:
+        name: The command.
+        words: What was typed; its errors do not repeat it.
+    """
+    summary = COMMANDS[name][1]
+    parser = _Parser(f"perkamo {name}", _values(words, name))
+    parser.description = f"{summary[0].upper()}{summary[1:]}."
+    _command(name).add_options(parser)
+    return parser
+
+
+def _run(words: Sequence[str]) -> int:
+    place = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
+    overview = _overview(words, None if place is None else words[place])
+    overview.parse_args(words if place is None else words[: place + 1])
+    if place is None:
+        for line in overview.format_help().splitlines():
+            stdio.print_stderr(line)
+        return WRONG_USAGE
+    name = words[place]
+    # Options and facts in any order: the usual parse_args takes no facts after an option.
+    return _command(name).run(command_parser(name, words).parse_intermixed_args(words[place + 1 :]))
+
+
+def _command(name: str) -> Command:
+    return cast("Command", import_module(COMMANDS[name][0]))
+
+
+def _overview(words: Sequence[str], command: str | None) -> ArgumentParser:
+    """Return the parser of what stands before a command's own words."""
+    parser = _Parser("perkamo", _values(words, command))
+    parser.description = "The Perkamo API at the command line."
+    parser.epilog = "'perkamo COMMAND --help' tells a command's options, with examples."
     parser.add_argument("--version", action="version", version=f"perkamo {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command: Command | None = None
-    for name, (module, summary) in COMMANDS.items():
-        if name == asked:
-            command = cast("Command", import_module(module))
-            command.add_parser(subparsers)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=ArgumentParser)
+    for name, (_, summary) in COMMANDS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    return parser
+
+
+class _Parser(ArgumentParser):
+    """Writes its help where it can be written, and keeps what was typed out of its errors, which may end in a log."""
+
+    def __init__(self, prog: str, typed: Sequence[str]) -> None:
+        super().__init__(prog=prog)
+        self._typed = typed
+
+    def error(self, message: str) -> NoReturn:
+        for line in self.format_usage().splitlines():
+            stdio.print_stderr(line)
+        stdio.print_stderr(f"{self.prog}: error: {clean(message, *self._typed)}")
+        raise SystemExit(WRONG_USAGE)
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        if file is None:
+            stdio.write(self.format_help())
         else:
-            subparsers.add_parser(name, help=summary)
-    args = parser.parse_args(words)
-    return 0 if command is None else command.run(args)
+            super().print_help(file)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        stdio.flush()
+        super().exit(status, message)
 
 
 def _values(words: Sequence[str], command: str | None) -> list[str]:

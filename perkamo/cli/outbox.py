@@ -1,37 +1,40 @@
 """``python -m perkamo outbox``: look at an outbox, deliver what is in it, and see to its dead letters."""
 
 import json
-import logging
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anyio
 from attrs import asdict
 
-from perkamo.cli.help import BASE_URL, KEY, explain
-from perkamo.cli.output import print_json, print_lines, print_stderr, printable, table
-from perkamo.cli.running import DONE, FAILED, client_of_environment, explained, print_error
+from perkamo.cli import stdio
+from perkamo.cli.exit_codes import DONE, FAILED
+from perkamo.cli.help import BASE_URL, KEY, add_client_options, explain
+from perkamo.cli.output import print_json, print_json_lines, print_lines, table
+from perkamo.cli.running import (
+    client_of_environment,
+    explained,
+    on_sigterm_in_loop,
+    print_error,
+    run_async,
+    shown_log,
+)
+from perkamo.cli.stdio import print_stderr
+from perkamo.cli.text import printable
 from perkamo.outbox.outbox import DeadLetter, Outbox, OutboxStats
 
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
 
-
-def add_parser(subparsers: "SubParsers") -> None:
+def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    summary = "look at an outbox, deliver it, see to its dead letters"
-    parser = subparsers.add_parser("outbox", help=summary)
     explain(
         parser,
-        summary,
         example="perkamo outbox stats /var/lib/shop/outbox --json\n"
         "perkamo outbox relay /var/lib/shop/outbox --until-empty\n"
         "perkamo outbox dead /var/lib/shop/outbox\n"
         "perkamo outbox requeue /var/lib/shop/outbox --transaction-id order_1092",
-        exit_codes="0  done; also Ctrl-C, after which all that waits is kept\n"
+        exit_codes="0  done; also Ctrl-C and SIGTERM, after which all that waits is kept\n"
         "1  failed: no outbox, no key, no permission\n"
         "2  wrong usage\n"
         "3  refused: the service does not take what waits; trying again does not help",
@@ -46,30 +49,31 @@ def add_parser(subparsers: "SubParsers") -> None:
     )
     parser.add_argument("--events", action="store_true", help="dead: print the events too, which are personal data")
     parser.add_argument("--transaction-id", metavar="ID", help="requeue: this dead letter only")
+    add_client_options(parser)
 
 
 def run(args: Namespace) -> int:
     """Do what was asked; returns the exit code."""
-    return explained("outbox", partial(_run, args), interrupted=DONE)
+    return explained("outbox", partial(_run, args), runs_until_stopped=True)
 
 
 def _run(args: Namespace) -> int:
     directory: Path = args.directory
     if not directory.is_dir():
-        return print_error("outbox", f"{directory} is no directory.", FAILED)
+        return print_error("outbox", f"{directory} is not a directory.", FAILED)
     match args.action:
         case "stats":
-            _show(anyio.run(_count, directory), as_json=args.json)
+            _show(run_async(partial(_count, directory)), as_json=args.json)
         case "relay":
             _relay_until_stopped(args, directory)
-            _show(anyio.run(_count, directory), as_json=args.json)
+            _show(run_async(partial(_count, directory)), as_json=args.json)
         case "dead":
-            letters, elsewhere = anyio.run(_dead, directory)
+            letters, elsewhere = run_async(partial(_dead, directory))
             _show_dead(letters, with_events=args.events, as_json=args.json)
             if elsewhere > 0:
                 print_stderr(f"Dead letters not shown, in files of processes that stand still: {elsewhere:,}.")
         case _:
-            requeued = anyio.run(_requeue, directory, args.transaction_id)
+            requeued = run_async(partial(_requeue, directory, args.transaction_id))
             if args.json:
                 print_json({"requeued": requeued})
             else:
@@ -88,28 +92,34 @@ async def _requeue(directory: Path, transaction_id: str | None) -> int:
 
 
 def _relay_until_stopped(args: Namespace, directory: Path) -> None:
-    logging.basicConfig(format="perkamo outbox: %(message)s")  # why events wait, and which are refused
-    quiet: bool = args.json
     try:
-        anyio.run(partial(_relay, directory, until_empty=args.until_empty, rebind=args.rebind, quiet=quiet))
+        with shown_log("outbox"):  # why events wait, and which are refused
+            run_async(partial(_relay, args, directory))
     except KeyboardInterrupt:
-        if not quiet:
-            print_lines("Stopped. What waits is kept.")
+        _say(args, "Stopped. What waits is kept.")
 
 
-async def _relay(directory: Path, *, until_empty: bool, rebind: bool, quiet: bool) -> None:
-    async with client_of_environment() as client, Outbox(directory) as outbox:
-        if rebind:
+async def _relay(args: Namespace, directory: Path) -> None:
+    async with client_of_environment(args) as client, Outbox(directory) as outbox:
+        if args.rebind:
             rebound = await outbox.rebind(client)
-            if not quiet:
-                print_lines(f"Events that belong to this key now: {rebound:,}.")
-        if until_empty:
+            _say(args, f"Events that belong to this key now: {rebound:,}.")
+        if args.until_empty:
             await outbox.drain(client)
             return
-        if not quiet:
-            print("Delivering until Ctrl-C.", flush=True)
-        async with outbox.relay(client):
-            await anyio.sleep_forever()
+        _say(args, "Delivering until Ctrl-C.")
+        stop = anyio.Event()
+        with on_sigterm_in_loop(stop.set):
+            async with outbox.relay(client):
+                await stop.wait()
+        _say(args, "Stopped. What waits is kept.")
+
+
+def _say(args: Namespace, line: str) -> None:
+    """Print a line for people, at once."""
+    if not args.json:
+        print_lines(line)
+        stdio.flush()
 
 
 async def _dead(directory: Path) -> tuple[list[DeadLetter], int]:
@@ -123,10 +133,9 @@ def _show(stats: OutboxStats, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(stats))
         return
-    for name, number in asdict(stats).items():
-        print(f"{name:<10} {number:>14,}")
+    print_lines(*(f"{name:<10} {number:>14,}" for name, number in asdict(stats).items()))
     if stats.set_aside:
-        print("Damaged or foreign files were set aside: look at *.corrupt-* in the directory.")
+        print_lines("Damaged or foreign files were set aside: look at *.corrupt-* in the directory.")
 
 
 def _show_dead(letters: Sequence[DeadLetter], *, with_events: bool, as_json: bool) -> None:
@@ -139,7 +148,7 @@ def _show_dead(letters: Sequence[DeadLetter], *, with_events: bool, as_json: boo
         for letter in letters
     ]
     if as_json:
-        print_lines(*map(json.dumps, lines))
+        print_json_lines(*lines)
     elif lines:
         head = [name.replace("_", " ") for name in lines[0]]
         print_lines(*table(head, [[printable(cell) for cell in line.values()] for line in lines]))

@@ -4,46 +4,31 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
-from unicodedata import combining, east_asian_width
 
+from perkamo.cli import stdio
+from perkamo.cli.text import columns, count, number, printable
 from perkamo.encoding.encode import JSONValue
-from perkamo.models import Level, UnlockedPerk
+from perkamo.models import Level, UnlockedPerk, WalletDelta
 
 BAR_WIDTH: Final = 20
 
 
 def print_lines(*lines: str) -> None:
     """Print lines; what the terminal's encoding lacks is shown as an escape."""
-    encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
-        print(line.rstrip().encode(encoding, "backslashreplace").decode(encoding))
-
-
-def print_stderr(line: str) -> None:
-    """Print a line to standard error, where it is in no program's way."""
-    print(printable(line), file=sys.stderr)
+        stdio.write(f"{line.rstrip()}\n")
 
 
 def print_json(value: object) -> None:
     """Print one JSON document, indented; in ASCII where the output's encoding is not UTF-8."""
-    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, ensure_ascii=not is_utf8, indent=2))
+    stdio.write(f"{json.dumps(value, ensure_ascii=not _is_utf8(), indent=2)}\n")
 
 
-def printable(value: object) -> str:
-    """Return a value as text that cannot steer the terminal: in one line, without control characters."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
-def number(value: float) -> str:
-    """Return an amount with separators of thousands, and a fraction only where there is one."""
-    return f"{int(value):,}" if value == int(value) else f"{value:,}"
-
-
-def columns(text: str) -> int:
-    """Count the columns of a terminal that a text takes."""
-    return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
+def print_json_lines(*values: object) -> None:
+    """Print one JSON document a line, at once; in ASCII where the output's encoding is not UTF-8."""
+    for value in values:
+        stdio.write(f"{json.dumps(value, ensure_ascii=not _is_utf8())}\n")
+    stdio.flush()
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -81,6 +66,11 @@ def outline(value: JSONValue, indent: str = "") -> Iterator[str]:
             yield f"{indent}{mark} {_short(inner)}"
 
 
+def gain(delta: WalletDelta) -> str:
+    """Return the change of a balance, with its sign."""
+    return f"{'+' if delta.amount > 0 else ''}{count(delta.amount, delta.wallet)}"
+
+
 def level_line(level: Level) -> str:
     """Return a level with how far it is to the next."""
     filled = int(max(0.0, min(level.progress, 1.0)) * BAR_WIDTH)
@@ -94,6 +84,11 @@ def perk_line(perk: UnlockedPerk) -> str:
     named = perk.name or perk.key or "without a name"
     details = ", ".join(text for text in (perk.type, perk.key if perk.name else None) if text)
     return f"{named} ({details})" if details else named
+
+
+def _is_utf8() -> bool:
+    encoding: str | None = getattr(sys.stdout, "encoding", None)
+    return (encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _members(value: JSONValue) -> Iterator[tuple[str | None, JSONValue]]:

@@ -1,32 +1,27 @@
 """``python -m perkamo program``: show the Space's active program."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING
 
 from perkamo.cli.catalog import rules_table
 from perkamo.cli.output import outline, print_json, print_lines
-from perkamo.cli.running import add_command, run_call
+from perkamo.cli.running import add_call_options, run_call
 from perkamo.client import AsyncPerkamoClient
 from perkamo.models import Program
-
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
 
 _EXAMPLE = """\
 perkamo program
 perkamo program --json > program.json && perkamo sandbox --program program.json"""
 
 
-def add_parser(subparsers: "SubParsers") -> None:
-    """Add the command; it has no options of its own."""
-    add_command(subparsers, "program", "show the Space's active program, whole", example=_EXAMPLE)
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options; it has none of its own."""
+    add_call_options(parser, example=_EXAMPLE)
 
 
 def run(args: Namespace) -> int:
     """Read the program; returns the exit code."""
-    return run_call("program", partial(_program, args))
+    return run_call("program", args, _program)
 
 
 async def _program(args: Namespace, client: AsyncPerkamoClient) -> None:

@@ -1,15 +1,20 @@
-"""How the commands run: their parsers, a client of the environment's key, and failures told in one line."""
+"""How the commands run: a client of the environment's key, SIGTERM, and each failure in one line."""
 
+import asyncio
+import logging
 import os
-import sys
-from argparse import ArgumentParser
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from argparse import ArgumentParser, Namespace
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
+from typing import Final, TypeVar
 
 import anyio
 
-from perkamo.cli.help import BASE_URL, KEY, explain
-from perkamo.cli.output import print_stderr
+from perkamo.cli import stdio
+from perkamo.cli.exit_codes import DONE, FAILED, INTERRUPTED, OF_A_CALL, REFUSED, TERMINATED
+from perkamo.cli.help import BASE_URL, KEY, add_client_options, explain
+from perkamo.cli.signals import TerminatedError, on_sigterm
+from perkamo.cli.stdio import OutputError, print_stderr
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import (
     PerkamoApiError,
@@ -19,105 +24,160 @@ from perkamo.errors import (
     PerkamoResponseError,
     PerkamoValidationError,
 )
-from perkamo.request.credentials import API_KEY_VARIABLE
+from perkamo.request.credentials import API_KEY_VARIABLE, BASE_URL_VARIABLE
 
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
+T = TypeVar("T")
 
-DONE: Final = 0
-FAILED: Final = 1
-WRONG_USAGE: Final = 2
-REFUSED: Final = 3
-INTERRUPTED: Final = 130
-
-_EXIT_CODES: Final = f"""\
-{DONE}    done
-{FAILED}    failed: no key, no connection, no permission, or a failure of the service
-{WRONG_USAGE}    wrong usage; nothing was sent
-{REFUSED}    refused: the input can't be sent, or the service does not take it; trying again does not help
-{INTERRUPTED}  Ctrl-C"""
+_ADVICE: Final = {
+    "pass allow_insecure_http=True": "give --allow-insecure-http",
+    f"pass api_key= or set {API_KEY_VARIABLE}": f"set {API_KEY_VARIABLE}",
+    "see Outbox.rebind": "give --rebind",
+    "Check base_url and stream_path": f"Check {BASE_URL_VARIABLE}",
+    "; subscribe with bad_data='skip' to pass over such events": "",
+    "send it as text": "send it as text, such as KEY='\"…\"'",
+}
+"""Advice of the library, and what it is at the command line."""
 
 
 class RefusedError(Exception):
     """The input is refused by the command itself, or the service did not take it. The text holds no values."""
 
 
-def add_command(
-    subparsers: "SubParsers", name: str, summary: str, *, example: str, environment: tuple[str, ...] = ()
-) -> ArgumentParser:
-    """Add a command with ``--json`` and a whole ``--help``.
+class UnreportedError(Exception):
+    """The command did its work, and can't show the result. The text says what a user must know of it."""
+
+
+def add_call_options(parser: ArgumentParser, *, example: str, environment: tuple[str, ...] = ()) -> None:
+    """Add what every command has that makes one call: ``--json``, the client's options and a whole ``--help``.
 
     Args:
-        subparsers: Where it goes.
-        name: What the user types.
-        summary: One line, without a full stop.
+        parser: The command's parser.
         example: Lines as typed, with what they print where that helps.
         environment: Lines about variables that this command needs besides the usual ones.
     """
-    parser = subparsers.add_parser(name, help=summary)
-    explain(parser, summary, example=example, exit_codes=_EXIT_CODES, environment=(KEY, BASE_URL, *environment))
+    explain(parser, example=example, exit_codes=OF_A_CALL, environment=(KEY, BASE_URL, *environment))
     parser.add_argument("--json", action="store_true", help="print one JSON document, for programs")
-    return parser
+    add_client_options(parser)
 
 
-def client_of_environment() -> AsyncPerkamoClient:
+def client_of_environment(args: Namespace) -> AsyncPerkamoClient:
     """Return a client with the key and the address that the environment gives.
+
+    Args:
+        args: What was typed; see ``add_client_options``.
 
     Raises:
         PerkamoConfigurationError: There is no key, or it can't be one. The text names the variable.
     """
     if not os.environ.get(API_KEY_VARIABLE, "").strip():
         raise PerkamoConfigurationError(f"There is no server key: set {API_KEY_VARIABLE}.")
-    return AsyncPerkamoClient()
+    return AsyncPerkamoClient(allow_insecure_http=args.allow_insecure_http)
 
 
-def run_call(name: str, work: Callable[[AsyncPerkamoClient], Awaitable[None]]) -> int:
+def run_call(name: str, args: Namespace, work: Callable[[Namespace, AsyncPerkamoClient], Awaitable[None]]) -> int:
     """Do a command's work with a client of the environment's key, and tell what went wrong in one line.
 
     Args:
         name: The command's name.
-        work: Makes the call and prints what came of it.
+        args: What was typed.
+        work: Makes the call and prints its result.
 
     Returns:
         The exit code.
     """
 
-    def call() -> int:
-        anyio.run(_with_client, work)
+    async def call() -> int:
+        async with client_of_environment(args) as client:
+            await work(args, client)
         return DONE
 
-    return explained(name, call)
+    return explained(name, lambda: run_async(call))
 
 
-def explained(name: str, command: Callable[[], int], *, interrupted: int = INTERRUPTED) -> int:
+def explained(name: str, command: Callable[[], int], *, runs_until_stopped: bool = False) -> int:
     """Run a command; where it fails, tell why in one line.
 
     Args:
         name: The command's name.
         command: Does everything and returns the exit code.
-        interrupted: The exit code for Ctrl-C.
+        runs_until_stopped: Ctrl-C and SIGTERM are its ordinary end, and no failure.
 
     Returns:
         The exit code.
     """
     try:
         code = command()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return interrupted
-    except BrokenPipeError:
-        # Whoever read has enough, as head does.
-        _drop_output()
-    except OSError as error:
-        _drop_output()
-        return print_error(name, f"cannot write: {error.strerror}", FAILED)
+        stdio.flush()
+    except KeyboardInterrupt as stop:
+        _end_output()
+        signalled = TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED
+        return DONE if runs_until_stopped else signalled
+    except OutputError as error:
+        stdio.drop_output()
+        return DONE if error.reader_left else print_error(name, f"cannot write: {error}", FAILED)
+    except UnreportedError as error:
+        stdio.drop_output()
+        return print_error(name, str(error), DONE)
     except RefusedError as error:
-        return print_error(name, str(error), REFUSED)
+        code = print_error(name, str(error), REFUSED)
     except PerkamoError as error:
-        return print_error(name, sentence(error), REFUSED if _is_refusal(error) else FAILED)
-    else:
-        return code
-    return DONE
+        code = print_error(name, sentence(error), REFUSED if _is_refusal(error) else FAILED)
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        code = print_error(name, f"{where}{error.strerror}", FAILED)
+    _end_output()
+    return code
+
+
+def run_async(function: Callable[[], Coroutine[object, object, T]]) -> T:
+    """Run a coroutine function, which SIGTERM cancels as Ctrl-C does.
+
+    Raises:
+        TerminatedError: SIGTERM came, and the function did not handle it itself; see ``on_sigterm_in_loop``.
+    """
+
+    async def run() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # it runs here
+        with on_sigterm_in_loop(task.cancel):
+            return await function()
+
+    try:
+        return anyio.run(run)
+    except asyncio.CancelledError:
+        raise TerminatedError from None
+
+
+@contextmanager
+def on_sigterm_in_loop(act: Callable[[], object]) -> Generator[None]:
+    """Call a function at SIGTERM in the running event loop while the block lasts.
+
+    Args:
+        act: Called as any other callback of the loop, never in the midst of one.
+    """
+    loop = asyncio.get_running_loop()
+    with on_sigterm(lambda: loop.call_soon_threadsafe(act)):
+        yield
+
+
+@contextmanager
+def shown_log(name: str) -> Generator[None]:
+    """Show the warnings of the library on standard error while the block lasts, for commands that run for long.
+
+    Args:
+        name: The command's name.
+    """
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print_stderr(f"perkamo {name}: {for_command_line(record.getMessage())}")
+
+    handler = Handler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def print_error(name: str, message: str, code: int) -> int:
@@ -126,14 +186,11 @@ def print_error(name: str, message: str, code: int) -> int:
     return code
 
 
-def _drop_output() -> None:
-    """Let go what Python still holds for standard output, which must not fail again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-async def _with_client(work: Callable[[AsyncPerkamoClient], Awaitable[None]]) -> None:
-    async with client_of_environment() as client:
-        await work(client)
+def _end_output() -> None:
+    try:
+        stdio.flush()
+    except OutputError:  # the failure that is told already weighs more
+        stdio.drop_output()
 
 
 def sentence(error: PerkamoError) -> str:
@@ -143,7 +200,14 @@ def sentence(error: PerkamoError) -> str:
     if known is not None and known not in text:
         text = f"{text} (request id {known})"
     notes: list[str] = getattr(error, "__notes__", [])
-    return " ".join([text, *notes])
+    return for_command_line(" ".join([text, *notes]))
+
+
+def for_command_line(text: str) -> str:
+    """Return a message of the library with its advice in terms of the command line."""
+    for advice, here in _ADVICE.items():
+        text = text.replace(advice, here)
+    return text
 
 
 def _is_refusal(error: PerkamoError) -> bool:

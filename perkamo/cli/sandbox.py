@@ -1,16 +1,17 @@
 """``python -m perkamo sandbox``: a small Perkamo until Ctrl-C."""
 
 import signal
-import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
+from perkamo.cli import stdio
+from perkamo.cli.exit_codes import DONE, FAILED
 from perkamo.cli.help import explain
-from perkamo.cli.output import print_json
-from perkamo.cli.running import DONE, FAILED, explained, print_error
+from perkamo.cli.output import print_json, print_lines
+from perkamo.cli.running import explained, print_error
 from perkamo.sandbox.blueprint import ProgramError
 from perkamo.sandbox.ledger import LedgerCleared
 from perkamo.sandbox.process import SandboxError
@@ -20,25 +21,20 @@ from perkamo.sandbox.webhooks import target
 if TYPE_CHECKING:
     from types import FrameType
 
-    from perkamo.cli.main import SubParsers
-
 DEFAULT_PORT: Final = 4001
 """Published, in an older version: the documented local default of the API server."""
 
 MAX_PORT: Final = 65_535
 
 
-def add_parser(subparsers: "SubParsers") -> None:
+def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    summary = "run a small Perkamo on this machine until Ctrl-C"
-    parser = subparsers.add_parser("sandbox", help=summary)
     explain(
         parser,
-        summary,
         example="perkamo sandbox\n"
         "perkamo sandbox --port 0 --program program.json\n"
         "perkamo sandbox --webhook http://127.0.0.1:8000/hooks/perkamo",
-        exit_codes="0  Ctrl-C\n1  failed: the port is in use, or the program is wrong\n2  wrong usage",
+        exit_codes="0  Ctrl-C or SIGTERM\n1  failed: the port is in use, or the program is wrong\n2  wrong usage",
     )
     parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 for a free one (default: %(default)s)")
     parser.add_argument(
@@ -56,7 +52,7 @@ def add_parser(subparsers: "SubParsers") -> None:
 
 def run(args: Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; returns the exit code."""
-    return explained("sandbox", partial(_run, args))
+    return explained("sandbox", partial(_run, args), runs_until_stopped=True)
 
 
 def _run(args: Namespace) -> int:
@@ -85,7 +81,7 @@ def _run(args: Namespace) -> int:
         for number, handler in before:
             signal.signal(number, handler)
     if not args.json:
-        print("Stopped.")
+        print_lines("Stopped.")
     return DONE
 
 
@@ -104,9 +100,9 @@ def _greet(sandbox: Sandbox, *, as_json: bool) -> None:
     if as_json:
         keys = {"server_key": sandbox.api_key, "browser_key": sandbox.browser_key}
         print_json({"base_url": sandbox.base_url, **keys})
-        sys.stdout.flush()
     else:
-        print(_greeting(sandbox), flush=True)
+        print_lines(*_greeting(sandbox).splitlines(), "")
+    stdio.flush()
 
 
 def _greeting(sandbox: Sandbox) -> str:

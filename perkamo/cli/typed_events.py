@@ -13,7 +13,7 @@ from typing import Final
 from attrs import frozen
 
 from perkamo.cli.fields import FieldType, context_fields
-from perkamo.cli.output import columns
+from perkamo.cli.text import columns
 from perkamo.models import ProgramEvent
 
 WIDTH: Final = 88

@@ -1,88 +1,83 @@
 """``python -m perkamo watch USER_ID``: a customer's updates as they come, one line each, until Ctrl-C."""
 
-import json
 import os
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import anyio
-
-from perkamo.cli.help import BASE_URL, BROWSER_KEY, KEY, explain
-from perkamo.cli.output import print_stderr, printable
-from perkamo.cli.running import DONE, FAILED, client_of_environment, explained, print_error
+from perkamo.cli import stdio
+from perkamo.cli.exit_codes import DONE, FAILED
+from perkamo.cli.help import BASE_URL, BROWSER_KEY, BROWSER_KEY_VARIABLE, KEY, add_client_options, explain
+from perkamo.cli.output import print_json_lines, print_lines
+from perkamo.cli.running import client_of_environment, explained, print_error, run_async
+from perkamo.cli.stdio import print_stderr
+from perkamo.cli.text import printable
 from perkamo.models import Customer, Level, UnlockedPerk
 from perkamo.stream.stream import CustomerUpdate, StreamState
-
-if TYPE_CHECKING:
-    from perkamo.cli.main import SubParsers
-
-BROWSER_KEY_VARIABLE: Final = "PERKAMO_BROWSER_KEY"
 
 _STATES: Final = {"open": "connected", "waiting": "connection lost, trying again"}
 
 
-def add_parser(subparsers: "SubParsers") -> None:
+def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
-    summary = "show a customer's updates as they come, until Ctrl-C (preview)"
-    parser = subparsers.add_parser("watch", help=summary)
     explain(
         parser,
-        summary,
         example="perkamo watch customer_123\nperkamo watch customer_123 --json | jq .customer.wallets",
-        exit_codes="0  Ctrl-C, or the service ended the stream\n"
+        exit_codes="0  Ctrl-C or SIGTERM, or the service ended the stream\n"
         "1  failed: no key, no connection, no permission, no such stream\n"
         "2  wrong usage\n"
         "3  refused: the service gives no token for this customer; trying again does not help",
         environment=(KEY, BROWSER_KEY, BASE_URL),
     )
-    parser.add_argument("user_id", metavar="USER_ID", help="the application's own id of the customer")
+    parser.add_argument("user_id", metavar="USER", help="the application's own id of the customer")
     parser.add_argument(
         "--browser-key",
         default=os.environ.get(BROWSER_KEY_VARIABLE, ""),
         help=f"the public browser key, pk_… (default: {BROWSER_KEY_VARIABLE})",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line: event, id and customer")
+    add_client_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Watch until Ctrl-C; returns the exit code."""
-    return explained("watch", partial(_run, args), interrupted=DONE)
+    """Watch until Ctrl-C or SIGTERM; returns the exit code."""
+    return explained("watch", partial(_run, args), runs_until_stopped=True)
 
 
 def _run(args: Namespace) -> int:
     if not args.browser_key:
         return print_error("watch", f"set {BROWSER_KEY_VARIABLE}, or pass --browser-key", FAILED)
-    anyio.run(_watch, args.user_id, args.browser_key, args.json)
+    run_async(partial(_watch, args))
     print_stderr("The service ended the stream.")
     return DONE
 
 
-async def _watch(user_id: str, browser_key: str, as_json: bool) -> None:  # noqa: FBT001 - anyio.run passes by position
-    async with client_of_environment() as client:
+async def _watch(args: Namespace) -> None:
+    user_id: str = args.user_id
+    async with client_of_environment(args) as client:
         stream = client.subscribe_customer(
-            user_id, lambda: client.create_stream_token(browser_key, user_id), on_state=_tell
+            user_id, lambda: client.create_stream_token(args.browser_key, user_id), on_state=_print_state
         )
         before: Customer | None = None
         async with stream:
             async for update in stream:
-                print(_object(update) if as_json else _line(before, update), flush=True)
+                _print_update(before, update, as_json=args.json)
                 before = update.customer
 
 
-def _tell(state: StreamState) -> None:
+def _print_state(state: StreamState) -> None:
     if state in _STATES:
         print_stderr(f"perkamo watch: {_STATES[state]}")
 
 
-def _object(update: CustomerUpdate) -> str:
-    return json.dumps({"event": update.event, "id": update.id, "customer": update.customer.raw}, ensure_ascii=False)
-
-
-def _line(before: Customer | None, update: CustomerUpdate) -> str:
-    return f"{datetime.now().astimezone():%H:%M:%S}  {describe(before, update.customer)}"
+def _print_update(before: Customer | None, update: CustomerUpdate, *, as_json: bool) -> None:
+    if as_json:
+        print_json_lines({"event": update.event, "id": update.id, "customer": update.customer.raw})
+    else:
+        print_lines(f"{datetime.now().astimezone():%H:%M:%S}  {describe(before, update.customer)}")
+        stdio.flush()
 
 
 def describe(before: Customer | None, now: Customer) -> str:

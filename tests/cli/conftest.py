@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from subprocess import CompletedProcess
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import pytest
 
@@ -15,25 +15,35 @@ Perkamo: TypeAlias = "Callable[..., CompletedProcess[str]]"
 """Runs a command to its end: its words, and variables of the environment by name (empty ones are not set)."""
 
 
-@pytest.fixture
-def perkamo(sandbox: Sandbox) -> Perkamo:
-    """Run a command with the sandbox's keys and address in its environment; warnings are errors."""
-    at_sandbox = {
+COMMAND = (sys.executable, "-W", "error", "-m", "perkamo")
+"""What runs the command line; warnings are errors."""
+
+
+def variables(sandbox: Sandbox) -> dict[str, str]:
+    """The environment of a command at the sandbox."""
+    return {
+        **os.environ,
         "PERKAMO_SECRET_KEY": sandbox.api_key,
         "PERKAMO_BASE_URL": sandbox.base_url,
         "PERKAMO_BROWSER_KEY": sandbox.browser_key,
         "PYTHONUTF8": "1",
     }
 
-    def run(*words: str, **environment: str) -> "CompletedProcess[str]":
-        variables = {**os.environ, **at_sandbox, **environment}
+
+@pytest.fixture
+def perkamo(sandbox: Sandbox) -> Perkamo:
+    """Run a command with the sandbox's keys and address in its environment."""
+
+    def run(*words: str, stdin: IO[str] | None = None, **environment: str) -> "CompletedProcess[str]":
+        given = {**variables(sandbox), **environment}
         return subprocess.run(
-            [sys.executable, "-W", "error", "-m", "perkamo", *words],
+            [*COMMAND, *words],
+            stdin=stdin,
             capture_output=True,
             encoding="utf-8",
             timeout=60,
             check=False,
-            env={name: value for name, value in variables.items() if value},
+            env={name: value for name, value in given.items() if value},
         )
 
     return run

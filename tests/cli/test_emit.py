@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from perkamo.cli.main import main
 from perkamo.sandbox import Reset, Sandbox, Status
 from tests.cli.conftest import Perkamo
 
@@ -61,6 +62,30 @@ def test_json_tells_the_transaction_id_and_the_whole_answer(sandbox: Sandbox, pe
     assert re.fullmatch("tx_[0-9a-f-]{36}", event.transaction_id)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "customer_123 review.created --transaction-id t1 stars=5 text=good",
+        "--transaction-id t1 customer_123 review.created stars=5 text=good",
+        "customer_123 --transaction-id t1 review.created stars=5 --json text=good",
+        "customer_123 review.created stars=5 --transaction-id=t1 text=good --json",
+        "--json --transaction-id t1 -- customer_123 review.created stars=5 text=good",
+    ],
+)
+def test_options_and_facts_come_in_any_order(
+    words: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Facts after an option count as much as those before; catches "unrecognized arguments"."""
+    monkeypatch.setenv("PERKAMO_SECRET_KEY", sandbox.api_key)
+    monkeypatch.setenv("PERKAMO_BASE_URL", sandbox.base_url)
+
+    code = main(["emit", *words.split()])
+
+    [event] = sandbox.events("customer_123")
+    assert (code, capsys.readouterr().err) == (0, "")
+    assert (event.transaction_id, event.context) == ("t1", {"stars": 5, "text": "good"})
+
+
 def test_a_duplicate_is_a_success_that_says_so(perkamo: Perkamo) -> None:
     """The second time earns nothing and ends with 0, because the event counts."""
     words = ("emit", "customer_123", "review.created", "--transaction-id", "review_1")
@@ -77,11 +102,14 @@ def test_a_duplicate_is_a_success_that_says_so(perkamo: Perkamo) -> None:
     ("words", "code", "reason"),
     [
         (["--context", "{"], 2, "argument --context: the text is not JSON"),
-        (["--context", "[1]"], 2, "argument --context: the text is no JSON object"),
+        (["--context", "[1]"], 2, "argument --context: the text is not a JSON object"),
         (["--context", '{"a":1,"a":2}'], 2, "argument --context: the text has the same key twice in one object"),
         (["--context", "{\udcff}"], 2, "argument --context: the text is not UTF-8"),
         (["amount"], 2, "a fact is written key=value"),
         (["=1"], 2, "a fact is written key=value"),
+        (["amount=1e999"], 2, "the value is a number that is too large"),
+        (["amount=-1E+400"], 2, "the value is a number that is too large"),
+        (["order=12345678901234567890"], 3, "send it as text, such as KEY='\"…\"'. Nothing was sent."),
         (['items=[{"price": 1]'], 2, "the value begins as JSON does but is not JSON"),
         (["a=1", "a=2"], 3, "one key was given twice. Nothing was sent."),
         (["a=1", "--context", '{"a": 1}'], 3, "one key was given twice. Nothing was sent."),

@@ -142,6 +142,31 @@ def test_help_shows_an_example_the_variables_and_the_exit_codes(perkamo: Perkamo
     assert find_canary(done.stdout) is None
 
 
+@pytest.mark.parametrize("name", [*COMMANDS, "import", "outbox", "watch"])
+def test_advice_names_what_the_command_line_has(name: str, tmp_path: Path, perkamo: Perkamo) -> None:
+    """The option is named, and there; catches an argument of Python's that nobody can type."""
+    words = {"import": [__file__], "outbox": ["relay", str(tmp_path)], "watch": ["c1"], "token": ["c1"]}.get(name)
+    words = words or COMMANDS[name][0]
+
+    done = perkamo(name, *words, PERKAMO_BASE_URL="http://192.0.2.1:9")
+    shown = perkamo(name, "--help")
+
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(
+        f"perkamo {name}: PERKAMO_BASE_URL uses plain http, which shows the key to the network; use https, "
+        "or give --allow-insecure-http."
+    )
+    assert "--allow-insecure-http" in shown.stdout
+
+
+def test_plain_http_is_allowed_where_it_was_asked_for(perkamo: Perkamo) -> None:
+    """Then the address is tried; catches an option without an effect."""
+    done = perkamo("program", "--allow-insecure-http", PERKAMO_BASE_URL="http://host.invalid:9")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("perkamo program: GET /v1/program: ")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT to send")
 def test_ctrl_c_ends_quietly_with_130(sandbox: Sandbox) -> None:
     """No traceback while a call is under way."""

@@ -32,6 +32,14 @@ def test_the_version_is_the_packages(perkamo: Perkamo) -> None:
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"perkamo {version('perkamo')}\n", "")
 
 
+def test_no_command_shows_the_commands(perkamo: Perkamo) -> None:
+    """Whoever does not know what to type sees it; catches a bare "the following arguments are required"."""
+    shown = perkamo()
+
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr == perkamo("--help").stdout
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_commands_that_are_understood(name: str, perkamo: Perkamo) -> None:
     """Each line parses as it is typed; catches an example with an option that is no more."""

@@ -234,5 +234,5 @@ def test_a_directory_that_is_not_there_is_not_made(sandbox: Sandbox, tmp_path: P
     code, _, err = run(sandbox, "outbox", "stats", tmp_path / "outbocks")
 
     assert code == 1
-    assert "is no directory" in err
+    assert "is not a directory" in err
     assert not (tmp_path / "outbocks").exists()

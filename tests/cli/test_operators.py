@@ -97,7 +97,9 @@ def test_what_the_service_refuses_shows_nobody(
 ) -> None:
     """A refusal that quotes the customer; catches the service's text where it would reach a log."""
     body = f'{{"message": "No {CANARY_EMAIL}, {CANARY_KEY}\\u001b[2J"}}'
-    route, times, code = ("POST /v1/browser-tokens", 1, 3) if name == "watch" else (BATCH, 3, 0)
+    route, times, code = (
+        ("POST /v1/browser-tokens", 1, 3) if name == "watch" else (BATCH, 3, 3 if name == "import" else 0)
+    )
     sandbox.faults.next(route, Status(422, {"x-request-id": "req_7"}, body), times=times)
 
     done = perkamo(*words_of(name, events, outbox))
@@ -115,7 +117,7 @@ def test_an_import_tells_its_counts_as_json(sandbox: Sandbox, perkamo: Perkamo, 
         file.write("broken\n")
     second = perkamo("import", events, "--json")
 
-    assert (first.returncode, first.stderr, second.returncode) == (0, "", 0)
+    assert (first.returncode, first.stderr, second.returncode) == (0, "", 3)
     assert json.loads(first.stdout) == {"lines": 2, "applied": 2, "known": 0, "refused": 0, "rejected": None}
     assert json.loads(second.stdout) == {
         "lines": 3,

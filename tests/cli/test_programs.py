@@ -12,7 +12,7 @@ user.registered        50 points                                     Created an 
 purchase.completed     {{amount}} / 100 points        amount         Bought something
 purchase.refunded      -{{amount}} / 100 points       amount         Sent something back
 review.created         20 points                                     Wrote a review
-review.created         1 stars                                       Wrote a review (star)
+review.created         1 star                                        Wrote a review (star)
 referral.completed     200 points                                    Brought a friend
 newsletter.subscribed  10 points                                     Subscribed to the newsletter
 cart.item_added        {{item.quantity}} * 0.5 stars  item.quantity  Put an item into the cart

@@ -1,0 +1,226 @@
+"""One import: lines in, requests out, and the result of each line noted in the order of the input."""
+
+import sys
+from argparse import Namespace
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, cast
+
+import anyio
+from attrs import define
+
+from perkamo.batching.bulk import Outcome, emit_many
+from perkamo.batching.split import judge
+from perkamo.cli import import_state
+from perkamo.cli.import_input import MAX_LINE, STANDARD_INPUT, Input, InputError, Line
+from perkamo.cli.import_state import RejectedLines, State
+from perkamo.cli.running import client_of_environment, on_sigterm_in_loop
+from perkamo.cli.signals import TerminatedError
+from perkamo.cli.stdio import print_stderr
+from perkamo.cli.text import count
+from perkamo.encoding.parse import parse
+from perkamo.errors import PerkamoValidationError
+from perkamo.events import Event
+
+GRACE: Final = 8.0
+"""Seconds that SIGTERM leaves to the requests on their way: containers are killed after 10 by default."""
+_SAVE_EVERY: Final = 1000
+
+
+@define
+class _Pending:
+    """A line whose result is not known yet, or one that holds no event."""
+
+    line: Line
+    problem: str | None
+
+
+class Import:
+    """One import.
+
+    Args:
+        name: The input's name, or ``-``.
+        resume: Where to note how far it came, or None.
+        rejected: Where to put refused lines.
+
+    Raises:
+        InputError: The resume file is something else.
+        OSError: A file can't be read.
+    """
+
+    def __init__(self, name: str, resume: Path | None, rejected: Path) -> None:
+        self.state = import_state.load(resume)
+        self._name = name
+        self._resume = resume
+        self._rejected = RejectedLines(rejected, self.state.rejected_size if self.state.line else None)
+        self._pending: deque[_Pending] = deque()
+        self._hash = sha256()
+        self._unsaved = 0
+        self._stopped = False
+        self._show_progress: Callable[[int], None] = _show_nothing
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What to say when the import stops."""
+        if self._resume is None:
+            return "Run it again from the start: what counted before counts once."
+        return "Run the same command again to go on from there."
+
+    async def run(self, args: Namespace) -> None:
+        """Read and emit everything that is left.
+
+        Args:
+            args: What was typed.
+
+        Raises:
+            PerkamoError: The service is not there, or refuses the key. What it took is noted.
+            OSError: A file can't be read or written.
+            InputError: The input can't be used.
+            TerminatedError: SIGTERM came. The requests that were on their way are noted.
+        """
+        with ExitStack() as stack, anyio.CancelScope() as scope:
+            source, lines = await self._begin(stack)
+            self._show_progress = _progress_bar(stack, source, self._name)
+
+            def stop() -> None:
+                self._stopped = True
+                source.stop()
+                scope.deadline = anyio.current_time() + GRACE
+
+            async with client_of_environment(args) as client:
+                with on_sigterm_in_loop(stop):
+                    async for outcome in emit_many(client, self._events(lines), concurrency=args.concurrency):
+                        self._note(outcome)
+            self._note_problems()
+        if self._stopped:
+            raise TerminatedError
+
+    def save(self) -> None:
+        """Write down how far it came; nothing where it has not begun.
+
+        Raises:
+            OSError: That can't be written.
+        """
+        self._unsaved = 0
+        if self.state.line and self._resume is not None:
+            self.state.rejected_size = self._rejected.save()
+            self.state.sha256 = self._hash.hexdigest()
+            import_state.save(self._resume, self.state)
+
+    def finish(self) -> Path | None:
+        """Close the files; there is nothing left to resume. Returns the file of refused lines, if there are any.
+
+        Raises:
+            OSError: They can't be written.
+        """
+        self._rejected.close()
+        if self._resume is not None:
+            self._resume.unlink(missing_ok=True)
+        return self._rejected.path if self.state.refused else None
+
+    async def _begin(self, stack: ExitStack) -> tuple[Input, AsyncGenerator[Line]]:
+        """Open the input and pass over what is done, if it is the same input."""
+        source = Input(self._name, stack)
+        lines = source.lines()
+        if not self.state.line:
+            return source, lines
+        async for line in lines:
+            if line.number <= self.state.line:
+                self._hash.update(line.text)
+            if line.number >= self.state.line:
+                break
+        if self._hash.hexdigest() == self.state.sha256:
+            print_stderr(f"Going on after line {self.state.line:,}.")
+            return source, lines
+        if self._name == STANDARD_INPUT:
+            raise InputError(f"{self._resume} is about another input. Name another one, or remove it.")
+        print_stderr(f"{self._resume} is about another input. Beginning at the first line.")
+        self.state, self._hash = State(), sha256()
+        self._rejected = RejectedLines(self._rejected.path, None)
+        source = Input(self._name, stack)
+        return source, source.lines()
+
+    async def _events(self, lines: AsyncGenerator[Line]) -> AsyncGenerator[Event]:
+        async for line in lines:
+            event, problem = _parse(line)
+            self._pending.append(_Pending(line, problem))
+            if event is not None:
+                yield event
+            elif len(self._pending) == 1:
+                self._note_problems()
+
+    def _note(self, outcome: Outcome) -> None:
+        self._note_problems()
+        pending = self._pending.popleft()
+        if outcome.result is not None:
+            self.state.applied += outcome.result.applied
+            self.state.known += not outcome.result.applied
+        elif outcome.error is not None:
+            verdict = judge(outcome.error)
+            if verdict == "failed":
+                raise outcome.error
+            if verdict == "accepted":
+                self.state.applied += 1
+            else:
+                pending.problem = str(outcome.error)
+        self._note_line(pending)
+
+    def _note_problems(self) -> None:
+        """Note the lines, next in turn, that hold no event at all."""
+        while self._pending and self._pending[0].problem is not None:
+            self._note_line(self._pending.popleft())
+
+    def _note_line(self, pending: _Pending) -> None:
+        if pending.problem is not None:
+            self._rejected.add(pending.line, pending.problem)
+            self.state.refused += 1
+        self._hash.update(pending.line.text)
+        self.state.line = pending.line.number
+        self._unsaved += 1
+        if self._unsaved >= _SAVE_EVERY:
+            self.save()
+        self._show_progress(self.state.line)
+
+
+def _parse(line: Line) -> tuple[Event | None, str | None]:
+    if not line.is_whole:
+        return None, f"is longer than {MAX_LINE} bytes"
+    try:
+        fields = parse(line.text)
+        if not isinstance(fields, dict):
+            return None, "is not a JSON object"
+        given = cast("dict[str, object]", fields)
+        if given.get("transaction_id") is None:
+            given["transaction_id"] = f"line_{sha256(line.text).hexdigest()[:32]}"
+        return Event.from_mapping(given), None
+    except PerkamoValidationError as error:
+        return None, str(error)
+    except ValueError as error:
+        return None, str(error)
+
+
+def _show_nothing(_: int) -> None:
+    pass
+
+
+def _progress_bar(stack: ExitStack, source: Input, name: str) -> Callable[[int], None]:
+    """Show a bar on a terminal, where the extra ``cli`` is installed."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return _show_nothing
+    try:
+        from rich.console import Console  # noqa: PLC0415 - an extra
+        from rich.progress import Progress  # noqa: PLC0415
+    except ImportError:
+        return _show_nothing
+    progress = stack.enter_context(Progress(console=Console(stderr=True)))
+    task = progress.add_task(Path(name).name, total=source.size)
+
+    def show(line: int) -> None:
+        if line % 100 == 0:
+            done = line if source.size is None else source.position
+            progress.update(task, completed=done, description=count(line, "lines"))
+
+    return show

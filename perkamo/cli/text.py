@@ -1,0 +1,38 @@
+"""Pieces of text: what can't steer a terminal, numbers, and the one rule for plurals."""
+
+import json
+from typing import Final
+from unicodedata import combining, east_asian_width
+
+_SAME_IN_SINGULAR: Final = ("ss", "us", "is", "ies")
+"""Ends of words whose last letter is no plural's, or is not all of it."""
+
+
+def printable(value: object) -> str:
+    """Return a value as text that cannot steer the terminal: in one line, without control characters."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def number(value: float) -> str:
+    """Return an amount with separators of thousands, and a fraction only where there is one."""
+    return f"{int(value):,}" if value == int(value) else f"{value:,}"
+
+
+def count(value: float, plural: str) -> str:
+    """Return an amount with its word, in the singular for one: ``1 star``, ``2 stars``.
+
+    Args:
+        value: The amount; of -1 the word is singular too.
+        plural: An English plural, such as ``lines``, or a wallet's key, which may be any word.
+    """
+    return f"{number(value)} {_singular(plural) if abs(value) == 1 else plural}"
+
+
+def columns(text: str) -> int:
+    """Count the columns of a terminal that a text takes."""
+    return sum(0 if combining(sign) else 2 if east_asian_width(sign) in "WF" else 1 for sign in text)
+
+
+def _singular(plural: str) -> str:
+    return plural if plural.endswith(_SAME_IN_SINGULAR) else plural.removesuffix("s")

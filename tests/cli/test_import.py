@@ -1,0 +1,316 @@
+"""cli/import: the files that an import reads and writes, and what becomes of them when it is run again."""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import pytest
+
+from perkamo.cli.import_input import MAX_LINE, Input, InputError, Line
+from perkamo.cli.main import main
+from perkamo.sandbox import Sandbox, Status
+from perkamo.sandbox.messages import Request, Response
+from tests.cli.conftest import Perkamo
+
+BATCH = "POST /v1/events:batch"
+
+
+def write(path: Path, name: str, number: int, *, broken: tuple[int, ...] = ()) -> None:
+    """Write a file of events whose transaction ids begin with a name; some lines are no events."""
+    line = '{"user_id": "u", "event": "review.created", "transaction_id": "%s_%d"}\n'
+    path.write_text("".join("nonsense\n" if one in broken else line % (name, one) for one in range(number)))
+
+
+def interrupt(sandbox: Sandbox, perkamo: Perkamo, path: Path, *options: str) -> None:
+    """Import the first hundred lines of a file, and then lose the key."""
+    answered: list[Request] = []
+
+    def refuse(request: Request) -> Response | None:
+        if request.path == "/v1/events:batch":
+            answered.append(request)
+        return Response(401, body=b"{}") if len(answered) == 2 else None
+
+    sandbox.add_handler(refuse)
+    assert perkamo("import", str(path), "--concurrency", "1", *options).returncode == 1
+
+
+def sent(sandbox: Sandbox) -> int:
+    """Count the events of all requests, those that were sent again included."""
+    return sum(len(json.loads(record.body)["events"]) for record in sandbox.requests if record.status == 200)
+
+
+def test_another_file_of_the_same_name_is_imported_from_its_first_line(
+    sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path
+) -> None:
+    """A nightly export after an interrupted one; catches lines that are passed over as if they were done."""
+    path = tmp_path / "events.jsonl"
+    write(path, "monday", 500)
+    interrupt(sandbox, perkamo, path)
+    write(path, "tuesday", 300)
+
+    done = perkamo("import", str(path))
+
+    assert (done.returncode, done.stdout) == (0, "300 lines: 300 events applied, 0 known before, 0 refused\n")
+    assert done.stderr == f"{path}.resume is about another input. Beginning at the first line.\n"
+    assert sum(event.transaction_id.startswith("tuesday") for event in sandbox.events()) == 300
+    assert [file.name for file in tmp_path.iterdir()] == ["events.jsonl"]
+
+
+def test_a_file_that_has_grown_goes_on_where_it_stopped(sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path) -> None:
+    """What is done is the same, so it is not sent again; catches an identity that is the file's size."""
+    path = tmp_path / "events.jsonl"
+    write(path, "log", 500)
+    interrupt(sandbox, perkamo, path)
+    before = sent(sandbox)
+    write(path, "log", 600)
+
+    done = perkamo("import", str(path))
+
+    assert (done.returncode, done.stderr) == (0, "Going on after line 100.\n")
+    assert (sent(sandbox) - before, len(sandbox.events())) == (500, 600)
+
+
+def test_the_input_of_a_pipe_is_not_begun_again_without_a_word(
+    sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path
+) -> None:
+    """What was read can't be read again; catches a second stream whose beginning is lost."""
+    path, resume = tmp_path / "events.jsonl", str(tmp_path / "resume")
+    write(path, "monday", 500)
+    interrupt(sandbox, perkamo, path, "--resume-file", resume)
+    write(path, "tuesday", 300)
+    before = len(sandbox.requests)
+
+    with path.open() as file:
+        done = perkamo("import", "-", "--resume-file", resume, stdin=file)
+
+    assert (done.returncode, done.stdout, len(sandbox.requests)) == (1, "", before)
+    assert done.stderr == f"perkamo import: {resume} is about another input. Name another one, or remove it.\n"
+
+
+def test_refused_lines_of_earlier_runs_are_kept(sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path) -> None:
+    """Each run adds its own; catches a run that overwrites what nobody has looked at yet."""
+    path = tmp_path / "events.jsonl"
+    codes = []
+    for name, broken in (("wednesday", (2, 3, 4)), ("thursday", (5,)), ("friday", ())):
+        write(path, name, 10, broken=broken)
+        codes.append(perkamo("import", str(path)).returncode)
+
+    rejected = [json.loads(line) for line in (tmp_path / "events.jsonl.rejected.jsonl").read_text().splitlines()]
+    assert codes == [3, 3, 0]
+    assert [note["line"] for note in rejected] == [3, 4, 5, 6]
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Path:
+    """Run in a directory of its own, in this process, at the sandbox."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERKAMO_SECRET_KEY", sandbox.api_key)
+    monkeypatch.setenv("PERKAMO_BASE_URL", sandbox.base_url)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--rejected", "events.jsonl"], "--rejected names the input"),
+        (["--rejected", "./link"], "--rejected names the input"),
+        (["--rejected", "hard"], "--rejected names the input"),
+        (["--resume-file", "../work/events.jsonl"], "--resume-file names the input"),
+        (["--resume-file", "x", "--rejected", "./x"], "--rejected and --resume-file name one file"),
+        (["--rejected", "events.jsonl.resume"], "--rejected and --resume-file name one file"),
+    ],
+)
+def test_no_two_of_its_files_are_one(
+    in_tmp_path: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong usage, and the file stays whole, by whatever name; catches an input that is emptied before it is read."""
+    directory = in_tmp_path / "work"
+    directory.mkdir()
+    os.chdir(directory)
+    write(directory / "events.jsonl", "x", 10, broken=(1,))
+    before = (directory / "events.jsonl").read_bytes()
+    (directory / "link").symlink_to("events.jsonl")
+    (directory / "hard").hardlink_to(directory / "events.jsonl")
+
+    code = main(["import", "events.jsonl", *options])
+
+    assert (code, capsys.readouterr().err) == (
+        2,
+        f"perkamo import: {reason}; name {'two' if 'one' in reason else 'another file'}.\n",
+    )
+    assert (directory / "events.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", [b"notes\n", b'{"line": 1}', b"[]"])
+def test_a_file_that_no_import_has_written_is_left_alone(
+    in_tmp_path: Path, text: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 before anything is read; catches a foreign file that becomes a resume file."""
+    write(in_tmp_path / "events.jsonl", "x", 10)
+    (in_tmp_path / "notes").write_bytes(text)
+
+    code = main(["import", "events.jsonl", "--resume-file", "notes"])
+
+    assert (code, (in_tmp_path / "notes").read_bytes()) == (1, text)
+    assert "notes is not the resume file of an import" in capsys.readouterr().err
+
+
+def test_a_device_is_no_resume_file(in_tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a root user's /dev/null that is replaced by a file."""
+    write(in_tmp_path / "events.jsonl", "x", 10)
+
+    assert main(["import", "events.jsonl", "--resume-file", "/dev/null"]) == 1
+    assert not Path("/dev/null").is_file()
+    assert "/dev/null is not the resume file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failure", ["missing", "directory", "no key", "key refused", "UTF-16"])
+def test_an_import_that_never_began_leaves_nothing(
+    in_tmp_path: Path,
+    sandbox: Sandbox,
+    failure: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No file beside the input, whatever went wrong; catches litter beside a name that was mistyped."""
+    path = in_tmp_path / "events.jsonl"
+    write(path, "x", 10)
+    match failure:
+        case "missing":
+            path.unlink()
+        case "directory":
+            path.unlink()
+            path.mkdir()
+        case "no key":
+            monkeypatch.delenv("PERKAMO_SECRET_KEY")
+        case "key refused":
+            sandbox.faults.next(BATCH, Status(401))
+        case _:
+            path.write_text(path.read_text(), "utf-16")
+    before = sorted(in_tmp_path.iterdir())
+
+    code = main(["import", "events.jsonl"])
+
+    assert (code, sorted(in_tmp_path.iterdir())) == (1, before)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it takes a device that is always full")
+def test_a_refused_line_that_can_not_be_kept_stops_the_import(
+    in_tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, and the line comes again; catches a full disk that swallows what was refused."""
+    write(in_tmp_path / "events.jsonl", "x", 10, broken=(1,))
+
+    code = main(["import", "events.jsonl", "--rejected", "/dev/full"])
+    again = main(["import", "events.jsonl", "--rejected", "rejected"])
+
+    assert (code, again) == (1, 3)
+    assert "No space left on device" in capsys.readouterr().err
+    assert len((in_tmp_path / "rejected").read_text().splitlines()) == 1
+
+
+def test_files_of_other_systems_are_read(
+    in_tmp_path: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte-order mark and CRLF change no derived id; catches events that earn twice after a detour over Windows."""
+    lines = [f'{{"user_id": "u{number}", "event": "review.created"}}' for number in range(3)]
+    (in_tmp_path / "unix.jsonl").write_bytes("\n".join(lines).encode())
+    (in_tmp_path / "windows.jsonl").write_bytes("\r\n".join([*lines, ""]).encode("utf-8-sig"))
+
+    codes = [main(["import", name]) for name in ("unix.jsonl", "windows.jsonl")]
+
+    assert (codes, len(sandbox.events())) == ([0, 0], 3)
+    assert "3 lines: 0 events applied, 3 known before, 0 refused" in capsys.readouterr().out
+
+
+def test_one_is_singular(in_tmp_path: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches "1 lines"."""
+    write(in_tmp_path / "events.jsonl", "x", 1)
+
+    main(["import", "events.jsonl"])
+
+    assert capsys.readouterr().out == "1 line: 1 event applied, 0 known before, 0 refused\n"
+
+
+REFUSED = {
+    '{"user": "u", "event": "e"}': "has an unknown field, user;",
+    '{"user_id": "u", "event": "e", "bob@example.com": 1}': "has an unknown field;",
+    '{"user_id": "u", "event": "e", "context": {"a": 1, "a": 2}}': "has the same key twice in one object",
+    '{"user_id": "u", "event": "e", "context": {"a": 1e999}}': "holds a number that is too large",
+    '"text"': "is not a JSON object",
+    "{": "is not JSON",
+}
+
+
+def test_a_refused_line_says_what_is_wrong(in_tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with its own reason, a mistyped field by its name; catches a value that is changed in silence."""
+    (in_tmp_path / "events.jsonl").write_text("\n".join(REFUSED))
+
+    code = main(["import", "events.jsonl"])
+
+    notes = [json.loads(line) for line in (in_tmp_path / "events.jsonl.rejected.jsonl").read_text().splitlines()]
+    assert (code, len(notes)) == (3, len(REFUSED))
+    for note, reason in zip(notes, REFUSED.values(), strict=True):
+        assert reason in note["reason"]
+    assert "bob" not in notes[1]["reason"]
+    assert "6 refused, see events.jsonl.rejected.jsonl" in capsys.readouterr().out
+
+
+def lines_of(data: bytes, tmp_path: Path, until: Callable[[Input, Line], None] | None = None) -> list[Line]:
+    """Read a file's lines."""
+    path = tmp_path / "input"
+    path.write_bytes(data)
+    found: list[Line] = []
+
+    async def read() -> None:
+        with ExitStack() as stack:
+            source = Input(str(path), stack)
+            async for line in source.lines():
+                found.append(line)
+                if until is not None:
+                    until(source, line)
+
+    anyio.run(read)
+    return found
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n  \n"])
+def test_lines_are_the_same_wherever_the_reads_end(end: bytes, tmp_path: Path) -> None:
+    """Many reads long, with blank lines between; catches a line that is cut or joined at the edge of a read."""
+    texts = [f"{number}".encode() * 1000 for number in range(1000)]
+
+    found = lines_of(b"\n\n".join(texts) + end, tmp_path)
+
+    assert [line.text for line in found] == texts
+    assert [line.number for line in found] == [*range(1, 2000, 2)]
+    assert all(line.is_whole for line in found)
+
+
+@pytest.mark.parametrize("size", [MAX_LINE, MAX_LINE + 1, 3 * MAX_LINE])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nnext"])
+def test_a_line_that_is_too_long_is_bounded(size: int, end: bytes, tmp_path: Path) -> None:
+    """Its beginning is kept, and the next line is whole; catches a file without ends of lines in memory."""
+    found = lines_of(b"x" * size + end, tmp_path)
+
+    assert (len(found[0].text), found[0].is_whole) == (MAX_LINE, size == MAX_LINE)
+    assert [line.text for line in found[1:]] == ([b"next"] if end == b"\nnext" else [])
+
+
+def test_an_input_that_is_stopped_ends_between_two_lines(tmp_path: Path) -> None:
+    """The last line, without its end, is no line yet; catches half an event."""
+    found = lines_of(b"one\ntwo\nthree", tmp_path, lambda source, line: source.stop() if line.text == b"two" else None)
+
+    assert [line.text for line in found] == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_an_input_in_utf_16_is_told(encoding: str, tmp_path: Path) -> None:
+    """As a Windows shell writes it; catches thousands of refused lines."""
+    with pytest.raises(InputError, match="UTF-16"):
+        lines_of(
+            ("\ufeff" if encoding == "utf-16-be" else "").encode(encoding) + '{"a": 1}\n'.encode(encoding), tmp_path
+        )
