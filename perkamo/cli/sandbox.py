@@ -1,17 +1,21 @@
 """``python -m perkamo sandbox``: a small Perkamo until Ctrl-C."""
 
+import re
 import signal
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from perkamo.cli import stdio
-from perkamo.cli.exit_codes import DONE, FAILED
+from perkamo.cli.exit_codes import DONE, FAILED, WRONG_USAGE
 from perkamo.cli.help import explain
 from perkamo.cli.output import print_json, print_lines
 from perkamo.cli.running import explained, print_error
+from perkamo.cli.sandbox_replay import Replay, recording
 from perkamo.sandbox.blueprint import ProgramError
 from perkamo.sandbox.ledger import LedgerCleared
 from perkamo.sandbox.process import SandboxError
@@ -25,6 +29,8 @@ DEFAULT_PORT: Final = 4001
 """Published, in an older version: the documented local default of the API server."""
 
 MAX_PORT: Final = 65_535
+MAX_SPEED: Final = 1_000_000.0
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -33,19 +39,53 @@ def add_options(parser: ArgumentParser) -> None:
         parser,
         example="perkamo sandbox\n"
         "perkamo sandbox --port 0 --program program.json\n"
-        "perkamo sandbox --webhook http://127.0.0.1:8000/hooks/perkamo",
-        exit_codes="0  Ctrl-C or SIGTERM\n1  failed: the port is in use, or the program is wrong\n2  wrong usage",
+        "perkamo sandbox --webhook http://127.0.0.1:8000/hooks/perkamo --webhook-header 'X-Shop-Secret: s3cret'\n"
+        "perkamo sandbox --record today.jsonl --pseudonyms\n"
+        "perkamo sandbox --replay today.jsonl --speed 10\n"
+        "perkamo sandbox --host 0.0.0.0 --expose     # in Compose and CI",
+        exit_codes="0  Ctrl-C or SIGTERM\n1  failed: the port is in use, or a file can't be used\n2  wrong usage",
     )
     parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 for a free one (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; any but loopback needs --expose")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen on; any but loopback opens it to the network"
+        "--expose",
+        action="store_true",
+        help="let other machines use the API, read everything, reset the sandbox and arm faults",
     )
     parser.add_argument("--program", type=Path, metavar="FILE", help="a program as JSON (default: a shop's)")
     parser.add_argument(
-        "--webhook",
-        type=_webhook,
-        metavar="URL",
-        help="post a delivery to this http URL of this machine after each applied event",
+        "--webhook", metavar="URL", help="post a delivery to this http URL of this machine after each applied event"
+    )
+    parser.add_argument(
+        "--webhook-allow",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="let --webhook name this host, such as a service in Compose (repeatable)",
+    )
+    parser.add_argument(
+        "--webhook-header",
+        action="append",
+        default=[],
+        type=_header,
+        metavar="'NAME: VALUE'",
+        help="a header of each delivery, such as the receiver's secret (repeatable)",
+    )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="append every request to this file, keys masked")
+    parser.add_argument(
+        "--pseudonyms",
+        action="store_true",
+        help="with --record: other ids of customers and transactions in their place",
+    )
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="play a recording, or a file of events, one JSON object a line"
+    )
+    parser.add_argument(
+        "--speed",
+        type=_speed,
+        default=1.0,
+        metavar="N",
+        help="with --replay: so much faster than it was recorded; 0 without waits (default: 1)",
     )
     parser.add_argument("--json", action="store_true", help="print address and keys as one JSON document, once it runs")
 
@@ -56,63 +96,117 @@ def run(args: Namespace) -> int:
 
 
 def _run(args: Namespace) -> int:
+    wrong = _wrong_usage(args)
+    if wrong is not None:
+        return print_error("sandbox", wrong, WRONG_USAGE)
     file: Path | None = args.program
+    try:
+        program = None if file is None else file.read_bytes()
+    except OSError as error:
+        return print_error("sandbox", f"cannot read {file}: {error.strerror}", FAILED)
     stop = Event()
 
     def end(_: int, __: "FrameType | None") -> None:
         stop.set()
 
-    try:
-        program = None if file is None else file.read_bytes()
-    except OSError as error:
-        return print_error("sandbox", f"cannot read {file}: {error.strerror}", FAILED)
     before = [(number, signal.signal(number, end)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        with Sandbox(program, host=args.host, port=args.port) as sandbox:
-            if args.webhook is not None:
-                _send_webhooks(sandbox, args.webhook)
-            _greet(sandbox, as_json=args.json)
-            while not stop.wait(timeout=1):  # a wait without a limit would not notice Ctrl-C on Windows
-                pass
-            sandbox.faults.clear()  # armed on the page and still waiting: no reason to fail
+        with Sandbox(program, host=args.host, port=args.port, expose=args.expose) as sandbox:
+            return _serve(sandbox, args, stop)
     except (ProgramError, SandboxError) as error:
         return print_error("sandbox", str(error), FAILED)
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+
+
+def _serve(sandbox: Sandbox, args: Namespace, stop: Event) -> int:
+    """Serve until ``stop``; returns the exit code."""
+    if args.webhook is not None:
+        _send_webhooks(sandbox, args)
+    replay = Replay(sandbox, args.speed, stop)
+    file: Path | None = args.record
+    try:
+        lines = None if args.replay is None else args.replay.open(encoding="utf-8")
+        with recording(sandbox, file, pseudonyms=args.pseudonyms):
+            _greet(sandbox, as_json=args.json, exposed=args.expose)
+            if lines is not None:
+                replay.start(lines, lambda: _tell(replay, as_json=args.json))
+            while not stop.wait(timeout=1):  # a wait without a limit would not notice Ctrl-C on Windows
+                pass
+    except OSError as error:
+        return print_error("sandbox", f"cannot use {error.filename}: {error.strerror}", FAILED)
+    finally:
+        sandbox.faults.clear()  # armed on the page and still waiting: no reason to fail
+    if replay.problem is not None:
+        return print_error("sandbox", replay.problem, FAILED)
     if not args.json:
         print_lines("Stopped.")
     return DONE
 
 
-def _send_webhooks(sandbox: Sandbox, url: str) -> None:
+def _tell(replay: Replay, *, as_json: bool) -> None:
+    """Say what was played, unless a program reads what is printed."""
+    if not as_json:
+        with suppress(stdio.OutputError):  # in the replay's thread, nobody could be told
+            print_lines(replay.summary())
+            stdio.flush()
+
+
+def _wrong_usage(args: Namespace) -> str | None:
+    """Say which options do not go together, if any."""
+    if not args.expose and not _is_loopback(args.host):
+        return f"--host {args.host} opens the sandbox to the network: say so with --expose, or listen on 127.0.0.1"
+    if args.pseudonyms and args.record is None:
+        return "--pseudonyms is about what --record keeps: give --record FILE"
+    if args.webhook is None and (args.webhook_allow or args.webhook_header):
+        return "--webhook-allow and --webhook-header are about --webhook: give --webhook URL"
+    try:
+        if args.webhook is not None:
+            target(args.webhook, [host.lower() for host in args.webhook_allow])
+    except ValueError as error:
+        return f"--webhook: {error}; --webhook-allow names one"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _send_webhooks(sandbox: Sandbox, args: Namespace) -> None:
     """Deliver to a URL, also after a reset on the page."""
+
+    def send() -> None:
+        sandbox.webhooks.send_to(args.webhook, headers=dict(args.webhook_header), hosts=args.webhook_allow)
 
     def go_on(change: object) -> None:
         if isinstance(change, LedgerCleared):
-            sandbox.webhooks.send_to(url)
+            send()
 
-    sandbox.webhooks.send_to(url)
+    send()
     sandbox.listen(go_on)
 
 
-def _greet(sandbox: Sandbox, *, as_json: bool) -> None:
+def _greet(sandbox: Sandbox, *, as_json: bool, exposed: bool) -> None:
     if as_json:
         keys = {"server_key": sandbox.api_key, "browser_key": sandbox.browser_key}
         print_json({"base_url": sandbox.base_url, **keys})
     else:
-        print_lines(*_greeting(sandbox).splitlines(), "")
+        print_lines(*_greeting(sandbox, exposed=exposed).splitlines(), "")
     stdio.flush()
 
 
-def _greeting(sandbox: Sandbox) -> str:
+def _greeting(sandbox: Sandbox, *, exposed: bool) -> str:
     url, key = sandbox.base_url, sandbox.api_key
     return f"""Perkamo sandbox on {url}   (Ctrl-C stops it; everything is kept in memory)
-
+{_warning(url) if exposed else ""}
   server key   {key}
   browser key  {sandbox.browser_key}
 
-Open {url}/ in a browser to watch it, and to make it fail.
+Both are the same at each start. Open {url}/ in a browser to watch it, and to make it fail.
 
 Point a client at it:
 
@@ -127,15 +221,33 @@ Look at it (POST requests are signed, so leave those to a client):
 """
 
 
+def _warning(url: str) -> str:
+    port = url.rpartition(":")[2]
+    return f"""
+EXPOSED: every machine that reaches port {port} of this one can use the API with the keys below, read all that
+came, reset the sandbox and arm faults. Use it in a network of your own, and with test data only.
+From there it is http://NAME:{port}, where NAME is this machine's, or the service's in Compose; /healthz answers probes.
+"""
+
+
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > MAX_PORT:
         raise ArgumentTypeError(f"a port is a number from 0 to {MAX_PORT}")
     return int(text)
 
 
-def _webhook(text: str) -> str:
+def _speed(text: str) -> float:
     try:
-        target(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
-    return text
+        speed = float(text)
+    except ValueError:
+        speed = -1.0
+    if not 0 <= speed <= MAX_SPEED:
+        raise ArgumentTypeError(f"a speed is a number from 0 to {MAX_SPEED:g}")
+    return speed
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or _HEADER_NAME.fullmatch(name) is None or not value.strip().isprintable():
+        raise ArgumentTypeError("a header is written as 'NAME: VALUE'")
+    return name, value.strip()

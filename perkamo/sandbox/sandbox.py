@@ -103,6 +103,7 @@ class Sandbox:
         self.webhooks: Webhooks = Webhooks(self._space.ledger, IdMaker(seed))
         """The deliveries that it makes: where to, and how clumsily."""
         self._handlers: list[Handler] = []
+        self._request_listeners: list[Callable[[RequestRecord], object]] = []
         self._interceptor: Interceptor | None = None
         live = Live(self._space.ledger, self._log, self.faults, self.clock, self._lock)
         self._control = Control(
@@ -286,6 +287,18 @@ class Sandbox:
         with self._lock:
             return self._space.ledger.listen(listener)
 
+    def on_request(self, listener: Callable[[RequestRecord], object]) -> Callable[[], None]:
+        """Call the listener with each request of the API after it was answered, keys masked.
+
+        It is called in the thread that answers, with the sandbox locked: it must return at once.
+
+        Returns:
+            A function that ends it.
+        """
+        with self._lock:
+            self._request_listeners.append(listener)
+        return lambda: self._request_listeners.remove(listener)
+
     def add_handler(self, handler: Handler) -> None:
         """Let a handler answer requests before the Space does; it may answer with a stream.
 
@@ -313,7 +326,10 @@ class Sandbox:
             route = None if template is None else f"{request.method} {template}"
             fault = self._fault(route, request) if route in ROUTES else None
             reply = self._strike(request, fault)
-            self._log.add(self._record(request, route, reply, fault))
+            record = self._record(request, route, reply, fault)
+            self._log.add(record)
+            for listener in tuple(self._request_listeners):
+                listener(record)
             return reply
 
     def _fault(self, route: str, request: Request) -> Fault | None:

@@ -30,6 +30,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 READ_BYTES: Final = 64 * 1024
 START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
+_OF_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to call where all addresses are listened to
 SANDBOX_HEADER: Final = ("x-perkamo-sandbox", "1")
 
 _RESET_ON_CLOSE: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
@@ -287,7 +288,8 @@ def _head(response: Response | StreamingResponse, *, length: int | None) -> h11.
 
 def _url_of(listener: socket.socket) -> str:
     name: tuple[str, int] = listener.getsockname()
-    return f"http://[{name[0]}]:{name[1]}" if ":" in name[0] else f"http://{name[0]}:{name[1]}"
+    address = _OF_ANY.get(name[0], name[0])
+    return f"http://[{address}]:{name[1]}" if ":" in address else f"http://{address}:{name[1]}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http.client import HTTPConnection, HTTPException
 from typing import Final
 from urllib.parse import urlsplit
@@ -42,15 +42,19 @@ class SentWebhook:
     status: int | None
 
 
-def target(url: str) -> tuple[str, int, str]:
+def target(url: str, hosts: Collection[str] = ()) -> tuple[str, int, str]:
     """Return host, port and path of a URL that webhooks may go to.
 
+    Args:
+        url: The URL.
+        hosts: Other machines that may be named in it, in lower case.
+
     Raises:
-        ValueError: It is no ``http`` URL of this machine.
+        ValueError: It is not an ``http`` URL of this machine or of one of these hosts.
     """
     parts = urlsplit(url)
-    if parts.scheme != "http" or parts.hostname not in _LOOPBACK:
-        raise ValueError("webhooks go to http URLs of this machine only: localhost, 127.0.0.1 or [::1]")
+    if parts.scheme != "http" or parts.hostname is None or parts.hostname not in {*_LOOPBACK, *hosts}:
+        raise ValueError("webhooks go to http URLs of this machine only, or of a host that was allowed by name")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return parts.hostname, parts.port or 80, path
 
@@ -93,17 +97,18 @@ class Webhooks:
         with self._changed:
             return tuple(self._sent)
 
-    def send_to(self, url: str, *, headers: Mapping[str, str] | None = None) -> None:
+    def send_to(self, url: str, *, headers: Mapping[str, str] | None = None, hosts: Collection[str] = ()) -> None:
         """Deliver what is applied from now on.
 
         Args:
-            url: An ``http`` URL of this machine; the sandbox posts nowhere else.
+            url: An ``http`` URL of this machine, or of one of the hosts; the sandbox posts nowhere else.
             headers: More headers, such as one with the receiver's secret.
+            hosts: Names of other machines that may be posted to, such as the application's service in Compose.
 
         Raises:
-            ValueError: It is no such URL.
+            ValueError: It is not such a URL.
         """
-        where = target(url)
+        where = target(url, [host.lower() for host in hosts])
         with self._changed:
             self._target = where
             self._headers = dict(headers or {})

@@ -1,5 +1,6 @@
 """``python -m perkamo``: the commands as processes, as a user runs them."""
 
+import json
 import os
 import re
 import signal
@@ -11,12 +12,15 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from perkamo import PerkamoClient
 from perkamo.cli.main import COMMANDS, main
 from perkamo.sandbox import Sandbox
+from tests.sandbox.browser import wait_for
 from tests.sandbox.wire import address_of
 
 
@@ -70,7 +74,7 @@ def test_the_sandbox_prints_what_works_and_stops_cleanly(number: signal.Signals)
 def test_a_fault_that_is_still_armed_is_no_reason_to_fail() -> None:
     """Expect Ctrl-C to end with 0 although the page armed a fault that never fired: it is a failure in tests only."""
     with running("--port", "0") as (process, greeting):
-        url = re.findall(r"^Open (\S+) in a browser", greeting, re.MULTILINE)[0]
+        url = re.findall(r"Open (\S+) in a browser", greeting)[0]
         with urllib.request.urlopen(url, timeout=20) as page:
             assert b"<title>Perkamo sandbox</title>" in page.read()
         order = b'{"route": "POST /v1/events", "kind": "lost"}'
@@ -153,6 +157,109 @@ def test_the_command_gives_the_signals_back(capsys: pytest.CaptureFixture[str]) 
 
     assert (code, capsys.readouterr().out.endswith("Stopped.\n")) == (0, True)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_exposed_sandbox_says_what_that_opens() -> None:
+    """Expect the warning, and API, control plane and /healthz on every address; the page's address still opens."""
+    with running("--port", "0", "--host", "0.0.0.0", "--expose") as (_, greeting):
+        url = re.findall(r"Open (\S+)/ in a browser", greeting)[0]
+        for address in (url, url.replace("127.0.0.1", "127.0.0.2")):
+            for path in ("/healthz", "/_sandbox/health", "/"):
+                with urllib.request.urlopen(address + path, timeout=20) as answer:
+                    assert answer.status == 200
+
+    for word in ("EXPOSED", "use the API", "read all", "reset the sandbox", "arm faults", "test data only"):
+        assert word in greeting
+
+
+def test_webhooks_reach_an_allowed_host_with_the_secret_header(tmp_path: Path) -> None:
+    """Expect the header of README's own example in each delivery; the host is named by the user, not guessed."""
+    received: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.headers["X-Shop-Secret"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    events = tmp_path / "events.jsonl"
+    events.write_text('{"user_id": "a", "event": "user.registered", "transaction_id": "t"}\n')
+    with ThreadingHTTPServer(("127.0.0.2", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        url = f"http://127.0.0.2:{server.server_port}/hook"
+        words = ["--webhook", url, "--webhook-allow", "127.0.0.2", "--webhook-header", "X-Shop-Secret: s3cret"]
+        with running("--port", "0", *words, "--replay", str(events)) as (process, _):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "\n"
+            assert process.stdout.readline() == "Replayed 1 requests. 200: 1\n"
+            wait_for(lambda: bool(received))
+        server.shutdown()
+
+    assert received == ["s3cret"]
+
+
+def test_what_was_recorded_is_replayed(tmp_path: Path) -> None:
+    """Expect one process to keep what came and another to end in the same state: two commands, as a user types them."""
+    file = tmp_path / "today.jsonl"
+    with running("--port", "0", "--record", str(file), "--pseudonyms") as (_, greeting):
+        url, key = re.findall(r"PERKAMO_BASE_URL=(\S+) PERKAMO_SECRET_KEY=(\S+)", greeting)[0]
+        with PerkamoClient(key, base_url=url) as client:
+            client.emit("customer_1", "user.registered", transaction_id="registration_1")
+
+    with running("--port", "0", "--replay", str(file), "--speed", "0") as (process, greeting):
+        assert process.stdout is not None
+        while not (line := process.stdout.readline()).startswith("Replayed"):
+            pass
+        url = re.findall(r"PERKAMO_BASE_URL=(\S+)", greeting)[0]
+        with urllib.request.urlopen(f"{url}/_sandbox/state", timeout=20) as answer:
+            state = json.loads(answer.read())
+
+    assert line == "Replayed 1 requests. 200: 1\n"
+    assert [customer["wallets"] for customer in state["customers"]] == [{"points": 50}]
+    assert "customer_1" not in file.read_text()
+
+
+def test_a_recording_that_can_not_be_read_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect the line's number, or the file's name, on stderr."""
+    file = tmp_path / "wrong.jsonl"
+    file.write_text("nonsense\n")
+
+    assert main(["sandbox", "--port", "0", "--replay", str(file)]) == 1
+    assert "line 1 is not JSON" in capsys.readouterr().err
+    assert main(["sandbox", "--port", "0", "--replay", str(tmp_path / "none")]) == 1
+    assert main(["sandbox", "--port", "0", "--record", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.count("cannot use") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--host", "0.0.0.0"], "--expose"),
+        (["--pseudonyms"], "--record"),
+        (["--webhook-allow", "shop"], "--webhook URL"),
+        (["--webhook", "http://shop:8000/"], "--webhook-allow"),
+        (["--webhook", "https://localhost/"], "http URLs"),
+    ],
+)
+def test_options_that_do_not_go_together_end_with_2(
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Expect what to write instead, and no sandbox."""
+    assert main(["sandbox", "--port", "0", *words]) == 2
+
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--webhook-header", "secret"], ["--webhook-header", "a b: c"], ["--speed", "-1"]])
+def test_wrong_values_are_wrong_usage(words: list[str]) -> None:
+    """Expect argparse's exit code."""
+    with pytest.raises(SystemExit) as end:
+        main(["sandbox", *words])
+
+    assert end.value.code == 2
 
 
 @pytest.mark.parametrize(
