@@ -1,5 +1,11 @@
 """What the service answers: values with typed fields for what is known, and ``.raw`` for all the rest.
 
+**Strict where it is published, patient where we guessed.** A *published* field that is missing or of the wrong type is
+an error, because the answer can't be trusted. A field that is *older* (published for an earlier version) or *assumed*
+never makes an answer fail: what can't be read as its type is None, or the empty collection, stays in ``.raw``, and is
+told once in the log as a warning, without its value. Each attribute says which it is; the table is in
+``perkamo.contract``. Inside an unpublished field nothing is insisted on, whatever it is elsewhere.
+
 A field that this client does not know never breaks it. Reprs leave out what may be personal data or secret: ids,
 traits, tokens and the raw answer.
 """
@@ -63,11 +69,11 @@ class Answer(Part):
 
 @frozen
 class WalletDelta(Part):
-    """One change of a balance (published).
+    """One change of a balance.
 
     Attributes:
-        wallet: The wallet's key.
-        amount: What was added; negative when taken away.
+        wallet: The wallet's key (published).
+        amount: What was added; negative when taken away (published).
     """
 
     wallet: str
@@ -76,15 +82,15 @@ class WalletDelta(Part):
 
 @frozen
 class Level(Part):
-    """Where a customer stands on the ladder of levels (published).
+    """Where a customer stands on the ladder of levels.
 
     Attributes:
-        wallet: The wallet that the level is counted on.
-        level: The level reached.
-        current: The wallet's balance.
-        current_level_at: The balance at which this level began.
-        progress: From 0 to 1 towards the next level.
-        next_level_at: The balance at which the next one begins, or None at the top.
+        wallet: The wallet that the level is counted on (published).
+        level: The level reached (published).
+        current: The wallet's balance (published).
+        current_level_at: The balance at which this level began (published).
+        progress: From 0 to 1 towards the next level (published).
+        next_level_at: The balance at which the next one begins, or None at the top (published).
     """
 
     wallet: str
@@ -97,12 +103,12 @@ class Level(Part):
 
 @frozen
 class UnlockedPerk(Part):
-    """A perk, achievement or reward that a customer has (published in an event's result; assumed alike in a customer).
+    """A perk, achievement or reward that a customer has; the same in an event's result and, assumed, in a customer.
 
     Attributes:
-        type: ``"perk"``, ``"achievement"`` or another kind, or None when not stated.
-        key: The key in the program, or None when not stated.
-        name: The name to show, or None when not stated.
+        type: ``"perk"``, ``"achievement"`` or another kind, or None when not stated (published).
+        key: The key in the program, or None when not stated (published).
+        name: The name to show, or None when not stated (published).
     """
 
     type: str | None = None
@@ -112,16 +118,16 @@ class UnlockedPerk(Part):
 
 @frozen
 class EventIngestResponse(Answer):
-    """What one event did (published).
+    """What one event did.
 
     Attributes:
-        applied: This request applied the event.
-        duplicate: The transaction id had been applied before.
-        delta: The changes of balances.
-        leveled_up: A new level was reached.
-        unlocked: What was unlocked.
-        wallet_state: The balances afterwards, by wallet key.
-        level: The level afterwards, or None.
+        applied: This request applied the event (published).
+        duplicate: The transaction id had been applied before (published).
+        delta: The changes of balances (published).
+        leveled_up: A new level was reached (published).
+        unlocked: What was unlocked (published).
+        wallet_state: The balances afterwards, by wallet key (published).
+        level: The level afterwards, or None (published).
     """
 
     applied: bool
@@ -145,11 +151,11 @@ class EventFailure(Serializable):
     Assumed throughout: the shape of a failed item is unpublished, so any shape is read for a reason in words.
 
     Attributes:
-        error: The item's own code for the reason, such as ``"invalid_event"``, or None.
-        message: The reason in the item's own words, or what can't be read of it; fit for a log.
+        error: The item's own code for the reason, such as ``"invalid_event"``, or None (assumed).
+        message: The reason in the item's own words, or what can't be read of it; fit for a log (assumed).
         raw: The item as it was answered, whatever it is.
         outcome: ``"rejected"`` where the reason is one for which the same event will be refused again. ``"unknown"``
-            everywhere else: sending the event again with the same transaction id is safe, and may work.
+            everywhere else: sending the event again with the same transaction id is safe, and may work (assumed).
         meta: Status, request id, rate limit and attempts of the batch's answer.
     """
 
@@ -187,10 +193,11 @@ class EventFailure(Serializable):
 
 @frozen
 class BatchIngestResponse(Answer):
-    """What each event of a batch did, in the order of the request (published, but for events that failed).
+    """What each event of a batch did, in the order of the request.
 
     Attributes:
-        results: For each event its result, or why there is none. ``accepted`` tells of both whether the event counts.
+        results: For each event its result, or why there is none (published, but for the shape of a failed item).
+            ``accepted`` tells of both whether the event counts.
     """
 
     results: tuple[EventIngestResponse | EventFailure, ...]
@@ -223,36 +230,38 @@ class IdentifyResponse(Answer):
 
 @frozen
 class Customer(Answer):
-    """A customer as the service sees it now (published for an earlier version; more fields exist, see ``raw``).
+    """A customer as the service sees it now; more fields exist, see ``raw``.
 
     Attributes:
-        user_id: The application's own id of the customer.
-        traits: Facts that were identified.
-        wallets: Balances by wallet key.
-        level: The level, or None.
-        perks: What is unlocked.
+        user_id: The application's own id of the customer, or None when not stated (older).
+        traits: Facts that were identified (older).
+        wallets: Balances by wallet key (older).
+        level: The level, or None (older).
+        perks: What is unlocked (older).
+        flags: What the service notes of the customer, as it came, or None (assumed).
     """
 
-    user_id: str = field(repr=False)
+    user_id: str | None = field(default=None, repr=False)
     traits: Mapping[str, JSONValue] = field(factory=dict[str, JSONValue], repr=False)
     wallets: Mapping[str, float] = field(factory=dict[str, float])
     level: Level | None = None
     perks: tuple[UnlockedPerk, ...] = ()
+    flags: JSONValue = field(default=None, repr=False)
 
 
 @frozen
 class ProgramEvent(Part):
-    """One earning rule of the program; ``raw`` has its fixed amount or formula.
-
-    Only ``event`` is confirmed; the label's name is assumed.
+    """One earning rule of the program. A rule without an event key is left out.
 
     Attributes:
-        event: The event key that earns.
-        label: The text to show, or None.
+        event: The event key that earns (published).
+        label: The text to show, or None (assumed).
+        reward: The fixed amount or the formula, as it came, or None (assumed).
     """
 
     event: str
     label: str | None = None
+    reward: JSONValue = None
 
 
 @frozen
@@ -260,7 +269,7 @@ class Blueprint(Part):
     """The program's configuration; ``raw`` has its wallets, rewards, perks and achievements.
 
     Attributes:
-        earning_rules: The rules that events earn by.
+        earning_rules: The rules that events earn by (assumed, but for the event of each).
     """
 
     earning_rules: tuple[ProgramEvent, ...] = ()
@@ -268,24 +277,28 @@ class Blueprint(Part):
 
 @frozen
 class Program(Answer):
-    """The Space's active program: blueprint, metrics and usage summary, of which the rules alone are published.
+    """The Space's active program.
 
     Attributes:
-        blueprint: The program's configuration.
+        blueprint: The program's configuration (assumed).
+        metrics: What the service measures, as it came, or None (assumed).
+        usage: How much of the plan is used, as it came, or None (assumed).
     """
 
     blueprint: Blueprint = Factory(Blueprint)
+    metrics: JSONValue = None
+    usage: JSONValue = None
 
 
 @frozen
 class BrowserToken(Answer):
-    """A short-lived token for one customer's browser (published). The token itself stays out of the repr.
+    """A short-lived token for one customer's browser. The token itself stays out of the repr.
 
     Attributes:
-        token: The token to hand to the browser.
-        token_type: ``"Bearer"``.
-        expires_at: When it ends, in UTC.
-        expires_in: For how many seconds it is good, from the answer on.
+        token: The token to hand to the browser (published).
+        token_type: ``"Bearer"`` (published).
+        expires_at: When it ends, in UTC (published).
+        expires_in: For how many seconds it is good, from the answer on (published).
     """
 
     token: str = field(repr=False)

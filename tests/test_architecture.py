@@ -10,7 +10,7 @@ import perkamo
 
 PACKAGE = Path(perkamo.__file__).parent
 
-GROUND = {"errors", "redaction", "signing", "clock", "event_loop", "encoding", "transport"}
+GROUND = {"errors", "contract", "redaction", "signing", "clock", "event_loop", "encoding", "transport"}
 CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
 TWINS = {"sync", "sync_client"}
 DELIVERY = {"batching", "outbox"}
@@ -18,6 +18,7 @@ DELIVERY = {"batching", "outbox"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "redaction": set(),
+    "contract": set(),
     "signing": set(),
     "clock": set(),
     "event_loop": {"clock"},
@@ -25,8 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transport": {"clock", "event_loop"},
     "events": {"encoding", "errors"},
     "models": {"encoding", "errors", "redaction"},
-    "constructors": {"models"},
-    "decoding": {"constructors", "encoding", "errors", "models", "redaction"},
+    "decoding": {"contract", "encoding", "errors", "models", "redaction"},
     "request": GROUND | {"events", "models", "decoding"},
     "stream": GROUND | {"events", "models", "decoding", "request"},
     "client": CORE - {"client"},
@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outbox": CORE | TWINS | {"batching"},
     "webhooks": {"encoding", "errors", "models", "decoding", "client"},
     "integrations": CORE | TWINS | DELIVERY | {"webhooks"},
-    "sandbox": {"signing", "event_loop", "events"},
+    "sandbox": {"contract", "signing", "event_loop", "events"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
     "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "__main__": {"cli"},

@@ -36,7 +36,7 @@ def _rows(customer: Customer) -> list[tuple[str, str]]:
     wallets = [("wallet", count(balance, wallet)) for wallet, balance in customer.wallets.items()]
     perks = [("perk", perk_line(perk)) for perk in customer.perks]
     return [
-        ("customer", customer.user_id),
+        ("customer", customer.user_id or "not stated"),
         ("level", "none" if customer.level is None else level_line(customer.level)),
         *(wallets or [("wallet", "none")]),
         *(perks or [("perk", "none")]),

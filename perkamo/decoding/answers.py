@@ -1,21 +1,9 @@
-"""JSON of the service -> the classes of ``models``, strictly: a known field of the wrong type is never guessed at.
+"""The body of an answer -> its value, or the error that says why it can't be used."""
 
-cattrs by itself turns ``"false"`` into True and null into ``"None"``; here each such answer is an error that names the
-field.
-"""
+from typing import Final, TypeVar
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from functools import cache
-from types import NoneType
-from typing import Final, TypeVar, cast, get_args, get_origin
-
-from attrs import fields, has
-from cattrs import AttributeValidationNote, BaseConverter, ClassValidationError, Converter
-from cattrs.gen import make_dict_structure_fn, override
-
-from perkamo.constructors import Constructors, MismatchError
 from perkamo.decoding.failures import read_failure
+from perkamo.decoding.structure import name_of, set_meta, structure, structure_hook, tell_unread
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
 from perkamo.errors import PerkamoResponseError, WriteOutcome
@@ -23,27 +11,25 @@ from perkamo.models import (
     Answer,
     ApiResponse,
     BatchIngestResponse,
-    Blueprint,
+    Customer,
     EventFailure,
     EventIngestResponse,
-    Level,
-    Part,
+    IdentifyResponse,
     Program,
     ResponseMeta,
 )
 from perkamo.redaction import clean
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
-_Hook = Callable[[object, type], object]
 
-WIRE_NAMES: Final[Mapping[type, Mapping[str, str]]] = {
-    Level: {"current_level_at": "currentLevelAt", "next_level_at": "nextLevelAt"},
-    Blueprint: {"earning_rules": "earningRules"},
+_UNPUBLISHED: Final[dict[type[Answer], str]] = {
+    Customer: "customer.object",
+    Program: "program.object",
+    IdentifyResponse: "identify.answer",
 }
-"""Names are alike here and on the wire, but for these."""
+"""Answers of which nobody has published that they are objects: any other JSON reads as an empty one."""
 
-_NULL_IS_ABSENT: Final = (Program, Blueprint)
-"""A Space without an active program may well answer null; the other clients read that as an empty catalogue."""
+_CUSTOMER_FIELDS: Final = frozenset({"user_id", "traits", "wallets", "level", "perks"})
 
 
 def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome | None) -> AnswerT:
@@ -60,7 +46,11 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
         PerkamoResponseError: The body is not JSON, or a known field is missing or of the wrong type.
     """
     try:
-        return structure(cls, parse(body), meta)
+        value = parse(body)
+        if cls in _UNPUBLISHED and not isinstance(value, dict):
+            tell_unread(_UNPUBLISHED[cls], f"has {name_of(value)} for an object")
+            value = {}
+        return structure(cls, value, meta)
     except ValueError as error:
         reason = str(error)
     raise _unusable(call, reason, meta, outcome)
@@ -89,18 +79,39 @@ def decode_batch(
     else:
         items = value.get("results") if isinstance(value, dict) else value
         if isinstance(items, list) and len(items) == count:
-            results = tuple([_result(item, meta, secrets) for item in items])
+            results = _read_results(items, meta, secrets)
             return BatchIngestResponse(results, raw=value if isinstance(value, dict) else {}, meta=meta)
         reason = f"has {len(items)} results for {count} events" if isinstance(items, list) else "has no list of results"
     raise _unusable(call, reason, meta, "unknown")
 
 
-def _result(item: JSONValue, meta: ResponseMeta, secrets: tuple[str, ...]) -> EventIngestResponse | EventFailure:
-    try:
-        result = structure(EventIngestResponse, item, meta)
-    except ValueError as error:
-        return read_failure(item, str(error), meta, secrets)
-    return result if result.accepted else read_failure(item, None, meta, secrets)
+def decode_update(data: str, meta: ResponseMeta) -> Customer:
+    """Turn the data of a stream's event into a customer.
+
+    Raises:
+        ValueError: It is no JSON object, or has no field of a customer: then it tells of something else.
+    """
+    customer = structure(Customer, parse(data.encode()), meta)
+    if _CUSTOMER_FIELDS.isdisjoint(customer.raw):
+        raise ValueError("has no field of a customer")
+    return customer
+
+
+def _read_results(
+    items: list[JSONValue], meta: ResponseMeta, secrets: tuple[str, ...]
+) -> tuple[EventIngestResponse | EventFailure, ...]:
+    read = structure_hook(EventIngestResponse)
+    results: list[EventIngestResponse | EventFailure] = []
+    for item in items:
+        try:
+            result = read(item, EventIngestResponse)
+        except ValueError as error:
+            results.append(read_failure(item, str(error), meta, secrets))
+        else:
+            set_meta(result, meta)
+            is_accepted = result.applied or result.duplicate
+            results.append(result if is_accepted else read_failure(item, None, meta, secrets))
+    return tuple(results)
 
 
 def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome | None) -> ApiResponse:
@@ -128,176 +139,3 @@ def _unusable(call: str, reason: str, meta: ResponseMeta, outcome: WriteOutcome 
         outcome=outcome,
         attempts=meta.attempts,
     )
-
-
-class _WrongError(ValueError):
-    """A value of the wrong type, and on the way up its path."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.parts: list[str] = []
-
-    def __str__(self) -> str:
-        path = "".join(reversed(self.parts)).lstrip(".")
-        return f"{self.reason} at {path}" if path else self.reason
-
-
-def structure(cls: type[AnswerT], value: JSONValue, meta: ResponseMeta) -> AnswerT:
-    """Turn parsed JSON into its class.
-
-    Args:
-        cls: The class of the answer.
-        value: The parsed body.
-        meta: What the answer's head told.
-
-    Raises:
-        ValueError: A known field is missing or of the wrong type; the text names its path.
-    """
-    if cls not in _NULL_IS_ABSENT:
-        try:
-            return _CONSTRUCTORS.of(cls)(value, meta)
-        except (MismatchError, KeyError, ValueError):
-            pass  # cattrs will say what is wrong
-    answer: AnswerT = _converter().structure(value, cls)
-    object.__setattr__(answer, "meta", meta)
-    return answer
-
-
-@cache
-def _converter() -> Converter:
-    converter = Converter(detailed_validation=True)
-    for kind, hook in ((str, _text), (bool, _bool), (int, _integer), (float, _number), (datetime, _moment)):
-        converter.register_structure_hook(kind, hook)
-    converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
-    converter.register_structure_hook_factory(_is_mapping, _mapping_hook)
-    converter.register_structure_hook_factory(has, _class_hook)
-    return converter
-
-
-def _is_tuple(kind: object) -> bool:
-    return get_origin(kind) is tuple
-
-
-def _is_mapping(kind: object) -> bool:
-    return get_origin(kind) is Mapping
-
-
-def _class_hook(cls: type[Part], converter: BaseConverter) -> _Hook:
-    names = WIRE_NAMES.get(cls, {})
-    overrides = {
-        one.name: override(rename=names.get(one.name), omit=one.name in {"raw", "meta"}) for one in fields(cls)
-    }
-    # The signature lists cattrs' own switches only; every other keyword is an attribute's override.
-    generate = cast("Callable[..., _Hook]", make_dict_structure_fn)
-    make = generate(cls, converter, **overrides)
-
-    def hook(value: object, _: type) -> object:
-        raw = cast("dict[str, object]", value)
-        if type(value) is not dict:
-            raise _WrongError(f"has {_name(value)} for an object")
-        if cls in _NULL_IS_ABSENT:
-            raw = {name: item for name, item in raw.items() if item is not None}
-        try:
-            made = make(raw, cls)
-        except ClassValidationError as group:
-            first = group.exceptions[0]
-        else:
-            object.__setattr__(made, "raw", value)
-            return made
-        raise _named(first, names)
-
-    return hook
-
-
-def _named(error: Exception, names: Mapping[str, str]) -> _WrongError:
-    """Turn the first complaint of cattrs about a class into ours, with the field's name on the wire."""
-    notes: list[object] = getattr(error, "__notes__", [])
-    name = next((note.name for note in reversed(notes) if isinstance(note, AttributeValidationNote)), "?")
-    wrong = error if isinstance(error, _WrongError) else _WrongError("lacks a field")
-    wrong.parts.append(f".{names.get(name, name)}")
-    return wrong
-
-
-def _tuple_hook(kind: type, converter: BaseConverter) -> _Hook:
-    inner = get_args(kind)[0]
-    make = converter.get_structure_hook(inner)
-
-    def hook(value: object, _: type) -> object:
-        if type(value) is not list:
-            raise _WrongError(f"has {_name(value)} for a list")
-        made: list[object] = []
-        try:
-            for item in cast("list[object]", value):
-                made.append(make(item, inner))  # noqa: PERF401 - their number is the index of a wrong one
-        except _WrongError as wrong:
-            wrong.parts.append(f"[{len(made)}]")
-            raise
-        return tuple(made)
-
-    return hook
-
-
-def _mapping_hook(kind: type, _: BaseConverter) -> _Hook:
-    numbers = get_args(kind)[1] is float
-
-    def hook(value: object, _: type) -> object:
-        if type(value) is not dict:
-            raise _WrongError(f"has {_name(value)} for an object")
-        if numbers:
-            for item in cast("dict[str, object]", value).values():
-                _number(item, float)
-        return cast("object", value)
-
-    return hook
-
-
-def _text(value: object, _: type) -> object:
-    if type(value) is str:
-        return value
-    raise _WrongError(f"has {_name(value)} for a text")
-
-
-def _bool(value: object, _: type) -> object:
-    if type(value) is bool:
-        return value
-    raise _WrongError(f"has {_name(value)} for a boolean")
-
-
-def _integer(value: object, _: type) -> object:
-    if type(value) is int:
-        return value
-    raise _WrongError(f"has {_name(value)} for an integer")
-
-
-def _number(value: object, _: type) -> object:
-    if type(value) is int or type(value) is float:
-        return value
-    raise _WrongError(f"has {_name(value)} for a number")
-
-
-def _moment(value: object, _: type) -> object:
-    try:
-        moment = datetime.fromisoformat(cast("str", value))
-    except (TypeError, ValueError):
-        raise _WrongError("has no ISO 8601 text for a moment") from None
-    if moment.tzinfo is None:
-        raise _WrongError("has a moment without a zone")
-    return moment
-
-
-_NAMES: Final[Mapping[type, str]] = {
-    str: "a text",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    list: "a list",
-    NoneType: "null",
-}
-
-
-def _name(value: object) -> str:
-    return _NAMES.get(type(value), "an object")
-
-
-_CONSTRUCTORS: Final = Constructors(WIRE_NAMES, _moment)

@@ -8,7 +8,7 @@ from perkamo.sandbox.checks import CheckError
 from perkamo.sandbox.clock import Clock
 from perkamo.sandbox.control import Answer
 from perkamo.sandbox.faults import Faults
-from perkamo.sandbox.fidelity import FIDELITY
+from perkamo.sandbox.fidelity import FIDELITY, fidelity_json
 from perkamo.sandbox.ledger import Ledger, SandboxEvent
 from perkamo.sandbox.messages import Json, JsonObject, Request, Response, dump, json_response
 from perkamo.sandbox.process import ProcessLock
@@ -72,7 +72,7 @@ def inspection_answers(
             )
 
     def fidelity(_: Request) -> Response:
-        return json_response(200, {"fidelity": [row.json() for row in FIDELITY]})
+        return json_response(200, {"fidelity": [fidelity_json(row) for row in FIDELITY]})
 
     return {
         "GET /_sandbox/health": health,

@@ -16,8 +16,7 @@ import anyio
 import httpx
 from attrs import frozen
 
-from perkamo.decoding.answers import structure
-from perkamo.encoding.parse import parse
+from perkamo.decoding.answers import decode_update
 from perkamo.encoding.serializable import Serializable
 from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
 from perkamo.models import Customer, ResponseMeta
@@ -236,7 +235,7 @@ class CustomerStream:
     def _understand(self, event: ServerSentEvent) -> CustomerUpdate | None:
         meta = ResponseMeta() if self._connection is None else self._connection.meta
         try:
-            customer = structure(Customer, parse(event.data.encode()), meta)
+            customer = decode_update(event.data, meta)
         except ValueError as error:
             reason = str(error)
         else:

@@ -7,7 +7,7 @@ from typing import Final, Protocol, TypeAlias, cast
 
 from attrs import field, frozen
 
-from perkamo.decoding.answers import structure
+from perkamo.decoding.structure import structure
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
 from perkamo.encoding.serializable import Serializable

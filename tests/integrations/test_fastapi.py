@@ -340,7 +340,11 @@ def test_a_handler_may_return_what_the_client_returned(
         described = http.get("/openapi.json").json()["paths"]["/typed"]["get"]["responses"]["200"]
 
     assert answers["/untyped"] == answers["/typed"] == Customer("customer_123").to_dict()
-    assert answers["/rules"][0] == {"event": "user.registered", "label": "Created an account"}
+    assert answers["/rules"][0] == {
+        "event": "user.registered",
+        "label": "Created an account",
+        "reward": {"wallet": "points", "amount": 50},
+    }
     assert "wallets" in described["content"]["application/json"]["schema"]["properties"]
 
 

@@ -4,6 +4,7 @@ Not tested, because there is nothing to test: A5 (the caller gives no headers or
 """
 
 import gzip
+import json
 import logging
 import tracemalloc
 import zlib
@@ -580,10 +581,20 @@ BAD = [
     b"data: []",
     b"data: null",
     b"data",
-    b'data: {"user_id":5}',
-    b'data: {"user_id":"u","wallets":{"points":"5"}}',
+    b'data: {"id":5}',
+    b'data: {"type":"ping"}',
     b"data: NaN",
 ]
+
+
+@pytest.mark.parametrize("data", [b'{"user_id":5}', b'{"user_id":"u","wallets":{"points":"5"}}', b'{"perks":null}'])
+async def test_an_odd_customer_is_an_update_as_it_is_an_answer(data: bytes) -> None:
+    """What is not published never ends a stream; catches a stream that ends at the first perk of another shape."""
+    with RawServer(sending(b"data: " + data + b"\n\n"), gone) as server:
+        [update] = await collect(subscribe(server))
+
+    assert update.customer.wallets == {}
+    assert update.customer.raw == json.loads(data)
 
 
 @pytest.mark.parametrize("line", BAD)
