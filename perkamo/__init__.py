@@ -55,6 +55,7 @@ _PUBLIC_NAMES: Final = {
     "stream.sync_stream": ("SyncCustomerStream",),
     "stream.token": ("StreamToken",),
     "sync_client": ("PerkamoClient",),
+    "transport.transport": ("Transport",),
 }
 """Each module and the names that it gives to users: the one list of what is public."""
 

@@ -65,6 +65,7 @@ from perkamo.stream.stream import CustomerStream, CustomerUpdate
 from perkamo.stream.sync_stream import SyncCustomerStream
 from perkamo.stream.token import StreamToken
 from perkamo.sync_client import PerkamoClient
+from perkamo.transport.transport import Transport
 
 __version__: Final[str]
 __all__ = [
@@ -129,6 +130,7 @@ __all__ = [
     "SyncCustomerStream",
     "SyncOutbox",
     "Traits",
+    "Transport",
     "UnlockedPerk",
     "WalletDelta",
     "WriteOutcome",

@@ -1,8 +1,10 @@
 """The async client: the whole surface of the Perkamo API, one short coroutine per call."""
 
+import ssl
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from types import EllipsisType, TracebackType
 from typing import Self
 
@@ -55,6 +57,8 @@ class AsyncPerkamoClient:
         retry: RetryPolicy = RetryPolicy(),
         http_client: httpx.AsyncClient | None = None,
         proxy: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int | None = None,
         allow_insecure_http: bool = False,
         stream_path: str = STREAM_PATH,
     ) -> None:
@@ -69,8 +73,12 @@ class AsyncPerkamoClient:
             retry: How often and how patiently a call is tried.
             http_client: Your own ``httpx.AsyncClient`` to send with. It is never closed here, its redirects are not
                 followed, and its default headers, cookies and parameters are not sent. Its connection pool is
-                httpx's own, which can lose connections when calls are cancelled.
+                httpx's own, which can lose connections when calls are cancelled, unless it has a ``Transport``:
+                ``httpx.AsyncClient(transport=perkamo.Transport(…))``.
             proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
+            ssl_context: What the service must prove and what proves us, for a private CA or a client certificate;
+                what httpx trusts when not given.
+            max_connections: The most connections at a time, 1 or more; 100 when not given. Further calls wait.
             allow_insecure_http: Let plain http go to other hosts than loopback.
             stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
 
@@ -80,13 +88,14 @@ class AsyncPerkamoClient:
         api_key = key = wrap_secret(api_key, Key)
         if key.problem is not None:
             raise PerkamoConfigurationError(key.problem)
-        if http_client is not None and proxy is not None:
-            raise PerkamoConfigurationError("Give http_client or proxy, not both: your own client has its own.")
+        if http_client is not None and (proxy, ssl_context, max_connections) != (None, None, None):
+            raise PerkamoConfigurationError(
+                "Give http_client, or proxy, ssl_context and max_connections, not both: your own client has its own."
+            )
         url = check_base_url(base_url, allow_insecure_http=allow_insecure_http)
         limit = endpoints.check_timeout(timeout)
-        client = http_client
-        if client is None:
-            client = own_client(url, proxy)
+        make = partial(own_client, url, proxy=proxy, ssl_context=ssl_context, max_connections=max_connections)
+        client = make() if http_client is None else http_client
         guard_httpx_logs()
         sender = Sender(key=key, base_url=url, client=client, owned=http_client is None)
         self._exchange = Exchange(sender=sender, timeout=limit, retry=retry)
@@ -94,7 +103,7 @@ class AsyncPerkamoClient:
         self._streams = StreamOrigin(
             base_url=url,
             path=endpoints.check_stream_path(stream_path),
-            client=lambda: own_client(url, proxy) if http_client is None else http_client,
+            client=lambda: make() if http_client is None else http_client,
             client_is_external=http_client is not None,
             is_closed=lambda: client.is_closed,
         )

@@ -5,6 +5,7 @@
 GENERATED from client.py by ``python -m perkamo.sync.codegen``: change that file, never this one.
 """
 
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import EllipsisType, TracebackType
@@ -54,6 +55,8 @@ class PerkamoClient:
         retry: RetryPolicy = RetryPolicy(),
         http_client: httpx.AsyncClient | None = None,
         proxy: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int | None = None,
         allow_insecure_http: bool = False,
         stream_path: str = STREAM_PATH,
     ) -> None:
@@ -68,8 +71,12 @@ class PerkamoClient:
             retry: How often and how patiently a call is tried.
             http_client: Your own ``httpx.AsyncClient`` to send with. It is never closed here, its redirects are not
                 followed, and its default headers, cookies and parameters are not sent. Its connection pool is
-                httpx's own, which can lose connections when calls are cancelled.
+                httpx's own, which can lose connections when calls are cancelled, unless it has a ``Transport``:
+                ``httpx.AsyncClient(transport=perkamo.Transport(…))``.
             proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
+            ssl_context: What the service must prove and what proves us, for a private CA or a client certificate;
+                what httpx trusts when not given.
+            max_connections: The most connections at a time, 1 or more; 100 when not given. Further calls wait.
             allow_insecure_http: Let plain http go to other hosts than loopback.
             stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
 
@@ -84,6 +91,8 @@ class PerkamoClient:
             retry=retry,
             http_client=http_client,
             proxy=proxy,
+            ssl_context=ssl_context,
+            max_connections=max_connections,
             allow_insecure_http=allow_insecure_http,
             stream_path=stream_path,
         )

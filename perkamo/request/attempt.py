@@ -20,7 +20,7 @@ from perkamo.request.classify import Failure, Reply, classify_failure, classify_
 from perkamo.request.credentials import Key, SignedHeaders
 from perkamo.request.endpoints import Call
 from perkamo.signing import SIGNATURE_HEADER
-from perkamo.transport.pool import transport_for
+from perkamo.transport.transport import MAX_CONNECTIONS, transport_for
 
 USER_AGENT: Final = f"perkamo-python/{__version__}"
 
@@ -83,14 +83,17 @@ class _Client(httpx.AsyncClient):
 _NO_COOKIES: Final = _NoCookies()
 
 
-def own_client(base_url: str, proxy: str | None) -> httpx.AsyncClient:
+def own_client(
+    base_url: str, *, proxy: str | None, ssl_context: ssl.SSLContext | None, max_connections: int | None
+) -> httpx.AsyncClient:
     """Build the HTTP client that is used when the caller gives none.
 
     Raises:
-        PerkamoConfigurationError: The proxy is none.
+        PerkamoConfigurationError: The proxy is none, or ``max_connections`` is below 1.
     """
+    most = MAX_CONNECTIONS if max_connections is None else max_connections
     try:
-        transport = transport_for(base_url, proxy)
+        transport = transport_for(base_url, proxy, ssl_context=ssl_context, max_connections=most)
     except ValueError as error:
         problem = str(error)
     else:

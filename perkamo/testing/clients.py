@@ -15,7 +15,7 @@ from perkamo.request.retry import RetryPolicy
 from perkamo.sandbox import Sandbox
 from perkamo.sync.portal import run
 from perkamo.sync_client import PerkamoClient
-from perkamo.transport.pool import Connections
+from perkamo.transport.transport import Transport
 
 QUICK: Final = RetryPolicy(base_delay=0, max_delay=0)
 """As many attempts as by default, without the random waits. A wait that a Retry-After asks for is kept."""
@@ -54,10 +54,10 @@ def _close(client: AsyncPerkamoClient) -> None:
 
     A loop that stands still between two tests would hold the sockets of all tests before, until none are left.
     """
-    connections = client._exchange.sender.client._transport
-    assert isinstance(connections, Connections)  # the client was given no other
+    transport = client._exchange.sender.client._transport
+    assert isinstance(transport, Transport)  # the client was given no other
     run(client.aclose)  # first, so that a call whose socket goes finds the client closed and does not try again
-    for loop, pool in tuple(connections._pools.items()):
+    for loop, pool in tuple(transport._pools.items()):
         if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_running():
             loop.call_soon_threadsafe(pool.close)
         else:

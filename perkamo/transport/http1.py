@@ -4,20 +4,140 @@ Every error is a fresh one of httpx's, raised outside the ``except`` block: h11 
 errors, and their tracebacks lead into frames that hold the API key.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-import anyio
 import h11
 import httpx
+from attrs import define
 
-from perkamo.transport.sockets import Stream, reason
+from perkamo.transport.connect import Origin
+from perkamo.transport.sockets import FOREVER, NothingSentError, Stream, reason
 
 MAX_HEAD_BYTES: Final = 100 * 1024
+RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
+
 _CHUNK: Final = 65536
 _NO_HTTP: Final = "the request is not valid HTTP"
+_KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=([0-9]{1,9})(?![0-9])", re.IGNORECASE)
+_MARGIN: Final = 0.5
+"""Seconds by which a connection is left earlier than the server said, which counts from a moment before ours."""
 
-Origin: TypeAlias = tuple[bool, str, int]
-"""Whether TLS is used, the host, the port."""
+
+@define
+class Head:
+    """The head of an answer.
+
+    Attributes:
+        status: The status code.
+        reason: The reason phrase.
+        http_version: Such as ``b"HTTP/1.1"``.
+        headers: Names as they were sent, and values.
+    """
+
+    status: int
+    reason: bytes
+    http_version: bytes
+    headers: RawHeaders
+
+
+class Exchange:
+    """One request and its answer, apart from the connection that carries them.
+
+    Attributes:
+        head: The answer's head, once it is there.
+    """
+
+    __slots__ = ("_data", "_h11", "head")
+
+    def __init__(self, request: httpx.Request, body: Sequence[bytes]) -> None:
+        """Write the request.
+
+        Args:
+            request: Its head.
+            body: The parts of its body.
+
+        Raises:
+            httpx.LocalProtocolError: It is not HTTP.
+        """
+        self.head: Head | None = None
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        try:
+            self._data = self._write(request, body)
+        except h11.LocalProtocolError:
+            del body  # the error leads into this frame
+        else:
+            return
+        raise httpx.LocalProtocolError(_NO_HTTP)
+
+    def put_on(self, stream: Stream) -> None:
+        """Have a stream send the request."""
+        stream.put(self._data)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes of the answer; none are its end.
+
+        Raises:
+            httpx.RemoteProtocolError: There is no answer.
+        """
+        if not data and self._h11.their_state is h11.SEND_RESPONSE:
+            raise httpx.RemoteProtocolError("the server closed the connection without an answer")
+        self._h11.receive_data(data)
+
+    def find_head(self) -> Head | None:
+        """Return the answer's head, or None where it is not there yet.
+
+        Raises:
+            httpx.RemoteProtocolError: It is not HTTP.
+        """
+        while self.head is None:
+            event = self._next_event()
+            if event is h11.NEED_DATA:
+                return None
+            if isinstance(event, h11.Response):
+                self.head = Head(
+                    event.status_code, event.reason, b"HTTP/" + event.http_version, event.headers.raw_items()
+                )
+            elif not isinstance(event, h11.InformationalResponse):
+                raise httpx.RemoteProtocolError("the server changed the protocol unasked")
+        return self.head
+
+    def next_part(self) -> bytes | None:
+        """Return the next part of the answer's body; None at its end, and nothing where more must come first.
+
+        Raises:
+            httpx.RemoteProtocolError: It is not HTTP, or breaks off.
+        """
+        event = self._next_event()
+        if isinstance(event, h11.Data):
+            return bytes(event.data)
+        return b"" if event is h11.NEED_DATA else None
+
+    def leaves_connection(self) -> bool:
+        """Tell whether the connection can serve another exchange: both sides said so, and nothing followed."""
+        done = self._h11.our_state is self._h11.their_state is h11.DONE
+        return done and self._h11.trailing_data == (b"", False)
+
+    def keep_alive(self) -> float:
+        """Return for how many seconds the server keeps the idle connection, as far as it says so."""
+        headers = () if self.head is None else self.head.headers
+        said = next((value for name, value in headers if name.lower() == b"keep-alive"), b"")
+        found = _KEEP_ALIVE.search(said)
+        return FOREVER if found is None else max(int(found[1]) - _MARGIN, int(found[1]) / 2)
+
+    def _write(self, request: httpx.Request, body: Sequence[bytes]) -> bytes:
+        target: bytes = request.extensions.get("target", request.url.raw_path)
+        head = h11.Request(method=request.method, target=target, headers=request.headers.raw)
+        events = [head, *map(h11.Data, body), h11.EndOfMessage()]
+        return b"".join(self._h11.send(event) or b"" for event in events)
+
+    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as error:
+            text = str(error)
+        raise httpx.RemoteProtocolError(text)
 
 
 class HTTP1Connection:
@@ -25,82 +145,82 @@ class HTTP1Connection:
 
     Attributes:
         origin: Where it leads.
-        idle_since: When its last exchange ended, on the monotonic clock.
+        aged: When it must no longer be used for a further exchange.
+        taken_at: When a call took it from among the idle ones; 0 for one that is new.
+        idle_since: When its last exchange ended.
+        good_until: When it must no longer be used, unless it is used before.
     """
 
-    __slots__ = ("_h11", "_head", "_sent", "_stream", "idle_since", "origin")
+    __slots__ = ("_exchange", "_sent", "_stream", "aged", "good_until", "idle_since", "origin", "taken_at")
 
-    def __init__(self, origin: Origin, stream: Stream) -> None:
+    def __init__(self, origin: Origin, stream: Stream, aged: float) -> None:
         self.origin: Origin = origin
+        self.aged = aged
+        self.taken_at: float = 0.0
         self.idle_since: float = 0.0
+        self.good_until: float = 0.0
         self._stream = stream
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self._head: h11.Response | None = None
+        self._exchange: Exchange | None = None
         self._sent = False
 
-    async def send(self, request: httpx.Request, seconds: float | None) -> None:
-        """Send a request, until it is sent or the peer has answered it already.
-
-        Args:
-            request: What to send.
-            seconds: How long sending may take, or None.
+    async def send(self, exchange: Exchange, deadline: float) -> None:
+        """Begin an exchange: send its request, until it is sent or the peer has answered it already.
 
         Raises:
-            httpx.LocalProtocolError: It is no HTTP.
+            NothingSentError: The connection had been used before, and was broken before anything left.
             httpx.WriteTimeout: Sending took longer.
             httpx.TransportError: The answer that came meanwhile is no good.
         """
+        self._exchange = exchange
         self._sent = False
-        self._put_head(request)
-        assert isinstance(request.stream, httpx.AsyncByteStream)
-        # Taken whole before it is sent: a generator that is left in the middle would outlive the call.
-        async for chunk in request.stream:
-            self._put(h11.Data(chunk))
-        self._put(h11.EndOfMessage())
-        await self._write(seconds)
+        exchange.put_on(self._stream)
+        try:
+            while not await self._stream.send(deadline):
+                exchange.feed(await self._stream.receive(_CHUNK, deadline))
+                if exchange.find_head() is not None:
+                    return
+        except TimeoutError:
+            pass
+        except NothingSentError:
+            if self.taken_at:
+                raise
+            return
+        except OSError:
+            return  # there may be an answer all the same
+        else:
+            self._sent = True
+            return
+        raise httpx.WriteTimeout("the server took nothing more of the request in time")
 
-    async def receive_head(self, seconds: float | None) -> h11.Response:
+    async def receive_head(self, deadline: float) -> Head:
         """Return the head of the answer.
 
-        Args:
-            seconds: How long the peer may be silent, or None.
-
         Raises:
-            httpx.TransportError: There is none, or it is no HTTP.
+            httpx.TransportError: There is none, or it is not HTTP.
         """
-        while self._head is None:
-            event = self._next_event()
-            if event is h11.NEED_DATA:
-                self._feed(await self._read(seconds))
-            else:
-                self._take_head(event)
-        head, self._head = self._head, None
+        exchange = self._under_way()
+        while (head := exchange.find_head()) is None:
+            exchange.feed(await self._receive(deadline))
         return head
 
-    async def receive_body(self, seconds: float | None) -> bytes | None:
+    async def receive_body(self, deadline: float) -> bytes | None:
         """Return the next part of the answer's body, or None at its end.
 
-        Args:
-            seconds: How long the peer may be silent, or None.
-
         Raises:
-            httpx.TransportError: It breaks off, or is no HTTP.
+            httpx.TransportError: It breaks off, or is not HTTP.
         """
-        while True:
-            event = self._next_event()
-            if isinstance(event, h11.Data):
-                return bytes(event.data)
-            if event is not h11.NEED_DATA:
-                return None
-            self._feed(await self._read(seconds))
+        exchange = self._under_way()
+        while (part := exchange.next_part()) == b"":
+            exchange.feed(await self._receive(deadline))
+        return part
 
-    def renew(self) -> bool:
-        """Get ready for the next exchange; False when there can't be one, or when bytes came after the answer."""
-        whole = self._sent and self._h11.our_state is self._h11.their_state is h11.DONE
-        if not whole or self._h11.trailing_data != (b"", False):
-            return False
-        self._h11.start_next_cycle()
-        return True
+    def renew(self) -> float | None:
+        """Get ready for the next exchange; return for how long the server waits for it, None where there can't be one.
+
+        There can't where bytes came after the answer, which might be taken for the next.
+        """
+        exchange, self._exchange = self._under_way(), None
+        return exchange.keep_alive() if self._sent and exchange.leaves_connection() else None
 
     def is_idle(self) -> bool:
         """Tell whether the peer has neither sent anything after its answer nor ended the connection."""
@@ -110,70 +230,15 @@ class HTTP1Connection:
         """Close at once; an exchange under way ends with an error."""
         self._stream.close()
 
-    def _put_head(self, request: httpx.Request) -> None:
-        target: bytes = request.extensions.get("target", request.url.raw_path)
-        try:
-            head = h11.Request(method=request.method, target=target, headers=request.headers.raw)
-        except h11.LocalProtocolError:
-            pass
-        else:
-            return self._put(head)
-        raise httpx.LocalProtocolError(_NO_HTTP)
+    def _under_way(self) -> Exchange:
+        assert self._exchange is not None
+        return self._exchange
 
-    def _put(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
+    async def _receive(self, deadline: float) -> bytes:
         try:
-            return self._stream.put(self._h11.send(event) or b"")
-        except h11.LocalProtocolError:
-            del event  # the error leads into this frame
-        raise httpx.LocalProtocolError(_NO_HTTP)
-
-    async def _write(self, seconds: float | None) -> None:
-        try:
-            if seconds is None:
-                return await self._write_or_listen()
-            with anyio.fail_after(seconds):
-                return await self._write_or_listen()
-        except TimeoutError:
-            pass
-        except OSError:
-            return None  # there may be an answer all the same
-        raise httpx.WriteTimeout("the server took nothing more of the request in time")
-
-    async def _write_or_listen(self) -> None:
-        while not await self._stream.send():
-            self._feed(await self._stream.receive(_CHUNK))
-            while (event := self._next_event()) is not h11.NEED_DATA:
-                self._take_head(event)
-                if self._head is not None:
-                    return
-        self._sent = True
-
-    async def _read(self, seconds: float | None) -> bytes:
-        try:
-            if seconds is None:
-                return await self._stream.receive(_CHUNK)
-            with anyio.fail_after(seconds):
-                return await self._stream.receive(_CHUNK)
+            return await self._stream.receive(_CHUNK, deadline)
         except TimeoutError:
             problem: httpx.TransportError = httpx.ReadTimeout("the server said nothing in time")
         except OSError as error:
             problem = httpx.ReadError(reason(error))
         raise problem
-
-    def _feed(self, data: bytes) -> None:
-        if not data and self._h11.their_state is h11.SEND_RESPONSE:
-            raise httpx.RemoteProtocolError("the server closed the connection without an answer")
-        self._h11.receive_data(data)
-
-    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        try:
-            return self._h11.next_event()
-        except h11.RemoteProtocolError as error:
-            text = str(error)
-        raise httpx.RemoteProtocolError(text)
-
-    def _take_head(self, event: h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]) -> None:
-        if isinstance(event, h11.Response):
-            self._head = event
-        elif not isinstance(event, h11.InformationalResponse):
-            raise httpx.RemoteProtocolError("the server changed the protocol unasked")

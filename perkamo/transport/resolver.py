@@ -1,9 +1,8 @@
 """From a host's name to a connected socket."""
 
 import socket
-import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from itertools import chain, zip_longest
@@ -12,7 +11,7 @@ from typing import Final, TypeAlias
 import anyio
 
 from perkamo.event_loop import InLoop, caller_into_loop
-from perkamo.transport.sockets import PlainSocket, Stream, TLSSocket, reason
+from perkamo.transport.sockets import PlainSocket, reason
 
 HEAD_START: Final = 0.25
 """Seconds that an address has before the next one is tried as well, as in RFC 8305."""
@@ -20,37 +19,26 @@ HEAD_START: Final = 0.25
 Address: TypeAlias = tuple[int, int, int, tuple[str | int | bytes, ...]]
 """Family, kind and protocol of a socket, and where it connects to."""
 
+Find: TypeAlias = Callable[[str, int, int], Sequence[Address]]
+"""Finds the addresses of a host and a port, with the flags of ``getaddrinfo``; raises OSError where there are none."""
 
-async def connect(resolver: "Resolver", host: str, port: int, tls: ssl.SSLContext | None) -> Stream:
-    """Open a connection to whichever of a host's addresses answers first.
+Dial: TypeAlias = Callable[[Address], Awaitable[PlainSocket]]
+"""Connects to one address; raises OSError where that does not work."""
 
-    Args:
-        resolver: Looks the host up.
-        host: A name or an IP address, in ASCII.
-        port: The TCP port.
-        tls: The context of a TLS connection, or None for a plain one.
+
+def find_addresses(host: str, port: int, flags: int) -> Sequence[Address]:
+    """Ask the system for the addresses of a host, in its order.
 
     Raises:
-        OSError: It did not work; an ``ssl.SSLError`` when TLS is why.
+        OSError: There are none.
+        UnicodeError: The name has no form in DNS.
     """
-    plain = await _connect_any(await resolver.look_up(host, port))
-    if tls is None:
-        return plain
-    try:
-        secured = TLSSocket(plain, tls, host)
-        await secured.handshake()
-    except BaseException:
-        plain.close()
-        raise
-    return secured
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine, by its address or by the name that never means another."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return [
+        (family, kind, protocol, address)
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICSERV
+        )
+    ]
 
 
 class Resolver:
@@ -58,9 +46,13 @@ class Resolver:
 
     An instance belongs to one event loop. It looks each name up once at a time, so that a resolver that hangs holds one
     thread and not one for every call.
+
+    Args:
+        find: What is asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, find: Find = find_addresses) -> None:
+        self._find = find
         self._under_way: dict[tuple[str, int], _LookUp] = {}
 
     async def look_up(self, host: str, port: int) -> list[Address]:
@@ -70,15 +62,18 @@ class Resolver:
             OSError: There are none.
         """
         with suppress(OSError, UnicodeError):
-            return _addresses(host, port, socket.AI_NUMERICHOST)
+            return in_turn(self._find(host, port, socket.AI_NUMERICHOST))
         key = (host, port)
         looking = self._under_way.get(key)
         if looking is None:
-            looking = _LookUp(host, port)
+            looking = _LookUp()
             in_loop = caller_into_loop()
             try:
                 threading.Thread(
-                    target=looking.run, args=(in_loop, lambda: self._done(key)), name="perkamo-dns", daemon=True
+                    target=looking.run,
+                    args=(lambda: self._find(host, port, 0), in_loop, lambda: self._done(key)),
+                    name="perkamo-dns",
+                    daemon=True,
                 ).start()
             except RuntimeError as error:  # too many threads, or the interpreter is about to exit
                 raise OSError(str(error)) from None
@@ -93,43 +88,40 @@ class Resolver:
 
 
 class _LookUp:
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self) -> None:
         self.done = anyio.Event()
         self.addresses: list[Address] = []
         self.problem: str | None = None
-        self._host = host
-        self._port = port
 
-    def run(self, in_loop: InLoop, done: Callable[[], None]) -> None:
+    def run(self, find: Callable[[], Sequence[Address]], in_loop: InLoop, done: Callable[[], None]) -> None:
         try:
-            self.addresses = _addresses(self._host, self._port, 0)
+            self.addresses = in_turn(find())
         except (OSError, UnicodeError) as error:  # a name with a label of more than 63 letters has no IDNA form
             self.problem = reason(error)
         in_loop(done)
 
 
-def _addresses(host: str, port: int, flags: int) -> list[Address]:
-    found: list[Address] = [
-        (family, kind, protocol, address)
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICSERV
-        )
-    ]
-    # Both families in turn, so that one that leads nowhere costs one head start.
+def in_turn(found: Sequence[Address]) -> list[Address]:
+    """Put the addresses of both families in turn, so that a family that leads nowhere costs one head start."""
     favoured = [one for one in found if one[0] == found[0][0]]
     others = [one for one in found if one[0] != found[0][0]]
     return [one for one in chain.from_iterable(zip_longest(favoured, others)) if one is not None]
 
 
-async def _connect_any(addresses: list[Address]) -> PlainSocket:
+async def connect_any(addresses: Sequence[Address], dial: Dial, head_start: float) -> PlainSocket:
+    """Connect to whichever address answers first, giving each so many seconds before the next is tried as well.
+
+    Raises:
+        OSError: None answers.
+    """
     if len(addresses) == 1:
-        return await _connect_one(addresses[0])
+        return await dial(addresses[0])
     connected: list[PlainSocket] = []
     problems: list[OSError] = []
 
     async def attempt(address: Address, over: anyio.Event) -> None:
         try:
-            connected.append(await _connect_one(address))
+            connected.append(await dial(address))
             group.cancel_scope.cancel()
         except OSError as error:
             problems.append(error)
@@ -141,7 +133,7 @@ async def _connect_any(addresses: list[Address]) -> PlainSocket:
             for address in addresses:
                 over = anyio.Event()
                 group.start_soon(attempt, address, over)
-                with anyio.move_on_after(HEAD_START):
+                with anyio.move_on_after(head_start):
                     await over.wait()
     except BaseException:
         for one in connected:
@@ -154,12 +146,9 @@ async def _connect_any(addresses: list[Address]) -> PlainSocket:
     return connected[0]
 
 
-async def _connect_one(address: Address) -> PlainSocket:
-    family, kind, protocol, where = address
-    plain = PlainSocket(socket.socket(family, kind, protocol))
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine, by its address or by the name that never means another."""
     try:
-        await plain.connect(where)
-    except BaseException:
-        plain.close()
-        raise
-    return plain
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

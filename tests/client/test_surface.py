@@ -1,7 +1,9 @@
 """client: every call against the sandbox, over a real socket, on asyncio and on trio."""
 
 import hashlib
+import ssl
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import anyio
 import httpx
@@ -18,6 +20,7 @@ from perkamo import (
     RetryPolicy,
 )
 from perkamo.sandbox import Delay, Fault, Lost, Reset, Sandbox, Status, Truncate
+from tests.transport.pool import inside
 
 pytestmark = pytest.mark.anyio
 
@@ -260,8 +263,24 @@ async def test_the_sandbox_serves_in_process_as_well(sandbox: Sandbox) -> None:
     assert result.wallet_state == {"points": 1}
 
 
-async def test_proxy_and_own_client_do_not_mix() -> None:
-    """A caller's client has proxies of its own; catches an option that is silently ignored."""
+@pytest.mark.parametrize(
+    "option",
+    [{"proxy": "http://proxy.test"}, {"ssl_context": ssl.create_default_context()}, {"max_connections": 5}],
+    ids=["proxy", "TLS", "connections"],
+)
+async def test_options_of_connections_and_own_client_do_not_mix(option: dict[str, Any]) -> None:
+    """A caller's client has connections of its own; catches an option that is silently ignored."""
     async with httpx.AsyncClient() as http_client:
         with pytest.raises(PerkamoConfigurationError, match="not both"):
-            AsyncPerkamoClient("sk_test", http_client=http_client, proxy="http://proxy.test")
+            AsyncPerkamoClient("sk_test", http_client=http_client, **option)
+
+
+async def test_options_of_connections_reach_the_transport() -> None:
+    """A wrong number is refused when the client is built; catches options that go nowhere."""
+    context = ssl.create_default_context()
+    async with AsyncPerkamoClient("sk_test", ssl_context=context, max_connections=7) as client:
+        transport = inside(client)[1]
+        assert (transport._ssl_context(), transport._limits.connections) == (context, 7)
+
+    with pytest.raises(PerkamoConfigurationError, match="max_connections must be 1 or more"):
+        AsyncPerkamoClient("sk_test", max_connections=0)

@@ -10,9 +10,9 @@ import anyio
 import pytest
 
 from perkamo import AsyncPerkamoClient
-from perkamo.transport.pool import Connections
+from perkamo.transport.transport import Transport
 from tests.faults.rawserver import RESULT, Connection, RawServer, answer
-from tests.transport.pool import lost_places, state
+from tests.transport.pool import inside, lost_places, state
 
 pytestmark = pytest.mark.anyio
 
@@ -34,24 +34,21 @@ def service(connection: Connection) -> None:
         connection.send(rest)
 
 
-def make_client(url: str) -> tuple[AsyncPerkamoClient, Connections]:
+def make_client(url: str, connections: int = PLACES) -> tuple[AsyncPerkamoClient, Transport]:
     """Make a client with few connections, whose key comes from an async supplier."""
 
     async def supplier() -> str:
         await anyio.lowlevel.checkpoint()
         return "sk_test"
 
-    client = AsyncPerkamoClient(supplier, base_url=url, timeout=20)
-    transport = client._exchange.sender.client._transport
-    assert isinstance(transport, Connections)
-    transport._max_connections = PLACES
-    return client, transport
+    client = AsyncPerkamoClient(supplier, base_url=url, timeout=20, max_connections=connections)
+    return client, inside(client)[1]
 
 
-async def assert_sound(client: AsyncPerkamoClient, transport: Connections) -> None:
+async def assert_sound(client: AsyncPerkamoClient, transport: Transport) -> None:
     """No place is lost, nobody waits, and more calls than there are places succeed at once."""
     pool = state(transport)
-    assert (lost_places(transport), len(pool._busy), len(pool._waiting)) == (0, 0, 0)
+    assert (lost_places(transport), pool.busy, pool.waiting) == (0, 0, 0)
     async with anyio.create_task_group() as group:
         for _ in range(PLACES * 2):
             group.start_soon(OPERATIONS["customer"], client)
@@ -79,9 +76,8 @@ async def test_a_cancel_is_never_taken_for_a_failure_of_the_service() -> None:
 async def test_workers_with_short_deadlines_leave_a_client_that_serves(seed: int) -> None:
     """20 workers, 10 connections, deadlines of 0 to 30 ms for 5 s; then 50 of 50 calls succeed (finding 0.1)."""
     with RawServer(service) as server:
-        client, transport = make_client(server.base_url)
+        client, transport = make_client(server.base_url, 10)
         async with client:
-            transport._max_connections = 10
             end = anyio.current_time() + 5.0
 
             async def work(number: int) -> None:

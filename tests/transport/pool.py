@@ -8,7 +8,12 @@ from typing import Any, TypeVar
 import anyio
 import httpx
 
-from perkamo.transport.pool import Connections, _Pool
+from perkamo import AsyncPerkamoClient
+from perkamo.clock import Clock
+from perkamo.transport.connect import Connector
+from perkamo.transport.pool import Pool, Usage
+from perkamo.transport.tls import shared_context
+from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, answer
 
 T = TypeVar("T")
@@ -37,20 +42,63 @@ async def client_over(
         yield client
 
 
-def state(transport: Connections) -> _Pool:
-    """Return the pool of the current event loop."""
-    return transport._pool()
+class GivenTransport(Transport):
+    """A transport whose pools are made of what a test gives.
+
+    Args:
+        max_connections: As for ``Transport``.
+        clock: What its connections expire by, and its deadlines.
+        pool: The class of its pools.
+        connector: Makes what opens connections, under that clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = 100,
+        clock: Clock = Clock(),
+        pool: type[Pool] = Pool,
+        connector: Callable[[Clock], Connector] = lambda clock: Connector(shared_context, clock=clock),
+    ) -> None:
+        super().__init__(max_connections=max_connections)
+        self._given = (clock, pool, connector)
+
+    def _new_pool(self) -> Pool:
+        clock, pool, connector = self._given
+        return pool(connector(clock), self._limits, clock)
 
 
-def idle_count(transport: Connections) -> int:
+class SetClock(Clock):
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.moment = 1000.0
+
+    def now(self) -> float:
+        """Return the moment that was set."""
+        return self.moment
+
+
+def inside(client: AsyncPerkamoClient) -> tuple[httpx.AsyncClient, Transport]:
+    """Return the HTTP client of a client of ours, and its transport."""
+    http_client = client._exchange.sender.client
+    assert isinstance(http_client._transport, Transport)
+    return http_client, http_client._transport
+
+
+def state(transport: Transport) -> Usage:
+    """Return what the places of the current event loop's pool are used for."""
+    return transport._pool().usage
+
+
+def idle_count(transport: Transport) -> int:
     """Count the idle connections."""
-    return sum(len(idle) for idle in state(transport)._idle.values())
+    return state(transport).idle
 
 
-def lost_places(transport: Connections) -> int:
+def lost_places(transport: Transport) -> int:
     """Count the places that nobody holds and nobody can get, when no call is under way."""
-    pool = state(transport)
-    return transport._max_connections - pool._free - idle_count(transport)
+    return transport._limits.connections - state(transport).free - idle_count(transport)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -60,19 +108,19 @@ async def until(condition: Callable[[], object]) -> None:
             await anyio.sleep(0.001)
 
 
-async def assert_sound(transport: Connections, client: httpx.AsyncClient, url: str) -> None:
+async def assert_sound(transport: Transport, client: httpx.AsyncClient, url: str) -> None:
     """No place is lost, nobody is left over, and every place serves a call that gets its own answer."""
     pool = state(transport)
-    assert (lost_places(transport), len(pool._busy), len(pool._waiting)) == (0, 0, 0)
+    assert (lost_places(transport), pool.busy, pool.waiting) == (0, 0, 0)
     answers: list[tuple[str, str]] = []
 
     async def call(text: str) -> None:
         answers.append((text, await ask(client, url, text)))
 
     async with anyio.create_task_group() as group:
-        for number in range(transport._max_connections):
+        for number in range(transport._limits.connections):
             group.start_soon(call, f"sound {number}")
-    assert len(answers) == transport._max_connections
+    assert len(answers) == transport._limits.connections
     assert all(sent == got for sent, got in answers)
 
 

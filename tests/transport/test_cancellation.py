@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from perkamo.transport.http1 import HTTP1Connection
-from perkamo.transport.pool import Connections, _Pool
+from perkamo.transport.pool import Pool
+from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection as RawConnection
 from tests.faults.rawserver import RawServer, answer
-from tests.transport.pool import ask, assert_sound, client_over, echo, state, stepping, until
+from tests.transport.pool import GivenTransport, ask, assert_sound, client_over, echo, state, stepping, until
 
 pytestmark = pytest.mark.anyio
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -66,7 +67,7 @@ async def by_timeout(call: Call) -> None:
         assert timeout.expired()
 
 
-async def cancel_at(way: Way, situation: str, point: int, transport: Connections, url: str) -> bool:
+async def cancel_at(way: Way, situation: str, point: int, transport: Transport, url: str) -> bool:
     """Make a call and cancel it at its suspension point of that number; return whether it has so many."""
     reached = 0
     queued = anyio.Event()
@@ -77,7 +78,7 @@ async def cancel_at(way: Way, situation: str, point: int, transport: Connections
         if number == point:
             cancel()
         if number == 1:
-            assert bool(state(transport)._waiting) is (situation == "queued")
+            assert bool(state(transport).waiting) is (situation == "queued")
             queued.set()
 
     async def call(cancel: Cancel) -> None:
@@ -104,7 +105,7 @@ async def cancel_at(way: Way, situation: str, point: int, transport: Connections
 class Borrowed(httpx.AsyncBaseTransport):
     """A transport that stays open when the client over it is closed."""
 
-    def __init__(self, transport: Connections) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -112,12 +113,12 @@ class Borrowed(httpx.AsyncBaseTransport):
         return await self._transport.handle_async_request(request)
 
 
-async def cancel_everywhere(way: Way, situation: str) -> int:
+async def cancel_everywhere(way: Way, situation: str, pool: type[Pool] = Pool) -> int:
     """Cancel calls at their 1st, 2nd, … suspension point until they have no more; return how many they have."""
     point = 1
     with RawServer(echo) as server:
         while True:
-            transport = Connections(max_connections=1 if situation == "queued" else 3)
+            transport = GivenTransport(max_connections=1 if situation == "queued" else 3, pool=pool)
             try:
                 more = await cancel_at(way, situation, point, transport, server.base_url)
             finally:
@@ -173,7 +174,7 @@ async def test_a_call_cancelled_within_the_body_costs_its_connection(way: Way) -
 
             await stepping(read(), lambda _: cancel() if parts else None)
 
-    transport = Connections(max_connections=2)
+    transport = Transport(max_connections=2)
     with RawServer(half, echo) as server:
         async with client_over(transport) as client:
             await way(call)
@@ -182,42 +183,43 @@ async def test_a_call_cancelled_within_the_body_costs_its_connection(way: Way) -
     assert {request.connection for request in server.requests[1:]} == {1, 2}
 
 
-@situations
-async def test_the_check_sees_a_connection_that_is_put_back_after_a_cancel(
-    situation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The control: with this bug planted, the tests above must fail."""
-    drop = _Pool.drop
+class PutsBack(Pool):
+    """A pool with a bug: what is to be dropped is put back."""
 
-    def put_back(self: _Pool, connection: HTTP1Connection | None) -> None:
+    def drop(self, connection: HTTP1Connection | None, *, failed: bool = False) -> None:
+        """Put it back."""
         if connection is None:
-            drop(self, None)
+            super().drop(None)
         else:
-            self.put_back(connection)
-
-    monkeypatch.setattr(_Pool, "drop", put_back)
-
-    with pytest.raises((AssertionError, httpx.TransportError, ExceptionGroup)):
-        await cancel_everywhere(by_scope, situation)
+            self.put_back(connection, 30.0)
 
 
-@situations
-async def test_the_check_sees_a_place_that_is_lost(situation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a place that a cancelled call keeps for ever must be seen, whatever the situation."""
+class KeepsPlaces(Pool):
+    """A pool with a bug: a place that was given up is lost."""
 
-    def keep(_: _Pool, connection: HTTP1Connection | None) -> None:
+    def drop(self, connection: HTTP1Connection | None, *, failed: bool = False) -> None:
+        """Close the connection and keep its place."""
         if connection is not None:
             connection.close()
 
-    monkeypatch.setattr(_Pool, "drop", keep)
 
+@situations
+async def test_the_check_sees_a_connection_that_is_put_back_after_a_cancel(situation: str) -> None:
+    """The control: with this bug planted, the tests above must fail."""
+    with pytest.raises((AssertionError, httpx.TransportError, ExceptionGroup)):
+        await cancel_everywhere(by_scope, situation, PutsBack)
+
+
+@situations
+async def test_the_check_sees_a_place_that_is_lost(situation: str) -> None:
+    """The control: a place that a cancelled call keeps permanently must be seen, whatever the situation."""
     with pytest.raises((AssertionError, ExceptionGroup)):
-        await cancel_everywhere(by_scope, situation)
+        await cancel_everywhere(by_scope, situation, KeepsPlaces)
 
 
 async def test_a_connection_handed_to_a_scope_that_is_cancelled_goes_to_the_next() -> None:
     """It is granted and given up in the same moment; catches a connection that is lost on the way."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     got: list[str] = []
     with RawServer(echo) as server:
         async with client_over(transport) as client, anyio.create_task_group() as group:
@@ -230,9 +232,9 @@ async def test_a_connection_handed_to_a_scope_that_is_cancelled_goes_to_the_next
             async with client.stream("POST", server.base_url, content=b"first") as response:
                 for number, scope in enumerate(scopes):
                     group.start_soon(call, f"{number}", scope)
-                    await until(lambda number=number: len(state(transport)._waiting) > number)  # type: ignore[misc]  # mypy can't infer it
+                    await until(lambda number=number: state(transport).waiting > number)  # type: ignore[misc]  # mypy can't infer it
                 await response.aread()
-                assert len(state(transport)._waiting) == 2
+                assert state(transport).waiting == 2
                 scopes[0].cancel()
 
     assert got == ["1", "2"]
@@ -242,15 +244,15 @@ async def test_a_connection_handed_to_a_scope_that_is_cancelled_goes_to_the_next
 @pytest.mark.parametrize("same", [True, False], ids=["a connection", "a place"])
 async def test_what_is_granted_to_a_task_that_is_cancelled_goes_to_the_next(*, same: bool) -> None:
     """A task of asyncio is cancelled after it was woken; catches a grant that nobody passes on."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     with RawServer(echo) as server, RawServer(echo) as other:
         url = server.base_url if same else other.base_url
         async with client_over(transport, pool=5) as client:
             async with client.stream("POST", server.base_url, content=b"first") as response:
                 tasks = [asyncio.create_task(ask(client, url, f"{number}")) for number in range(3)]
-                await until(lambda: len(state(transport)._waiting) == 3)
+                await until(lambda: state(transport).waiting == 3)
                 await response.aread()
-                assert len(state(transport)._waiting) == 2
+                assert state(transport).waiting == 2
                 tasks[0].cancel()
             got = await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -262,7 +264,7 @@ async def test_what_is_granted_to_a_task_that_is_cancelled_goes_to_the_next(*, s
 async def test_calls_with_the_shortest_deadlines_leave_a_sound_client(seed: int) -> None:
     """20 workers on 10 connections with deadlines of 0 to 30 ms; stock httpx is dead after a few seconds of it."""
     chance = random.Random(seed)
-    transport = Connections(max_connections=10)
+    transport = Transport(max_connections=10)
     wrong: list[str] = []
     ended = 0
 
@@ -295,7 +297,7 @@ async def test_calls_with_the_shortest_deadlines_leave_a_sound_client(seed: int)
 async def test_tasks_cancelled_at_random_leave_a_sound_client() -> None:
     """As above, by native ``task.cancel()`` after 0 to 20 rounds of the loop; catches what only shields hide."""
     chance = random.Random(3)
-    transport = Connections(max_connections=10)
+    transport = Transport(max_connections=10)
 
     async def call_and_cancel(url: str, text: str) -> None:
         task = asyncio.create_task(ask(client, url, text))
@@ -316,7 +318,7 @@ async def test_tasks_cancelled_at_random_leave_a_sound_client() -> None:
 async def test_groups_cancelled_by_a_failing_sibling_leave_a_sound_client() -> None:
     """40 groups of 60 calls, each cancelled at a random moment; catches places lost in a crowd."""
     chance = random.Random(4)
-    transport = Connections(max_connections=10)
+    transport = Transport(max_connections=10)
 
     async def fail() -> None:
         await anyio.sleep(chance.uniform(0, 0.02))
@@ -333,5 +335,5 @@ async def test_groups_cancelled_by_a_failing_sibling_leave_a_sound_client() -> N
             for _ in range(40):
                 with pytest.raises(ExceptionGroup):
                     await crowd(client, server.base_url)
-                assert len(state(transport)._waiting) == 0
+                assert state(transport).waiting == 0
             await assert_sound(transport, client, server.base_url)

@@ -14,15 +14,16 @@ import httpx
 import pytest
 import trio
 
-from perkamo.transport.pool import Connections
+from perkamo.transport import sockets
+from perkamo.transport.transport import Transport
 from tests.faults.rawserver import RawServer
 from tests.processes.script import run
-from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, state
+from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places
 
 
 def test_a_client_works_in_one_loop_after_another() -> None:
     """Three ``asyncio.run`` in a row, trio between them; catches "Event loop is closed", and an old loop's socket."""
-    transport = Connections(max_connections=2)
+    transport = Transport(max_connections=2)
     client = httpx.AsyncClient(transport=transport, timeout=20)
 
     async def call(text: str) -> str:
@@ -45,7 +46,7 @@ def test_a_client_works_in_one_loop_after_another() -> None:
 
 def test_two_loops_at_the_same_time_have_connections_of_their_own() -> None:
     """Each in a thread; catches a pool that two threads share."""
-    transport = Connections(max_connections=4)
+    transport = Transport(max_connections=4)
 
     async def many(name: str) -> bool:
         async def call(number: int) -> None:
@@ -57,7 +58,7 @@ def test_two_loops_at_the_same_time_have_connections_of_their_own() -> None:
         async with anyio.create_task_group() as group:
             for number in range(8):
                 group.start_soon(call, number)
-        state(transport).close()
+        transport._pool().close()
         return lost_places(transport) >= 0
 
     async def both() -> None:
@@ -74,7 +75,7 @@ def test_two_loops_at_the_same_time_have_connections_of_their_own() -> None:
 
 def test_a_loop_that_ended_leaves_nothing_behind() -> None:
     """The transport lives on; catches a loop, or its sockets, that it keeps in memory for ever."""
-    transport = Connections()
+    transport = Transport()
     loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
     pools: list[weakref.ref[object]] = []
 
@@ -83,7 +84,7 @@ def test_a_loop_that_ended_leaves_nothing_behind() -> None:
         await ask(client, server.base_url, "a")
         assert idle_count(transport) == 1
         loops.append(weakref.ref(asyncio.get_running_loop()))
-        pools.append(weakref.ref(state(transport)))
+        pools.append(weakref.ref(transport._pool()))
 
     with RawServer(echo) as server:
         for _ in range(5):
@@ -97,11 +98,11 @@ def test_a_loop_that_ended_leaves_nothing_behind() -> None:
 
 def test_a_loop_that_ended_but_lives_gives_up_its_sockets() -> None:
     """When the next loop comes; catches sockets that stay open because somebody keeps the loop."""
-    transport = Connections()
+    transport = Transport()
 
     async def call() -> tuple[asyncio.AbstractEventLoop, object]:
         await ask(httpx.AsyncClient(transport=transport, timeout=20), server.base_url, "a")
-        return asyncio.get_running_loop(), state(transport)
+        return asyncio.get_running_loop(), transport._pool()
 
     with RawServer(echo) as server:
         kept = [asyncio.run(call()) for _ in range(3)]
@@ -110,6 +111,25 @@ def test_a_loop_that_ended_but_lives_gives_up_its_sockets() -> None:
         asyncio.run(transport.aclose())
 
     assert not any(loop in transport._pools for loop, _ in kept)
+
+
+def test_a_transport_that_nobody_closes_frees_its_sockets_with_itself(no_collector: None) -> None:
+    """The collector would end them in any order; catches a cycle, and a socket that warns of its own."""
+    transport = Transport()
+    before = set(sockets._open)
+
+    async def call(transport: Transport) -> asyncio.AbstractEventLoop:
+        await ask(httpx.AsyncClient(transport=transport, timeout=20), server.base_url, "a")
+        return asyncio.get_running_loop()
+
+    with RawServer(echo) as server:
+        loop = asyncio.run(call(transport))  # kept, and its connections with it
+        [socket] = map(weakref.ref, set(sockets._open) - before)
+        assert socket() is not None
+        del transport
+
+        assert socket() is None
+    assert loop.is_closed()
 
 
 class EndedTogether(asyncio.SelectorEventLoop):
@@ -127,7 +147,7 @@ class EndedTogether(asyncio.SelectorEventLoop):
 
 def test_two_loops_that_find_the_same_ended_loop_both_work() -> None:
     """One of their threads closes its sockets; catches the ``KeyError`` of the other, which comes too late."""
-    transport = Connections()
+    transport = Transport()
 
     async def call(text: str) -> str:
         return await ask(httpx.AsyncClient(transport=transport, timeout=20), server.base_url, text)
@@ -169,7 +189,7 @@ class Proactor(asyncio.SelectorEventLoop):
 
 def test_a_loop_that_watches_no_sockets_will_do() -> None:
     """Calls, a blocked upload and a cancelled call; catches what only epoll can do."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
 
     async def main() -> None:
         async with client_over(transport) as client:
@@ -187,9 +207,9 @@ def test_a_loop_that_watches_no_sockets_will_do() -> None:
 
 SILENT = """
 import asyncio, sys, httpx, anyio
-from perkamo.transport.pool import Connections
+from perkamo.transport.transport import Transport
 
-transport = Connections()
+transport = Transport()
 async def main():
     client = httpx.AsyncClient(transport=transport, timeout=20)
     print((await client.post(sys.argv[1], content=b"a")).text)
@@ -210,22 +230,22 @@ def test_a_program_that_never_closes_ends_without_a_word(backend: str) -> None:
 
 FORKS = """
 import anyio, os, signal, sys, threading, httpx
-from perkamo.transport import pool as connections, sockets
-from perkamo.transport.pool import Connections
+from perkamo.transport import sockets
+from perkamo.transport.transport import Transport
 
 url, backend, count, planted = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "planted"
-transport = Connections(max_connections=3)
+transport = Transport(max_connections=3)
 client = httpx.AsyncClient(transport=transport, timeout=1 if planted else 20)
 wrong = []
 stop = False
 
 if planted:
     one = []
-    genuine = Connections._pool
+    genuine = Transport._pool
     def shared(self):
         one.append(genuine(self)) if not one else None
         return one[0]
-    Connections._pool = shared
+    Transport._pool = shared
     os.getpid = lambda pid=os.getpid(): pid
 
 async def ask(text):
@@ -305,10 +325,10 @@ def test_the_fork_test_sees_inherited_sockets() -> None:
 
 IN_LOOP = """
 import asyncio, os, sys, httpx
-from perkamo.transport.pool import Connections
+from perkamo.transport.transport import Transport
 
 url = sys.argv[1]
-client = httpx.AsyncClient(transport=Connections(), timeout=20)
+client = httpx.AsyncClient(transport=Transport(), timeout=20)
 
 async def ask(text):
     return (await client.post(url, content=text.encode())).text == text
@@ -343,10 +363,10 @@ def test_a_fork_out_of_a_running_loop_leaves_the_parent_undisturbed() -> None:
 
 LET_GO = """
 import anyio, os, sys, httpx
-from perkamo.transport.pool import Connections
+from perkamo.transport.transport import Transport
 
 url, backend = sys.argv[1:]
-transport = Connections()
+transport = Transport()
 
 async def main():
     client = httpx.AsyncClient(transport=transport, timeout=20)

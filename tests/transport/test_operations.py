@@ -6,9 +6,8 @@ import anyio
 import pytest
 
 from perkamo import AsyncPerkamoClient, Event, RetryPolicy
-from perkamo.transport.pool import Connections
 from tests.faults.rawserver import RESULT, Connection, RawServer, answer
-from tests.transport.pool import lost_places, state, stepping
+from tests.transport.pool import inside, lost_places, state, stepping
 from tests.transport.test_cancellation import Cancel, Way, by_scope, by_task, by_task_soon, by_timeout, on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +57,7 @@ async def cancel_at(way: Way, operation: str, situation: str, point: int) -> boo
     reached = 0
     queued = anyio.Event()
     service = Service()
-    transport = Connections(max_connections=1 if situation == "queued" else 3)
+    places = 1 if situation == "queued" else 3
 
     def suspended(number: int, cancel: Cancel) -> None:
         nonlocal reached
@@ -75,9 +74,10 @@ async def cancel_at(way: Way, operation: str, situation: str, point: int) -> boo
 
     retry = RetryPolicy(base_delay=0.001, max_delay=0.002)
     with RawServer(service) as server:
-        async with AsyncPerkamoClient("sk_test", base_url=server.base_url, retry=retry) as client:
-            inner = client._exchange.sender.client
-            inner._transport = transport
+        async with AsyncPerkamoClient(
+            "sk_test", base_url=server.base_url, retry=retry, max_connections=places
+        ) as client:
+            inner, transport = inside(client)
             if situation != "cold":
                 await client.program()
             if situation == "retried":
@@ -94,7 +94,7 @@ async def cancel_at(way: Way, operation: str, situation: str, point: int) -> boo
                 await way(call)
             service.refusals = 0
             pool = state(transport)
-            assert (lost_places(transport), len(pool._busy), len(pool._waiting)) == (0, 0, 0)
+            assert (lost_places(transport), pool.busy, pool.waiting) == (0, 0, 0)
             assert (await client.customer(f"after-{point}")).user_id == f"after-{point}"
     return reached >= point
 

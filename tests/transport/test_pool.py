@@ -1,37 +1,36 @@
 """connections: reuse, idle connections, surplus bytes, streaming, timeouts, errors, closing."""
 
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import anyio
 import anyio.lowlevel
 import httpx
 import pytest
 
-from perkamo.transport import pool as connections
-from perkamo.transport.pool import Connections, ConnectionsClosedError
-from perkamo.transport.resolver import Resolver, connect
+from perkamo.transport.connect import Connector, Origin
+from perkamo.transport.pool import ConnectionsClosedError
 from perkamo.transport.sockets import PlainSocket, Stream
+from perkamo.transport.tls import shared_context
+from perkamo.transport.transport import Transport
 from tests.canary import PACKAGE
 from tests.faults.rawserver import Connection, RawServer, Script, answer, answering
-from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, state, until
+from tests.transport.pool import (
+    GivenTransport,
+    SetClock,
+    ask,
+    assert_sound,
+    client_over,
+    echo,
+    idle_count,
+    lost_places,
+    state,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
 SECRET = "sk_test_canary_7d1f0c52b9"
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let the test move the clock by which idle connections expire."""
-    now = 1000.0
-    monkeypatch.setattr(connections, "monotonic", lambda: now)
-
-    def advance(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    return advance
 
 
 def used(server: RawServer) -> list[int]:
@@ -42,7 +41,7 @@ def used(server: RawServer) -> list[int]:
 async def test_calls_one_after_another_share_a_connection() -> None:
     """Catches a connection that is made for every call."""
     with RawServer(echo) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             answers = [await ask(client, server.base_url, text) for text in "abc"]
 
     assert answers == ["a", "b", "c"]
@@ -52,7 +51,7 @@ async def test_calls_one_after_another_share_a_connection() -> None:
 async def test_the_connection_used_last_is_used_first() -> None:
     """So that connections that a quiet time does not need grow old; catches a round robin."""
     with RawServer(echo) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             async with client.stream("POST", server.base_url, content=b"a") as first:
                 async with client.stream("POST", server.base_url, content=b"b") as second:
                     await second.aread()
@@ -63,19 +62,20 @@ async def test_the_connection_used_last_is_used_first() -> None:
     assert used(server) == [0, 1, 0, 0, 0]
 
 
-async def test_an_idle_connection_expires(clock: Callable[[float], None]) -> None:
+async def test_an_idle_connection_expires() -> None:
     """It is used up to its 30th second and closed after it, with all that are older; catches a place it keeps."""
-    transport = Connections(max_connections=2)
+    clock = SetClock()
+    transport = GivenTransport(max_connections=2, clock=clock)
     with RawServer(echo) as server:
         async with client_over(transport) as client:
             await assert_sound(transport, client, server.base_url)
             assert idle_count(transport) == 2
-            clock(29.9)
+            clock.moment += 29.9
             await ask(client, server.base_url, "in time")
-            clock(0.2)
+            clock.moment += 0.2
             await ask(client, server.base_url, "one is old")
             assert idle_count(transport) == 1
-            clock(30)
+            clock.moment += 30
             await ask(client, server.base_url, "too late")
 
             assert (idle_count(transport), lost_places(transport)) == (1, 0)
@@ -94,7 +94,7 @@ async def test_an_idle_connection_that_the_server_closed_is_passed_over() -> Non
         connection.socket.close()
         closed.append(connection.number)
 
-    transport = Connections(max_connections=2)
+    transport = Transport(max_connections=2)
     with RawServer(once) as server:
         async with client_over(transport) as client:
             for number in range(6):
@@ -122,7 +122,7 @@ async def test_a_dead_idle_connection_does_not_keep_the_loop_busy(monkeypatch: p
         connection.send(answer(b"a"))
 
     with RawServer(once) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             await ask(client, server.base_url, "a")
             before = len(woken)
             await until(lambda: len(woken) > before)
@@ -164,7 +164,7 @@ def surplus(at_once: bytes, later: bytes, sent: list[int]) -> Script:
 async def test_bytes_after_an_answer_never_reach_the_next_call(case: str, *, queued: bool) -> None:
     """Rows F25, F45: the connection is dropped, also where a call waits for it; catches a poisoned answer."""
     sent: list[int] = []
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     got: list[str] = []
     with RawServer(surplus(*SURPLUS[case], sent), answering(answer(b"fresh"))) as server:
         async with client_over(transport) as client, anyio.create_task_group() as group:
@@ -175,7 +175,7 @@ async def test_bytes_after_an_answer_never_reach_the_next_call(case: str, *, que
             async with client.stream("POST", server.base_url, content=b"first") as response:
                 if queued:
                     group.start_soon(call)
-                    await until(lambda: state(transport)._waiting)
+                    await until(lambda: state(transport).waiting)
                 await until(lambda: sent)
                 assert await response.aread() == b"good"
             if not queued:
@@ -186,7 +186,7 @@ async def test_bytes_after_an_answer_never_reach_the_next_call(case: str, *, que
 
 async def test_a_full_pool_gives_up_an_idle_connection_to_another_service() -> None:
     """The longest idle goes; catches a call that waits for ever although nobody uses the connections."""
-    transport = Connections(max_connections=2)
+    transport = Transport(max_connections=2)
     with RawServer(echo) as first, RawServer(echo) as second:
         async with client_over(transport, pool=5) as client:
             await assert_sound(transport, client, first.base_url)
@@ -201,7 +201,7 @@ async def test_a_full_pool_gives_up_an_idle_connection_to_another_service() -> N
 
 async def test_a_connection_of_another_service_that_comes_free_makes_room() -> None:
     """A waiting call gets its place, not its socket; catches a request to the wrong service, and a place too many."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     got: list[str] = []
     with RawServer(echo) as first, RawServer(echo) as second:
         async with client_over(transport) as client:
@@ -214,7 +214,7 @@ async def test_a_connection_of_another_service_that_comes_free_makes_room() -> N
                     got.append(await ask(client, second.base_url, "to the second"))
 
                 group.start_soon(call)
-                await until(lambda: state(transport)._waiting)
+                await until(lambda: state(transport).waiting)
                 await response.aread()
             assert (idle_count(transport), lost_places(transport)) == (1, 0)
 
@@ -230,16 +230,16 @@ async def test_a_body_is_streamed_and_broken_off() -> None:
         connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
         connection.stall()
 
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     with RawServer(script, echo) as server:
         async with client_over(transport) as client:
             async with client.stream("GET", server.base_url) as response:
                 parts = response.aiter_raw()
                 assert await anext(parts) == b"first"
-                assert state(transport)._busy
+                assert state(transport).busy
                 await response.aclose()
                 assert [part async for part in parts] == []
-            assert not state(transport)._busy
+            assert not state(transport).busy
             await assert_sound(transport, client, server.base_url)
 
     assert used(server) == [0, 1]
@@ -250,7 +250,7 @@ async def test_bodies_of_every_size_arrive_whole(size: int) -> None:
     """Also where the socket takes less than is offered; catches bytes sent twice or left behind."""
     text = "".join(chr(33 + n % 90) for n in range(1000)) * (size // 1000 + 1)
     with RawServer(echo) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             assert await ask(client, server.base_url, text[:size]) == text[:size]
 
 
@@ -263,7 +263,7 @@ async def test_a_body_that_comes_in_parts_is_sent_in_parts() -> None:
             yield part
 
     with RawServer(echo) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             response = await client.post(
                 server.base_url, content=content(), headers={"content-length": str(sum(map(len, parts)))}
             )
@@ -281,7 +281,7 @@ async def test_an_answer_during_the_upload_is_heard() -> None:
         connection.send(answer(b"too much", "413 Too Large"))
         connection.stall()
 
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     with RawServer(script, echo) as server:
         async with client_over(transport) as client:
             response = await client.post(server.base_url, content=b"x" * 20_000_000)
@@ -346,7 +346,7 @@ async def test_every_failure_is_an_error_of_httpx_that_shows_no_header(
     script: Script, error: type[Exception], size: int
 ) -> None:
     """With httpx's timeouts kept, no place lost, and the key in no frame, text, cause or context (P10)."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     with RawServer(script) as server:
         async with client_over(transport):
             request = httpx.Request(
@@ -370,7 +370,7 @@ async def test_every_failure_is_an_error_of_httpx_that_shows_no_header(
 
 async def test_a_refused_connection_is_a_connect_error() -> None:
     """Row F01; catches an OSError, and a place that a failed connection keeps."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     with RawServer(echo) as server:
         url = server.base_url
     async with client_over(transport) as client:
@@ -384,7 +384,7 @@ async def test_a_refused_connection_is_a_connect_error() -> None:
 async def test_a_header_that_is_none_is_refused_without_showing_it() -> None:
     """h11 puts the whole header into its error's text; catches a key in a message."""
     with RawServer(echo) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             with pytest.raises(httpx.LocalProtocolError) as caught:
                 await client.get(server.base_url, headers={"x-perkamo-api-key": f"{SECRET}\r\nx: y"})
 
@@ -395,7 +395,7 @@ async def test_a_header_that_is_none_is_refused_without_showing_it() -> None:
 
 async def test_a_call_that_waits_too_long_for_a_connection_times_out() -> None:
     """Row F52; catches a wait without a bound, and a waiter that stays in the queue."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     with RawServer(echo) as server:
         async with client_over(transport, pool=0.05) as client:
             async with client.stream("POST", server.base_url, content=b"x") as response:
@@ -407,7 +407,7 @@ async def test_a_call_that_waits_too_long_for_a_connection_times_out() -> None:
 
 async def test_closing_ends_everything() -> None:
     """Idle connections, calls under way and waiting calls; later calls fail, twice is fine; F56."""
-    transport = Connections(max_connections=2)
+    transport = Transport(max_connections=2)
     errors: list[type[Exception]] = []
 
     async def call() -> None:
@@ -420,7 +420,7 @@ async def test_closing_ends_everything() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(4):
                 group.start_soon(call)
-            await until(lambda: len(server.requests) == 2 and len(state(transport)._waiting) == 2)
+            await until(lambda: len(server.requests) == 2 and state(transport).waiting == 2)
             await transport.aclose()
         await transport.aclose()
         await call()
@@ -428,16 +428,16 @@ async def test_closing_ends_everything() -> None:
     assert sorted(error.__name__ for error in errors) == ["ConnectionsClosedError"] * 3 + ["ReadError"] * 2
 
 
-async def test_closing_while_a_call_connects_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closing_while_a_call_connects_ends_it() -> None:
     """It would wait for its answer for as long as its timeout allows; catches a connection that came too late."""
-    transport = Connections()
 
-    async def and_close(names: Resolver, host: str, port: int, tls: None) -> Stream:
-        stream = await connect(names, host, port, tls)
-        await transport.aclose()
-        return stream
+    class Closing(Connector):
+        async def connect(self, origin: Origin) -> Stream:
+            stream = await super().connect(origin)
+            await transport.aclose()
+            return stream
 
-    monkeypatch.setattr(connections, "connect", and_close)
+    transport = GivenTransport(connector=lambda _: Closing(shared_context))
 
     with (
         RawServer(stall_after_request) as server,
@@ -451,7 +451,7 @@ async def test_closing_while_a_call_connects_ends_it(monkeypatch: pytest.MonkeyP
 
 async def test_closing_during_a_blocked_upload_ends_the_call() -> None:
     """Catches a writer that nobody wakes when its socket is closed."""
-    transport = Connections()
+    transport = Transport()
     with RawServer(stall_at_once) as server:
         async with anyio.create_task_group() as group:
 
@@ -462,7 +462,7 @@ async def test_closing_during_a_blocked_upload_ends_the_call() -> None:
                     )
 
             group.start_soon(call)
-            await until(lambda: server.accepted == 1 and state(transport)._busy)
+            await until(lambda: server.accepted == 1 and state(transport).busy)
             await anyio.sleep(0.05)
             await transport.aclose()
 
@@ -476,4 +476,4 @@ def test_closed_is_an_error_of_httpx() -> None:
 async def test_other_protocols_are_refused(url: str) -> None:
     """Catches a request in plain text to a scheme nobody speaks."""
     with pytest.raises(httpx.UnsupportedProtocol):
-        await Connections().handle_async_request(httpx.Request("GET", url))
+        await Transport().handle_async_request(httpx.Request("GET", url))

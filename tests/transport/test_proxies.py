@@ -6,7 +6,7 @@ import anyio
 import httpx
 import pytest
 
-from perkamo.transport.pool import Connections, transport_for
+from perkamo.transport.transport import Transport, transport_for
 from tests.faults.rawserver import Connection, RawServer, answer
 from tests.transport.pool import client_over, echo
 
@@ -32,7 +32,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> Env:
 
 def is_direct(url: str) -> bool:
     """Tell whether our own transport serves this URL."""
-    return isinstance(transport_for(url), Connections)
+    return isinstance(transport_for(url), Transport)
 
 
 def test_without_a_proxy_our_own_transport_serves(env: Env) -> None:

@@ -7,7 +7,7 @@ import anyio
 import httpx
 import pytest
 
-from perkamo.transport.pool import Connections
+from perkamo.transport.transport import Transport
 from tests.canary import PACKAGE
 from tests.faults.rawserver import RawServer
 from tests.transport.pool import ask, assert_sound, client_over, echo, state, until
@@ -15,14 +15,14 @@ from tests.transport.pool import ask, assert_sound, client_over, echo, state, un
 pytestmark = pytest.mark.anyio
 
 
-async def until_waiting(transport: Connections, count: int) -> None:
+async def until_waiting(transport: Transport, count: int) -> None:
     """Wait until so many calls wait for a connection."""
-    await until(lambda: len(state(transport)._waiting) == count)
+    await until(lambda: state(transport).waiting == count)
 
 
 async def test_fifty_callers_on_two_connections_are_served_first_come_first_served() -> None:
     """Each call starts when its turn comes, in the order in which they asked; catches a stack, and a queue-jumper."""
-    transport = Connections(max_connections=2)
+    transport = Transport(max_connections=2)
     asked: list[str] = []
 
     async def call(text: str) -> None:
@@ -55,7 +55,7 @@ async def test_fifty_callers_on_two_connections_are_served_first_come_first_serv
 
 async def test_a_call_that_comes_when_others_wait_waits_behind_them() -> None:
     """Also at the moment when a connection comes free; catches a newcomer that takes what was promised to another."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     order: list[str] = []
 
     async def call(text: str) -> None:
@@ -90,7 +90,7 @@ async def calls_per_request(in_flight: int, requests: int) -> float:
         for _ in range(requests // in_flight):
             await ask(client, server.base_url, "x")
 
-    transport = Connections(max_connections=8)
+    transport = Transport(max_connections=8)
     with RawServer(echo) as server:
         async with client_over(transport) as client:
             await assert_sound(transport, client, server.base_url)
@@ -116,7 +116,7 @@ async def test_a_request_costs_the_same_in_a_crowd() -> None:
 
 async def test_a_call_that_gives_up_leaves_the_queue_at_once() -> None:
     """Also while nothing comes free; catches gone waiters that pile up while all is stuck."""
-    transport = Connections(max_connections=1)
+    transport = Transport(max_connections=1)
     with RawServer(echo) as server:
         async with (
             client_over(transport, pool=0.001) as client,
@@ -125,5 +125,5 @@ async def test_a_call_that_gives_up_leaves_the_queue_at_once() -> None:
             for _ in range(200):
                 with pytest.raises(httpx.PoolTimeout):
                     await ask(client, server.base_url, "b")
-                assert not state(transport)._waiting
+                assert not state(transport).waiting
             await first.aread()

@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from pytest_httpx import HTTPXMock
 from vcr.errors import CannotOverwriteExistingCassetteException  # type: ignore[import-untyped]
 
-from perkamo.transport.pool import Connections
 from perkamo.transport.replaced import tool_in_place
+from perkamo.transport.transport import Transport
 from tests.faults.rawserver import RawServer, answer, answering
 from tests.transport.pool import ask, client_over, echo, idle_count
 
@@ -46,7 +46,7 @@ async def get_customer(client: httpx.AsyncClient, url: str) -> httpx.Response:
 async def test_the_target_is_what_is_sent() -> None:
     """The URL may be a template; catches a request for the template itself."""
     with RawServer(answering(answer(b"{}"))) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             response = await get_customer(client, server.base_url)
 
     assert server.requests[0].line == "GET /v1/customer/alice HTTP/1.1"
@@ -56,7 +56,7 @@ async def test_the_target_is_what_is_sent() -> None:
 async def test_respx_answers_and_nothing_leaves() -> None:
     """It replaces httpcore's classes; it matches by the URL that would be sent."""
     with RawServer(echo) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             with respx.mock as router:
                 router.get(f"{server.base_url}/v1/customer/alice").respond(json={"mocked": True})
                 response = await get_customer(client, server.base_url)
@@ -75,7 +75,7 @@ async def test_pytest_httpx_answers_and_nothing_leaves(httpx_mock: HTTPXMock) ->
         url = f"{server.base_url}/v1/customer/alice"
         httpx_mock.add_response(url=url, json={"mocked": True})
         httpx_mock.add_response(url=f"{server.base_url}/v1/events", match_json={"a": 1}, json={"mocked": 2})
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             response = await get_customer(client, server.base_url)
             posted = await client.post(f"{server.base_url}/v1/events", json={"a": 1})
         assert server.accepted == 0
@@ -89,7 +89,7 @@ async def test_pytest_httpx_answers_and_nothing_leaves(httpx_mock: HTTPXMock) ->
 async def test_what_pytest_httpx_lets_through_goes_over_our_pool(httpx_mock: HTTPXMock) -> None:
     """A host that is not mocked is reached by our own connections; catches a second pool in the tests of users."""
     with RawServer(echo) as server:
-        transport = Connections()
+        transport = Transport()
         async with client_over(transport) as client:
             assert [await ask(client, server.base_url, text) for text in "ab"] == ["a", "b"]
             assert (server.accepted, idle_count(transport)) == (1, 1)
@@ -101,7 +101,7 @@ async def test_vcrpy_records_and_plays_back(tmp_path: Path) -> None:
     with RawServer(answering(answer(b'{"points":1}'))) as server:
         for _ in range(2):
             with vcr.use_cassette(str(cassette)):
-                async with client_over(Connections()) as client:
+                async with client_over(Transport()) as client:
                     response = await get_customer(client, server.base_url)
                     assert response.json() == {"points": 1}
         assert len(server.requests) == 1
@@ -113,7 +113,7 @@ async def test_with_record_mode_none_nothing_leaves(tmp_path: Path) -> None:
     """It wraps httpx's method under its own name, and must be seen all the same; catches a real request."""
     with RawServer(echo) as server:
         with vcr.use_cassette(str(tmp_path / "empty.yaml"), record_mode="none"):
-            async with client_over(Connections()) as client:
+            async with client_over(Transport()) as client:
                 with pytest.raises(CannotOverwriteExistingCassetteException):
                     await client.post(server.base_url, content=b"a")
 
@@ -136,7 +136,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 async def test_opentelemetry_sees_each_request_once_and_no_id(spans: InMemorySpanExporter) -> None:
     """One span a request, with the template for a URL; catches telemetry that is blind, double or shows customers."""
     with RawServer(answering(answer(b"{}"))) as server:
-        transport = Connections()
+        transport = Transport()
         async with client_over(transport) as client:
             for _ in range(2):
                 await get_customer(client, server.base_url)
@@ -157,7 +157,7 @@ async def test_a_test_tool_under_opentelemetry_sees_what_is_sent(
 ) -> None:
     """A tool that answers by the URL gets the URL, whatever stands around it; catches a mock that matches nothing."""
     httpx_mock.add_response(url="https://api.test/v1/customer/alice", json={"mocked": True})
-    async with client_over(Connections()) as client:
+    async with client_over(Transport()) as client:
         response = await get_customer(client, "https://api.test")
 
     assert response.json() == {"mocked": True}
@@ -182,7 +182,7 @@ async def test_a_tool_in_disguise_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
     tool = recording(seen)
     assert tool.__module__ == "httpx._transports.default"
     monkeypatch.setattr(httpx.AsyncHTTPTransport, HANDLE, tool)
-    async with client_over(Connections()) as client:
+    async with client_over(Transport()) as client:
         response = await get_customer(client, "https://api.test")
 
     assert response.json() == {"tool": True}
@@ -196,7 +196,7 @@ async def test_a_class_in_the_place_of_the_transport_is_used(monkeypatch: pytest
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             return httpx.Response(200, text=type(self).__name__)
 
-    async with client_over(Connections()) as client:
+    async with client_over(Transport()) as client:
         answers = []
         for name in ("First", "Second"):
             with monkeypatch.context() as patch:
@@ -211,7 +211,7 @@ async def test_a_mock_anywhere_below_is_seen(name: str) -> None:
     """Whichever class of httpcore's a tool replaces, it gets the request; catches a place nobody looks at."""
     refused = mock.AsyncMock(side_effect=httpcore.ConnectError("replaced"))
     with RawServer(echo) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(Transport()) as client:
             with mock.patch.object(getattr(httpcore, name), HANDLE, refused), pytest.raises(httpx.ConnectError):
                 await client.get(server.base_url)
 

@@ -10,8 +10,7 @@ import httpx
 import pytest
 import trustme
 
-from perkamo.transport import pool as connections
-from perkamo.transport.pool import Connections
+from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, Script, answer
 from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, until
 
@@ -20,11 +19,11 @@ pytestmark = pytest.mark.anyio
 CA = trustme.CA()
 
 
-@pytest.fixture(autouse=True)
-def _trust_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def trusting(max_connections: int = 100) -> Transport:
+    """Make a transport that trusts the test's own CA."""
     context = ssl.create_default_context()
     CA.configure_trust(context)
-    monkeypatch.setattr(connections, "ssl_context", lambda: context)
+    return Transport(ssl_context=context, max_connections=max_connections)
 
 
 def secured(
@@ -52,7 +51,7 @@ def https(server: RawServer) -> str:
 async def test_calls_share_a_connection_over_tls(version: ssl.TLSVersion) -> None:
     """Catches session tickets, which come unasked, taken for an answer."""
     with RawServer(secured(echo, "localhost", version=version)) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(trusting()) as client:
             answers = [await ask(client, https(server), text) for text in "abc"]
 
     assert answers == ["a", "b", "c"]
@@ -62,7 +61,7 @@ async def test_calls_share_a_connection_over_tls(version: ssl.TLSVersion) -> Non
 async def test_an_address_is_checked_against_the_certificate() -> None:
     """Catches a server name that is only set for names."""
     with RawServer(secured(echo, "127.0.0.1")) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(trusting()) as client:
             assert await ask(client, server.base_url.replace("http:", "https:"), "a") == "a"
 
 
@@ -71,7 +70,7 @@ async def test_bodies_of_every_size_arrive_whole_over_tls(size: int) -> None:
     """Over many records and many writes; catches a record that is lost or sent twice."""
     text = ("0123456789" * (size // 10 + 1))[:size]
     with RawServer(secured(echo, "localhost")) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(trusting()) as client:
             assert await ask(client, https(server), text) == text
 
 
@@ -92,7 +91,7 @@ def no_tls(connection: Connection) -> None:
 )
 async def test_who_cannot_be_trusted_gets_nothing(script: Script, reason: str | None) -> None:
     """A bare SSLError is the cause, so that it can be told from a fault that passes; no request is sent."""
-    transport = Connections(max_connections=1)
+    transport = trusting(max_connections=1)
     with RawServer(script) as server:
         async with client_over(transport) as client:
             for _ in range(2):
@@ -120,7 +119,7 @@ def hang_up_in_handshake(connection: Connection) -> None:
 @pytest.mark.parametrize("script", [reset_in_handshake, hang_up_in_handshake])
 async def test_a_handshake_that_breaks_off_may_be_tried_again(script: Script) -> None:
     """It is a connect error that no certificate caused; catches one that is taken for distrust."""
-    transport = Connections(max_connections=1)
+    transport = trusting(max_connections=1)
     with RawServer(script, secured(echo, "localhost")) as server:
         async with client_over(transport) as client:
             with pytest.raises(httpx.ConnectError) as caught:
@@ -136,7 +135,7 @@ async def test_a_handshake_that_hangs_ends_with_the_connect_timeout() -> None:
         connection.stall()
 
     with RawServer(silent) as server:
-        async with httpx.AsyncClient(transport=Connections(), timeout=httpx.Timeout(20, connect=0.1)) as client:
+        async with httpx.AsyncClient(transport=trusting(), timeout=httpx.Timeout(20, connect=0.1)) as client:
             with pytest.raises(httpx.ConnectTimeout):
                 await client.get(https(server))
 
@@ -157,7 +156,7 @@ async def test_surplus_bytes_over_tls_never_reach_the_next_call(*, later: bool) 
         connection.stall()
 
     with RawServer(secured(script, "localhost"), secured(echo, "localhost")) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(trusting()) as client:
             first = await ask(client, https(server), "a")
             await until(lambda: sent)
             second = await ask(client, https(server), "b")
@@ -177,7 +176,7 @@ async def test_an_idle_connection_that_the_server_closed_is_passed_over_with_tls
         connection.socket.shutdown(socket.SHUT_RDWR)
         closed.append(connection.number)
 
-    transport = Connections(max_connections=1)
+    transport = trusting(max_connections=1)
     with RawServer(secured(once, "localhost")) as server:
         async with client_over(transport) as client:
             for number in range(3):
@@ -197,7 +196,7 @@ async def test_an_answer_during_the_upload_is_heard_over_tls() -> None:
         connection.stall()
 
     with RawServer(secured(script, "localhost")) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(trusting()) as client:
             response = await client.post(https(server), content=b"x" * 20_000_000)
 
     assert (response.status_code, response.text) == (413, "too much")
@@ -213,7 +212,7 @@ async def test_a_cut_connection_is_no_end_of_a_body() -> None:
         connection.stall()
 
     with RawServer(secured(script, "localhost")) as server:
-        async with client_over(Connections()) as client:
+        async with client_over(trusting()) as client:
             with pytest.raises(httpx.ReadError):
                 await ask(client, https(server), "a")
 
@@ -224,7 +223,7 @@ async def test_a_call_cancelled_in_the_handshake_costs_no_place() -> None:
     def silent(connection: Connection) -> None:
         connection.stall()
 
-    transport = Connections(max_connections=1)
+    transport = trusting(max_connections=1)
     with RawServer(silent, secured(echo, "localhost")) as server:
         async with client_over(transport) as client:
             with anyio.move_on_after(0.05):
@@ -239,10 +238,11 @@ def test_the_context_is_made_once_and_not_before_it_is_needed() -> None:
         "made = []\n"
         "original = httpx.create_ssl_context\n"
         "httpx.create_ssl_context = lambda *a, **k: made.append(1) or original(*a, **k)\n"
-        "from perkamo.transport.pool import Connections, ssl_context\n"
-        "Connections(), Connections(); print(len(made))\n"
-        "assert ssl_context() is ssl_context(); print(len(made))\n"
-        "assert ssl_context().verify_mode is ssl.CERT_REQUIRED and ssl_context().check_hostname\n"
+        "from perkamo import Transport\n"
+        "from perkamo.transport.tls import shared_context\n"
+        "Transport(), Transport(); print(len(made))\n"
+        "assert shared_context() is shared_context(); print(len(made))\n"
+        "assert shared_context().verify_mode is ssl.CERT_REQUIRED and shared_context().check_hostname\n"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

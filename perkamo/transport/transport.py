@@ -1,0 +1,292 @@
+"""The transport under an ``httpx.AsyncClient``: connections that cancellation can't damage.
+
+Stock httpx 0.28 on httpcore 1.0 loses a slot of its pool when a call is cancelled at the wrong moment, until every
+later call fails, and its cost grows with the square of the concurrency (encode/httpcore#1093, #1035).
+"""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Final, Self
+from urllib.request import getproxies, proxy_bypass
+from weakref import WeakKeyDictionary
+
+import anyio.lowlevel
+import httpx
+
+from perkamo.transport.connect import Connector, Origin
+from perkamo.transport.http1 import Exchange, HTTP1Connection
+from perkamo.transport.pool import Limits, Pool
+from perkamo.transport.replaced import Place, StandIn, reveal, tool_in_place
+from perkamo.transport.resolver import is_loopback
+from perkamo.transport.sockets import FOREVER, NothingSentError, reason
+from perkamo.transport.tls import shared_context
+
+MAX_CONNECTIONS: Final = 100
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """An httpx transport for asyncio and trio: ``httpx.AsyncClient(transport=perkamo.Transport())``.
+
+    A call that is cancelled costs its own connection and nothing else. Each event loop and each process has connections
+    of its own, so one transport serves any number of loops, in threads too, and goes on working in a forked child.
+
+    Example:
+        >>> transport = Transport(ssl_context=ssl.create_default_context(cafile="our-ca.pem"))
+        >>> async with httpx.AsyncClient(transport=transport) as client:
+        ...     response = await client.get("https://service.internal/")
+
+    Args:
+        ssl_context: What the peer must prove and what proves us; one that httpx makes by default, shared by all
+            transports of the process.
+        max_connections: The most connections of one event loop at a time, 1 or more; further calls wait in the order
+            in which they came.
+        keepalive_expiry: Seconds after which an idle connection is no longer used, or None for no limit. A shorter time
+            that the server tells (``Keep-Alive: timeout=``) is kept.
+        max_connection_age: Seconds after which no connection is used for a further request, so that a changed DNS name
+            moves the traffic; None for no limit.
+        local_address: The address of this machine to connect from, or None for the system's choice.
+        retries_on_stale: How often a request is sent again, over another connection, when the connection from an
+            earlier request turned out to be closed before a single byte left.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        keepalive_expiry: float | None = 30.0,
+        max_connection_age: float | None = 300.0,
+        local_address: str | None = None,
+        retries_on_stale: int = 1,
+    ) -> None:
+        if max_connections < 1:
+            raise ValueError("max_connections must be 1 or more")
+        # No method of this object, which its pools would keep in a cycle: dropped, it must free its sockets at once.
+        self._ssl_context: Callable[[], ssl.SSLContext] = (lambda: ssl_context) if ssl_context else shared_context
+        self._limits = Limits(
+            connections=max_connections,
+            idle=FOREVER if keepalive_expiry is None else keepalive_expiry,
+            age=FOREVER if max_connection_age is None else max_connection_age,
+        )
+        self._local_address = local_address
+        self._retries_on_stale = retries_on_stale
+        self._closed = False
+        self._watched: dict[type, httpx.AsyncBaseTransport] = {}
+        # A socket of another event loop can't be awaited, and one of another process would bring its answers here.
+        self._pid = os.getpid()
+        self._pools: WeakKeyDictionary[object, Pool] = WeakKeyDictionary()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request over a connection of its own and return the answer, whose body is still to be read.
+
+        Args:
+            request: Its extension ``timeout`` holds httpx's four timeouts, in seconds; ``target`` the path to send,
+                where the URL shows another one.
+
+        Raises:
+            httpx.TransportError: The exchange failed; it has no cause but a bare ``ssl.SSLError``, when TLS is why.
+                After ``aclose`` it is a ``ConnectionsClosedError``.
+        """
+        place = tool_in_place()
+        if place is not None:
+            reveal(request, place)
+            return await self._watched_by(place).handle_async_request(request)
+        return await self._send(request)
+
+    async def aclose(self) -> None:
+        """Close all connections of the current event loop and of those that have ended; calls under way fail."""
+        self._closed = True
+        self._pool().close()
+        self._close_what_ended()
+        for watched in self._watched.values():
+            await watched.aclose()
+
+    def _new_pool(self) -> Pool:
+        """Make the pool of one event loop."""
+        connector = Connector(self._ssl_context, local_address=self._local_address)
+        return Pool(connector, self._limits)
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        origin = _origin_of(request.url)
+        timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
+        pool = self._pool()
+        retries = self._retries_on_stale
+        exchange: Exchange | None = None
+        while True:
+            connection = await pool.take(origin, pool.deadline(timeouts.get("pool")))
+            try:
+                if connection is None:
+                    connection = await pool.open(origin, pool.deadline(timeouts.get("connect")))
+                if exchange is None:
+                    exchange = Exchange(request, await _parts_of(request))
+                await connection.send(exchange, pool.deadline(timeouts.get("write")))
+                head = await connection.receive_head(pool.deadline(timeouts.get("read")))
+            except NothingSentError as error:
+                text = reason(error)
+            except BaseException as error:
+                pool.drop(connection, failed=isinstance(error, httpx.TransportError))
+                raise
+            else:
+                return httpx.Response(
+                    head.status,
+                    headers=head.headers,
+                    stream=_ResponseStream(pool, connection, timeouts.get("read")),
+                    extensions={"http_version": head.http_version, "reason_phrase": head.reason},
+                )
+            pool.drop(connection, failed=True)
+            if not retries:
+                raise httpx.WriteError(text)
+            retries -= 1
+
+    def _watched_by(self, place: Place) -> httpx.AsyncBaseTransport:
+        """Return a transport that the tool sees: httpx's own over this pool, or, for a tool below that, all of it."""
+        stock = httpx.AsyncHTTPTransport if place == "below" else StandIn
+        watched = self._watched.get(stock)
+        if watched is None:
+            below = place == "below"
+            watched = httpx.AsyncHTTPTransport(verify=self._ssl_context()) if below else StandIn(self._send)
+            self._watched[stock] = watched
+        return watched
+
+    def _pool(self) -> Pool:
+        if self._pid != os.getpid():
+            # Nothing of the parent's is touched: its sockets were let go when this process began.
+            self._pid = os.getpid()
+            self._pools = WeakKeyDictionary()
+        loop = anyio.lowlevel.current_token().native_token
+        pool = self._pools.get(loop)
+        if pool is None:
+            self._close_what_ended()
+            pool = self._pools[loop] = self._new_pool()
+        if self._closed:
+            pool.close()
+        return pool
+
+    def _close_what_ended(self) -> None:
+        # Threads with other loops do the same at the same time: ``keyrefs`` and ``pop`` are one step each.
+        for reference in self._pools.keyrefs():
+            loop = reference()
+            if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed():
+                pool = self._pools.pop(loop, None)
+                if pool is not None:
+                    pool.close_sockets()
+
+
+def transport_for(
+    base_url: str,
+    proxy: str | None = None,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    max_connections: int = MAX_CONNECTIONS,
+) -> httpx.AsyncBaseTransport:
+    """Return the transport for one service.
+
+    A proxy, given or from the environment, is served by httpx's own pool, which can lose connections when calls are
+    cancelled. This machine itself is never asked for through a proxy of the environment.
+
+    Args:
+        base_url: Where the service is.
+        proxy: The URL of an HTTP proxy, or None to read ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``.
+        ssl_context: As for ``Transport``.
+        max_connections: As for ``Transport``.
+
+    Raises:
+        ValueError: The proxy is no URL of an HTTP proxy; the text does not show it. Or ``max_connections`` is below 1.
+    """
+    direct = Transport(ssl_context=ssl_context, max_connections=max_connections)
+    chosen = proxy or _environment_proxy(httpx.URL(base_url))
+    if chosen is None:
+        return direct
+    context = ssl_context or shared_context()
+    try:
+        address = httpx.Proxy(chosen, ssl_context=context if chosen.startswith("https") else None)
+        if address.url.host:
+            return _ThroughProxy(
+                proxy=address,
+                verify=context,
+                limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=30.0),
+            )
+    except (ValueError, ImportError, httpx.InvalidURL):
+        pass
+    raise ValueError("the proxy is not the URL of an HTTP proxy, such as http://proxy.internal:3128")
+
+
+def _environment_proxy(url: httpx.URL) -> str | None:
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or is_loopback(url.host) or proxy_bypass(url.host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+class _ThroughProxy(httpx.AsyncHTTPTransport):
+    """httpx's own transport, which sends the path that the extension ``target`` holds."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        reveal(request, tool_in_place())
+        return await super().handle_async_request(request)
+
+
+def _origin_of(url: httpx.URL) -> Origin:
+    port = _PORTS.get(url.scheme)
+    if port is None:
+        raise httpx.UnsupportedProtocol("only http and https are supported")
+    return (url.scheme == "https", url.raw_host.decode("ascii"), url.port or port)
+
+
+async def _parts_of(request: httpx.Request) -> list[bytes]:
+    """Take a body whole before it is sent: a generator that is left in the middle would outlive the call."""
+    assert isinstance(request.stream, httpx.AsyncByteStream)
+    return [part async for part in request.stream]
+
+
+class _ResponseStream(httpx.AsyncByteStream):
+    """The body of an answer, at whose end the connection is put back; broken off, it is closed.
+
+    An iterator and no generator, which would live on when a cancelled call leaves it.
+    """
+
+    __slots__ = ("_held", "_seconds")
+
+    def __init__(self, pool: Pool, connection: HTTP1Connection, seconds: float | None) -> None:
+        # Let go of at the end, or an answer that somebody keeps would keep an event loop's connections alive.
+        self._held: tuple[Pool, HTTP1Connection] | None = (pool, connection)
+        self._seconds = seconds
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._held is None:
+            raise StopAsyncIteration
+        pool, connection = self._held
+        try:
+            part = await connection.receive_body(pool.deadline(self._seconds))
+        except BaseException as error:
+            self._end(failed=isinstance(error, httpx.TransportError))
+            raise
+        if part is not None:
+            return part
+        self._end(whole=True)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the body was read to its end."""
+        self._end()
+
+    def _end(self, *, whole: bool = False, failed: bool = False) -> None:
+        if self._held is None:
+            return
+        pool, connection = self._held
+        self._held = None
+        keep_alive = connection.renew() if whole else None
+        if keep_alive is None:
+            pool.drop(connection, failed=failed)
+        else:
+            pool.put_back(connection, keep_alive)

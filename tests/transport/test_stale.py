@@ -1,0 +1,262 @@
+"""pool: connections that are dead without a word, that the server is about to close, or that are old (F08, F09)."""
+
+import select
+from collections.abc import Callable
+
+import anyio
+import httpx
+import pytest
+
+from perkamo.transport.connect import Connector, Origin
+from perkamo.transport.pool import Pool
+from perkamo.transport.sockets import PlainSocket, Stream
+from perkamo.transport.tls import shared_context
+from perkamo.transport.transport import Transport
+from tests.faults.rawserver import Connection, RawServer, answer
+from tests.transport.pool import (
+    GivenTransport,
+    SetClock,
+    ask,
+    assert_sound,
+    client_over,
+    echo,
+    idle_count,
+    lost_places,
+    state,
+    until,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+class Failover:
+    """A service whose connections of before the failover swallow every request without a word.
+
+    Attributes:
+        over: Whether the failover has come.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def __call__(self, connection: Connection) -> None:
+        """Serve one connection."""
+        is_old = not self.over
+        while (request := connection.read_request()) is not None:
+            if (self.over and is_old) or request.body == b"lost":
+                return connection.stall()
+            # One after the other, so that as many connections are made as there are calls.
+            connection.server.stopping.wait(0.05)
+            connection.send(answer(request.body))
+        return None
+
+
+async def warm(transport: Transport, client: httpx.AsyncClient, url: str) -> None:
+    """Leave as many idle connections as there may be."""
+    await assert_sound(transport, client, url)
+    assert idle_count(transport) == transport._limits.connections
+
+
+async def lose(client: httpx.AsyncClient, url: str) -> None:
+    """Make a call that ends with a timeout."""
+    with pytest.raises(httpx.ReadTimeout):
+        await client.post(url, content=b"lost", timeout=httpx.Timeout(20, read=0.2))
+
+
+async def test_when_a_used_connection_falls_silent_no_older_one_is_used_again() -> None:
+    """A failover kills all idle connections at once; catches a call for each that finds it out by itself."""
+    service = Failover()
+    transport = Transport(max_connections=8)
+    with RawServer(service) as server:
+        async with client_over(transport) as client:
+            await warm(transport, client, server.base_url)
+            service.over = True
+
+            await lose(client, server.base_url)
+
+            assert (idle_count(transport), lost_places(transport)) == (0, 0)
+            assert await ask(client, server.base_url, "again") == "again"
+
+    assert server.accepted == 9
+
+
+async def test_a_connection_that_has_answered_meanwhile_is_kept() -> None:
+    """It has proven that it lives; catches a pool that is emptied by one slow call."""
+    transport = Transport(max_connections=3)
+    with RawServer(Failover()) as server:
+        async with client_over(transport) as client, anyio.create_task_group() as group:
+            await warm(transport, client, server.base_url)
+            group.start_soon(lose, client, server.base_url)
+            await until(lambda: state(transport).busy == 1)
+            assert await ask(client, server.base_url, "meanwhile") == "meanwhile"
+            await until(lambda: state(transport).busy == 0)
+
+            assert idle_count(transport) == 1
+            assert await ask(client, server.base_url, "still there") == "still there"
+
+    assert server.accepted == 3
+
+
+async def test_a_new_connection_that_fails_says_nothing_about_older_ones() -> None:
+    """Nor does a failure at another service, or a call that its own caller cancels; catches needless connections."""
+
+    def once_then_silent(connection: Connection) -> None:
+        if connection.number == 0:
+            echo(connection)
+        else:
+            connection.stall()
+
+    transport = Transport(max_connections=3)
+    with RawServer(once_then_silent) as server, RawServer(Failover()) as other:
+        async with client_over(transport) as client:
+            await ask(client, server.base_url, "first")
+            async with client.stream("POST", server.base_url, content=b"held") as held:
+                await lose(client, server.base_url)
+                await lose(client, other.base_url)
+                await held.aread()
+            assert idle_count(transport) == 1
+            with anyio.move_on_after(0):
+                await ask(client, other.base_url, "cancelled")
+            assert await ask(client, server.base_url, "kept") == "kept"
+
+    assert server.requests[-1].connection == 0
+
+
+@pytest.mark.parametrize("over_again", [1, 0])
+async def test_a_request_that_never_left_is_sent_over_a_new_connection(over_again: int) -> None:
+    """The connection is reset between the look at it and the first byte; catches an error that need not be."""
+
+    class Dying(PlainSocket):
+        """A socket whose peer resets it right after it was found idle."""
+
+        def is_idle(self) -> bool:
+            """Look, and let the reset come."""
+            idle = super().is_idle()
+            reset_now.append(1)
+            poll = select.poll()
+            poll.register(self._number, select.POLLERR)
+            assert poll.poll(20_000)
+            return idle
+
+    class DyingConnector(Connector):
+        async def connect(self, origin: Origin) -> Stream:
+            stream = await super().connect(origin)
+            assert isinstance(stream, PlainSocket)
+            if not made:
+                dying = Dying(stream._socket.dup(), self._clock)
+                stream.close()
+                stream = dying
+            made.append(stream)
+            return stream
+
+    class Service(Transport):
+        def _new_pool(self) -> Pool:
+            return Pool(DyingConnector(shared_context), self._limits)
+
+    def reset_when_idle(connection: Connection) -> None:
+        request = connection.read_request()
+        assert request is not None
+        connection.send(answer(request.body))
+        while not reset_now:
+            connection.server.stopping.wait(0.001)
+        connection.reset()
+
+    reset_now: list[int] = []
+    made: list[Stream] = []
+    transport = Service(max_connections=1, retries_on_stale=over_again)
+    with RawServer(reset_when_idle, echo) as server:
+        async with client_over(transport) as client:
+            await ask(client, server.base_url, "first")
+            if over_again:
+                assert await ask(client, server.base_url, "second") == "second"
+            else:
+                with pytest.raises(httpx.WriteError):
+                    await ask(client, server.base_url, "second")
+            assert lost_places(transport) == 0
+
+    assert [request.body for request in server.requests] == [b"first", b"second"][: 1 + over_again]
+
+
+def keeping(header: str) -> Callable[[Connection], None]:
+    """Make a script that says for how long it keeps an idle connection."""
+
+    def script(connection: Connection) -> None:
+        while (request := connection.read_request()) is not None:
+            connection.send(answer(request.body, headers=[f"Keep-Alive: {header}"]))
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("timeout=5", 4.5),
+        ("max=100, timeout=5", 4.5),
+        ("Timeout=1", 0.5),
+        ("timeout=600", 30.0),
+        ("timeout=0", 0.0),
+        ("timeout=99999999999999999999", 30.0),
+        ("timeout=", 30.0),
+        ("timeout=soon", 30.0),
+        ("xtimeout=5", 30.0),
+    ],
+)
+async def test_an_idle_connection_is_left_before_the_server_closes_it(header: str, seconds: float) -> None:
+    """``Keep-Alive: timeout=`` is kept, a little early; catches a request that meets the server's farewell."""
+    clock = SetClock()
+    transport = GivenTransport(max_connections=1, clock=clock)
+    with RawServer(keeping(header)) as server:
+        async with client_over(transport) as client:
+            await ask(client, server.base_url, "first")
+            if seconds:
+                clock.moment += seconds - 0.01
+                await ask(client, server.base_url, "in time")
+            clock.moment += seconds + 0.01
+            await ask(client, server.base_url, "too late")
+
+    assert [request.connection for request in server.requests] == ([0, 0, 1] if seconds else [0, 1])
+
+
+async def test_an_old_connection_is_not_used_any_more() -> None:
+    """After five minutes, however busy it was; catches traffic that a changed DNS name does not move."""
+    clock = SetClock()
+    transport = GivenTransport(max_connections=1, clock=clock)
+    with RawServer(echo) as server:
+        async with client_over(transport) as client:
+            for _ in range(11):
+                await ask(client, server.base_url, "young")
+                clock.moment += 29.9
+            await ask(client, server.base_url, "old")
+            assert lost_places(transport) == 0
+
+    assert [request.connection for request in server.requests] == [0] * 11 + [1]
+
+
+async def test_without_limits_a_connection_stays() -> None:
+    """``None`` is no limit, for both; catches one that counts as zero."""
+    transport = Transport(keepalive_expiry=None, max_connection_age=None)
+    with RawServer(echo) as server:
+        async with client_over(transport) as client:
+            for _ in range(3):
+                await ask(client, server.base_url, "a")
+
+    assert server.accepted == 1
+
+
+@pytest.mark.parametrize(("idle", "age"), [(0.0, None), (None, 0.0)])
+async def test_nothing_is_kept_where_connections_expire_at_once(idle: float | None, age: float | None) -> None:
+    """Catches an idle connection that nobody can use and that holds a place."""
+    transport = Transport(max_connections=1, keepalive_expiry=idle, max_connection_age=age)
+    with RawServer(echo) as server:
+        async with client_over(transport) as client:
+            for _ in range(3):
+                await ask(client, server.base_url, "a")
+                assert (idle_count(transport), lost_places(transport)) == (0, 0)
+
+    assert server.accepted == 3
+
+
+def test_a_number_of_connections_below_one_is_refused() -> None:
+    """Catches a transport whose every call would wait."""
+    with pytest.raises(ValueError, match="max_connections"):
+        Transport(max_connections=0)
