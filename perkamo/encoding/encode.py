@@ -44,7 +44,7 @@ JSONInput: TypeAlias = (
 """What a caller may put in a context or in traits. str and int enums count as text and integers."""
 
 _REMEDIES: Final[tuple[tuple[type, str], ...]] = (
-    (Decimal, "is a Decimal; send text, or an integer of the currency's minor unit"),
+    (Decimal, "is a Decimal; write int(amount * 100) for the currency's minor unit, or str(amount) for text"),
     (Enum, "is an enum member that is neither text nor integer; send its .value"),
     (bytes, "is bytes; decode it to text"),
     (bytearray, "is bytes; decode it to text"),

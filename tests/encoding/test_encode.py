@@ -4,9 +4,11 @@ import copy
 import json
 import math
 import pickle
+import re
 import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from uuid import UUID
@@ -181,3 +183,16 @@ json_values = st.recursive(
 def test_what_is_written_reads_as_the_same(value: JSONInput) -> None:
     """Any JSON value survives the way there and back; catches text that is no JSON or has lost digits."""
     assert json.loads(encode(value, "value"), parse_int=float) == value
+
+
+def test_a_decimal_is_refused_with_the_line_to_write() -> None:
+    """Every shop meets it first, and what the error shows works as it stands; catches advice that has to be guessed."""
+    amount = Decimal("129.00")
+
+    with pytest.raises(PerkamoValidationError) as caught:
+        encode({"amount": amount}, "context")
+
+    shown = re.findall(r"\w+\([^()]+\)", str(caught.value))
+    values = [eval(line, {"amount": amount}) for line in shown]
+    assert shown == ["int(amount * 100)", "str(amount)"]
+    assert encode({"minor": values[0], "text": values[1]}, "context") == '{"minor":12900,"text":"129.00"}'
