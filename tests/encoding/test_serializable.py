@@ -63,6 +63,7 @@ CUSTOMER_DATA: dict[str, JSONValue] = {
     "wallets": {"points": 5},
     "level": LEVEL_DATA,
     "perks": [{"type": "perk", "key": "k", "name": None}],
+    "flags": None,
 }
 META = ResponseMeta(200, "req_1", RateLimit(1, 2, "3"), 2)
 META_DATA: dict[str, JSONValue] = {
@@ -78,7 +79,7 @@ CASES: list[tuple[Serializable, dict[str, JSONValue]]] = [
     (CUSTOMER, CUSTOMER_DATA),
     (CustomerUpdate(CUSTOMER, "message", "7"), {"customer": CUSTOMER_DATA, "event": "message", "id": "7"}),
     (IdentifyResponse(raw={"later": 1}), {}),
-    (Program(), {"blueprint": {"earning_rules": []}}),
+    (Program(), {"blueprint": {"earning_rules": []}, "metrics": None, "usage": None}),
     (
         BrowserToken("t", "Bearer", datetime(2026, 6, 4, 12, 10, tzinfo=UTC), 600),
         {"token": "t", "token_type": "Bearer", "expires_at": "2026-06-04T12:10:00.000Z", "expires_in": 600},
