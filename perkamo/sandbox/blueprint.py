@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Final, TypeVar, cast
 
@@ -22,11 +23,14 @@ class ProgramError(ValueError):
 
     Attributes:
         path: Where, such as ``program.earningRules[2].reward.formula``.
+        problems: Everything that is wrong, each with its place; the first one is this error's text. Wrong wallets are
+            told first and alone, because all else names them.
     """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path} {reason}")
         self.path = path
+        self.problems: tuple[str, ...] = (f"{path} {reason}",)
 
 
 def read_program(source: Mapping[str, object] | str | bytes) -> Program:
@@ -46,7 +50,11 @@ def read_program(source: Mapping[str, object] | str | bytes) -> Program:
     inner = fields.get("blueprint")
     if isinstance(inner, Mapping):
         fields = cast("Mapping[str, object]", inner)
-    return _program(_Reader(fields, "program"))
+    problems: list[ProgramError] = []
+    program = _program(_Reader(fields, "program", problems))
+    if problems:
+        raise _all(problems)
+    return program
 
 
 def _parse(source: Mapping[str, object] | str | bytes) -> Mapping[str, object]:
@@ -64,13 +72,14 @@ def _parse(source: Mapping[str, object] | str | bytes) -> Mapping[str, object]:
 
 
 class _Reader:
-    """One object of the program: hands out checked fields by name."""
+    """One object of the program: hands out checked fields by name, and collects what is wrong in lists."""
 
-    def __init__(self, value: object, path: str) -> None:
+    def __init__(self, value: object, path: str, problems: list[ProgramError]) -> None:
         if not isinstance(value, Mapping):
             raise ProgramError(path, "must be an object")
         self.fields = cast("Mapping[str, object]", value)
         self.path = path
+        self.problems = problems
 
     def only(self, *names: str) -> None:
         for key in self.fields:
@@ -115,7 +124,7 @@ class _Reader:
         return value
 
     def child(self, name: str) -> "_Reader":
-        return _Reader(self.fields.get(name), f"{self.path}.{name}")
+        return _Reader(self.fields.get(name), f"{self.path}.{name}", self.problems)
 
     def each(self, name: str, make: Callable[["_Reader"], _Item]) -> tuple[_Item, ...]:
         value = self.fields.get(name, [])
@@ -125,34 +134,71 @@ class _Reader:
         items = cast("list[object] | tuple[object, ...]", value)
         if len(items) > MAX_ITEMS:
             raise ProgramError(path, f"has more than {MAX_ITEMS} items")
-        return tuple(make(_Reader(item, f"{path}[{index}]")) for index, item in enumerate(items))
+        made: list[_Item] = []
+        for index, item in enumerate(items):
+            with self.collecting():
+                made.append(make(_Reader(item, f"{path}[{index}]", self.problems)))
+        return tuple(made)
+
+    @contextmanager
+    def collecting(self) -> Generator[None]:
+        """Note what is wrong in the block, and go on after it."""
+        try:
+            yield
+        except ProgramError as error:
+            self.problems.append(error)
 
 
 def _program(reader: _Reader) -> Program:
-    reader.only("name", "wallets", "earningRules", "levels", "perks", "achievements", "rewards")
     wallets = reader.each("wallets", _named)
+    if reader.problems:
+        raise _all(reader.problems)
     if not wallets:
         raise ProgramError(f"{reader.path}.wallets", "must name at least one wallet")
     known = _by_key(reader, "wallets", wallets)
     first = wallets[0].key
-    levels = None if reader.fields.get("levels") is None else _levels(reader.child("levels"), known, first)
-    numbers = () if levels is None else tuple(step.level for step in levels.steps)
-    program = Program(
-        name=reader.text("name", "Program"),
+    levels, name = None, "Program"
+    numbers: tuple[int, ...] | None = ()
+    with reader.collecting():
+        reader.only("$schema", "name", "wallets", "earningRules", "levels", "perks", "achievements", "rewards")
+    with reader.collecting():
+        name = reader.text("name", name)
+    if reader.fields.get("levels") is not None:
+        numbers = None  # of levels that can't be read nobody knows what they are
+        with reader.collecting():
+            levels = _levels(reader.child("levels"), known, first)
+            numbers = tuple(step.level for step in levels.steps)
+    return Program(
+        name=name,
         wallets=wallets,
-        rules=reader.each("earningRules", lambda item: _rule(item, known, first)),
+        rules=_list(reader, "earningRules", lambda item: _rule(item, known, first)),
         levels=levels,
-        perks=reader.each("perks", lambda item: _perk(item, known, numbers, first)),
-        achievements=reader.each("achievements", _achievement),
-        rewards=reader.each("rewards", lambda item: _reward(item, known, first)),
+        perks=_list(reader, "perks", lambda item: _perk(item, known, numbers, first), _by_key),
+        achievements=_list(reader, "achievements", _achievement, _by_key),
+        rewards=_list(reader, "rewards", lambda item: _reward(item, known, first), _by_key),
     )
-    _by_key(reader, "perks", program.perks)
-    _by_key(reader, "achievements", program.achievements)
-    _by_key(reader, "rewards", program.rewards)
-    return program
 
 
-def _by_key(reader: _Reader, name: str, items: tuple[Named, ...]) -> dict[str, Named]:
+def _all(problems: list[ProgramError]) -> ProgramError:
+    problems[0].problems = tuple(str(problem) for problem in problems)
+    return problems[0]
+
+
+def _list(
+    reader: _Reader,
+    name: str,
+    make: Callable[[_Reader], _Item],
+    check: Callable[[_Reader, str, tuple[_Item, ...]], object] | None = None,
+) -> tuple[_Item, ...]:
+    items: tuple[_Item, ...] = ()
+    with reader.collecting():
+        items = reader.each(name, make)
+        if check is not None:
+            check(reader, name, items)
+    return items
+
+
+def _by_key(reader: _Reader, name: str, items: Sequence[Named]) -> dict[str, Named]:
     known: dict[str, Named] = {}
     for index, item in enumerate(items):
         if item.key in known:
@@ -205,7 +251,7 @@ def _step(reader: _Reader) -> LevelStep:
     return LevelStep(number, reader.text("name", f"Level {number}"), reader.number("at"))
 
 
-def _perk(reader: _Reader, wallets: Mapping[str, Named], levels: tuple[int, ...], first: str) -> Perk:
+def _perk(reader: _Reader, wallets: Mapping[str, Named], levels: tuple[int, ...] | None, first: str) -> Perk:
     reader.only("key", "name", "unlockAt")
     key = reader.text("key")
     name = reader.text("name", key)
@@ -216,7 +262,7 @@ def _perk(reader: _Reader, wallets: Mapping[str, Named], levels: tuple[int, ...]
     if len(unlock.fields) > 1:
         raise ProgramError(unlock.path, "must have either a level or a balance")
     level = unlock.whole("level")
-    if level not in levels:
+    if levels is not None and level not in levels:
         raise ProgramError(f"{unlock.path}.level", "names a level that the program does not have")
     return Perk(key, name, level, first, 0.0)
 
