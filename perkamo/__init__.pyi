@@ -29,7 +29,7 @@ from perkamo.errors import (
     RateLimit,
     WriteOutcome,
 )
-from perkamo.events import Context, Event, Traits, assert_safe_event, create_transaction_id
+from perkamo.events import Context, Event, EventDict, Traits, TraitsDict, assert_safe_event, create_transaction_id
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,
@@ -83,6 +83,7 @@ __all__ = [
     "CustomerUpdate",
     "DeadLetter",
     "Event",
+    "EventDict",
     "EventFailure",
     "EventIngestResponse",
     "EventStreamDecoder",
@@ -130,6 +131,7 @@ __all__ = [
     "SyncCustomerStream",
     "SyncOutbox",
     "Traits",
+    "TraitsDict",
     "Transport",
     "UnlockedPerk",
     "WalletDelta",

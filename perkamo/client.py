@@ -113,7 +113,8 @@ class AsyncPerkamoClient:
 
         Args:
             user_id: The application's own id of the customer, 1 to 256 characters.
-            traits: Facts that the application may share. ``OMIT`` leaves a property out.
+            traits: Non-secret facts that the application may share, such as those of ``TraitsDict``. ``OMIT`` leaves a
+                property out.
 
         Returns:
             The answer, as ``.raw``.
@@ -155,11 +156,12 @@ class AsyncPerkamoClient:
         transaction_id = create_transaction_id() if transaction_id is None else transaction_id
         return await self.emit_event(Event(user_id, event, transaction_id, context, occurred_at))
 
-    async def emit_event(self, event: Event) -> EventIngestResponse:
+    async def emit_event(self, event: Event | Mapping[str, object]) -> EventIngestResponse:
         """Send one event that was built before: ``POST /v1/events`` (published).
 
         Args:
-            event: The event; without a transaction id, ``tx_<uuid4>`` is made.
+            event: The event, or a mapping with its field names (``EventDict``); without a transaction id,
+                ``tx_<uuid4>`` is made.
 
         Returns:
             What the event did.
@@ -172,10 +174,11 @@ class AsyncPerkamoClient:
         return decode(EventIngestResponse, reply.body, reply.meta, call.label, "unknown")
 
     async def batch(self, events: Iterable[Event | Mapping[str, object]]) -> BatchIngestResponse:
-        """Send 1 to 100 events in one request: ``POST /v1/events:batch`` (published). It is not atomic.
+        """Send up to 100 events in one request: ``POST /v1/events:batch`` (published). It is not atomic.
 
         Args:
-            events: Events, or mappings with the wire's field names. Each needs a transaction id of its own.
+            events: 1 to 100 events (published is the most, the least is ours), or mappings with their field names
+                (``EventDict``). Each needs a transaction id of its own.
 
         Returns:
             For each event, in the same order, its result, or an ``EventFailure`` that says why there is none. Look at

@@ -14,9 +14,9 @@ from json.encoder import encode_basestring
 from typing import Final, NotRequired, TypeAlias, TypedDict, cast
 from uuid import uuid4
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from perkamo.encoding.encode import MAX_SAFE_INTEGER, JSONInput, JSONValue, encode, moment_text, utf16_length
+from perkamo.encoding.encode import MAX_SAFE_INTEGER, JSONValue, encode, moment_text, utf16_length
 from perkamo.errors import PerkamoValidationError
 
 MAX_USER_ID_LENGTH: Final = 256
@@ -32,11 +32,15 @@ MAX_FIELD_NAME: Final = 40
 RESERVED_CONTEXT_KEYS: Final = frozenset({"xp", "wallet", "wallets", "rewards", "level", "perks", "achievements"})
 """Computed by the service; refused at the top level of a context, in any case of letters (published)."""
 
-Context: TypeAlias = Mapping[str, JSONInput]
-"""Business facts of an event, such as an order's id, amount and currency."""
+Context: TypeAlias = Mapping[str, object]
+"""Business facts of an event, such as an order's id, amount and currency; a TypedDict of yours is one, too.
 
-Traits: TypeAlias = Mapping[str, JSONInput]
-"""Facts about a customer that the application may share."""
+The values are those of ``JSONInput``. A ``dict[str, object]`` can't say so by its type: what can't be sent is refused
+when the event is built.
+"""
+
+Traits: TypeAlias = Mapping[str, object]
+"""Non-secret facts about a customer that the application may share; ``TraitsDict`` names what the Console knows."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -108,8 +112,16 @@ def encode_object(value: object, name: str) -> str:
     return text
 
 
-def _context_text(value: Context | None) -> str:
-    text = encode_object(value, "context")
+class _CheckedText(str):
+    """The JSON of a context that was checked, which ``attrs.evolve`` hands to the next event as it is."""
+
+    __slots__ = ()
+
+
+def _context_text(value: Context | _CheckedText | None) -> _CheckedText:
+    if type(value) is _CheckedText:
+        return value
+    text = _CheckedText(encode_object(value, "context"))
     if not value or RESERVED_CONTEXT_KEYS.isdisjoint(map(str.lower, value)):
         return text
     for key in value:
@@ -179,7 +191,7 @@ class Event:
     user_id: str = field(converter=_user_id)
     event: str = field(converter=_event_key)
     transaction_id: str | None = field(default=None, converter=_transaction_id)
-    _context: str = field(default=None, converter=_context_text)
+    _context: _CheckedText = field(default=None, converter=_context_text)
     occurred_at: str = field(default=None, converter=_occurred_text)
 
     @property
@@ -207,7 +219,28 @@ class Event:
         Raises:
             PerkamoValidationError: It is no transaction id.
         """
-        return Event(self.user_id, self.event, transaction_id, self.context, self.occurred_at)
+        return evolve(self, transaction_id=transaction_id)
+
+    def with_context(self, context: Context | None) -> "Event":
+        """Return the same event, under the same transaction id, with another context in place of its own.
+
+        The service ignores a transaction id that has counted: change an event only before it is sent.
+
+        Raises:
+            PerkamoValidationError: Something in it can't be sent.
+        """
+        return evolve(self, context=context)
+
+    def with_occurred_at(self, occurred_at: datetime | str) -> "Event":
+        """Return the same event, under the same transaction id, at another moment.
+
+        Args:
+            occurred_at: A datetime with a zone, or ISO 8601 text with one.
+
+        Raises:
+            PerkamoValidationError: It is no such moment.
+        """
+        return evolve(self, occurred_at=occurred_at)
 
     def to_bytes(self) -> bytes:
         """Return the JSON bytes of the event, which are what is sent: for a queue or broker of your own.
@@ -239,8 +272,16 @@ class Event:
         return f"<Event {self.event!r}>"
 
 
-class _WireFields(TypedDict):
-    """A mapping whose names are an event's; what the values are, the event itself will check."""
+class EventDict(TypedDict):
+    """An event as a mapping, with the wire's field names: what ``batch``, ``emit_many`` and ``Outbox.put`` take, too.
+
+    Attributes:
+        user_id: As for ``Event``.
+        event: As for ``Event``.
+        transaction_id: As for ``Event``.
+        context: As for ``Event``.
+        occurred_at: As for ``Event``.
+    """
 
     user_id: str
     event: str
@@ -249,11 +290,34 @@ class _WireFields(TypedDict):
     occurred_at: NotRequired[datetime | str | None]
 
 
-_NAMES: Final = frozenset(_WireFields.__annotations__)
+class TraitsDict(TypedDict, total=False):
+    """The identity traits by which Perkamo's Console shows and searches customers, all optional.
+
+    That it knows e-mail, name, phone, external id, customer id and CRM id is published; of the names, those of e-mail,
+    name and CRM id are, the others are assumed alike. For further traits take a TypedDict of your own or any mapping.
+
+    Attributes:
+        email: The e-mail address.
+        name: The name to show.
+        phone: The phone number.
+        external_id: The customer's id in another system.
+        customer_id: The customer's id in the shop.
+        crm_id: The customer's id in the CRM.
+    """
+
+    email: str
+    name: str
+    phone: str
+    external_id: str
+    customer_id: str
+    crm_id: str
+
+
+_NAMES: Final = frozenset(EventDict.__annotations__)
 _REQUIRED: Final = ("user_id", "event")
 
 
-def _wire_fields(fields: object) -> _WireFields:
+def _wire_fields(fields: object) -> EventDict:
     if type(fields) is not dict and not isinstance(fields, Mapping):
         raise refusal("event", f"must be an Event or a mapping, not {type(fields).__name__}")
     given = cast("Mapping[str, object]", fields)
@@ -264,7 +328,7 @@ def _wire_fields(fields: object) -> _WireFields:
     for name in _REQUIRED:
         if name not in given:
             raise refusal(name, "is missing")
-    return cast("_WireFields", given)
+    return cast("EventDict", given)
 
 
 def _name_unknown(given: Mapping[str, object]) -> str:
@@ -288,13 +352,16 @@ def as_event(event: Event | Mapping[str, object]) -> Event:
     return event if isinstance(event, Event) else Event.from_mapping(event)
 
 
-def assert_safe_event(event: Event | Mapping[str, object]) -> None:
+def assert_safe_event(event: Event | Mapping[str, object], *, require_transaction_id: bool = False) -> None:
     """Check an event as sending it would, and send nothing.
 
     Args:
         event: An ``Event``, or a mapping with the wire's field names.
+        require_transaction_id: Also refuse an event without a transaction id, as ``batch`` does.
 
     Raises:
         PerkamoValidationError: It would be refused; ``.path`` says where and the message why.
     """
-    as_event(event)
+    checked = as_event(event)
+    if require_transaction_id and checked.transaction_id is None:
+        raise refusal("transaction_id", "is missing; give one, so that sending the event again earns nothing more")

@@ -5,11 +5,22 @@ import json
 import pickle
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from typing import NotRequired, TypedDict
 
+import attrs
 import pytest
 import time_machine
 
-from perkamo import Context, Event, PerkamoValidationError, assert_safe_event, create_transaction_id
+from perkamo import (
+    Context,
+    Event,
+    EventDict,
+    PerkamoValidationError,
+    Traits,
+    TraitsDict,
+    assert_safe_event,
+    create_transaction_id,
+)
 
 FULL = (
     b'{"user_id":"customer_123","event":"purchase.completed","transaction_id":"order_1092",'
@@ -140,6 +151,72 @@ def test_with_transaction_id_changes_the_id_only() -> None:
     assert event.transaction_id is None
 
 
+def test_with_context_changes_the_context_only() -> None:
+    """Id and moment stay, and the new context is checked; catches a context that is sent unchecked."""
+    event = purchase()
+
+    other = event.with_context({"amount": 5})
+
+    assert other.context == {"amount": 5}
+    assert (other.user_id, other.event, other.transaction_id) == ("customer_123", "purchase.completed", "order_1092")
+    assert other.occurred_at == event.occurred_at
+    assert event.with_context(None).context == {}
+    with pytest.raises(PerkamoValidationError, match="reserved"):
+        event.with_context({"XP": 1})
+
+
+def test_with_occurred_at_changes_the_moment_only() -> None:
+    """Id and context stay; catches a moment that is sent in another zone."""
+    other = purchase().with_occurred_at("2026-07-01T12:00:00+02:00")
+
+    assert other.occurred_at == "2026-07-01T10:00:00.000Z"
+    assert attrs.evolve(other, occurred_at=purchase().occurred_at) == purchase()
+    with pytest.raises(PerkamoValidationError, match="occurred_at"):
+        other.with_occurred_at("soon")
+
+
+@pytest.mark.parametrize("context", [None, {}, {"amount": 100, "big": 1e20}])
+def test_evolve_makes_another_event(context: Context | None) -> None:
+    """The usual way to change a frozen value works, whatever the context; catches a context that is checked as text."""
+    event = Event("customer_123", "purchase.completed", "order_1", context)
+
+    other = attrs.evolve(event, transaction_id="order_2")
+
+    assert other == event.with_transaction_id("order_2")
+    assert other.to_bytes() == event.to_bytes().replace(b"order_1", b"order_2")
+    assert attrs.evolve(event, context={"a": 1}).context == {"a": 1}
+    assert pickle.loads(pickle.dumps(other)) == other
+
+
+@pytest.mark.parametrize("text", ["{}", '{"xp":1}', ""])
+def test_a_text_is_still_no_context(text: str) -> None:
+    """Only what was checked passes unchecked; catches a way around the reserved keys."""
+    with pytest.raises(PerkamoValidationError, match="context must be a mapping"):
+        Event("u", "e", "t", text)  # type: ignore[arg-type]  # the mistake under test
+
+
+class Purchase(TypedDict):
+    """A context of the application's own."""
+
+    amount: int
+    items: NotRequired[list[str]]
+
+
+def test_typed_dicts_and_dicts_of_objects_are_contexts_and_traits() -> None:
+    """Type checkers take them as they are; catches an alias that only a dict of JSON fits."""
+    purchased: Purchase = {"amount": 5, "items": ["a"]}
+    whatever: dict[str, object] = {"amount": 5}
+    fields: EventDict = {"user_id": "u", "event": "e", "transaction_id": "t", "context": purchased}
+    traits: TraitsDict = {"email": "bob@example.com", "crm_id": "crm_1"}
+    facts: Traits = traits
+
+    assert Event("u", "e", "t", purchased).context == Event.from_mapping(fields).context == purchased
+    assert Event("u", "e", "t", whatever).context == whatever
+    assert facts["crm_id"] == "crm_1"
+    with pytest.raises(PerkamoValidationError, match=r"context\.amount"):
+        Event("u", "e", "t", {"amount": object()})
+
+
 def test_an_event_without_an_id_has_no_bytes() -> None:
     """to_bytes asks for a transaction id; catches bytes that would earn twice when they are sent twice."""
     with pytest.raises(PerkamoValidationError, match="transaction_id"):
@@ -174,6 +251,16 @@ def test_assert_safe_event_accepts_and_refuses_as_sending_does() -> None:
         assert_safe_event({"user_id": "u", "event": "e", "context": {"Level": 1}})
 
     assert caught.value.path == "context.Level"
+
+
+def test_assert_safe_event_asks_for_a_transaction_id_where_it_is_asked_to() -> None:
+    """As JavaScript's assertSafeEventInput does not by itself; catches an event that a batch would refuse."""
+    assert_safe_event({"user_id": "u", "event": "e"})
+    assert_safe_event(purchase(), require_transaction_id=True)
+    with pytest.raises(PerkamoValidationError, match="transaction_id is missing") as caught:
+        assert_safe_event({"user_id": "u", "event": "e"}, require_transaction_id=True)
+
+    assert caught.value.path == "transaction_id"
 
 
 def test_an_event_shows_no_personal_data_and_survives_copies() -> None:

@@ -65,7 +65,7 @@ def identify(user_id: str, traits: Traits | None) -> Call:
     )
 
 
-def emit(event: Event) -> Call:
+def emit(event: Event | Mapping[str, object]) -> Call:
     """Make the call that sends one event; it gets a transaction id where it has none."""
     event = as_event(event)
     if event.transaction_id is None:
