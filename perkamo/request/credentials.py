@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -26,25 +27,34 @@ ApiKey: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
 T = TypeVar("T")
 
+NOTHING_SENT: Final = " Nothing was sent."
 _SET_A_KEY: Final = f"pass api_key= or set {API_KEY_VARIABLE}"
+_NO_KEY: Final = (
+    f"There is no server key: {_SET_A_KEY}. Without an account, run 'python -m perkamo sandbox' and take the key that "
+    "it prints."
+)
 
 
 class Key:
-    """A server key or its supplier. Neither its repr nor a pickle shows the key."""
+    """A server key or its supplier. Neither its repr nor a pickle shows the key.
+
+    Without a key, the environment is asked at the first call, so that code which only builds a client needs none.
+
+    Attributes:
+        problem: Why what was given can't be a key, or None.
+    """
 
     __slots__ = ("_source", "problem")
 
     def __init__(self, source: object) -> None:
-        given = os.environ.get(API_KEY_VARIABLE) if source is None else source
+        given = os.environ.get(API_KEY_VARIABLE, "") if source is None else source
         self.problem: str | None = None
         self._source: str | Callable[[], object] = ""
         if callable(given):
             self._source = given
-        elif given is None:
-            self.problem = f"There is no server key: {_SET_A_KEY}."
         elif isinstance(given, str):
             self._source = given.strip()
-            self.problem = _key_problem(self._source)
+            self.problem = _key_problem(self._source) if self._source else None
         else:
             self.problem = f"api_key must be text or a function that returns it, not {type(given).__name__}."
 
@@ -58,21 +68,30 @@ class Key:
         """Ask for the key.
 
         Raises:
-            PerkamoConfigurationError: The supplier failed or returned no key.
+            PerkamoConfigurationError: There is none, or the supplier failed or returned none.
         """
         if isinstance(self._source, str):
-            return self._source
+            return self._source or self._from_environment()
         try:
             value = await call_supplier(self._source)
         except Exception as error:
             raise PerkamoConfigurationError(
-                f"The api_key function raised {type(error).__name__}. Nothing was sent.", outcome="not_sent"
+                f"The api_key function raised {type(error).__name__}.{NOTHING_SENT}", outcome="not_sent"
             ) from error
         problem = _key_problem(value)
         if problem is None:
             return str(value).strip()
         del value
-        raise PerkamoConfigurationError(f"{problem} Nothing was sent.", outcome="not_sent")
+        raise PerkamoConfigurationError(problem + NOTHING_SENT, outcome="not_sent")
+
+    def _from_environment(self) -> str:
+        key = os.environ.get(API_KEY_VARIABLE, "").strip()
+        problem = _key_problem(key) if key else _NO_KEY
+        if problem is None:
+            self._source = key
+            return key
+        del key
+        raise PerkamoConfigurationError(problem + NOTHING_SENT, outcome="not_sent")
 
     async def sign(self, timestamp: int, method: str, path: str, body: bytes | None) -> "SignedHeaders":
         """Ask for the key and return the headers that prove it.
@@ -114,6 +133,11 @@ class SignedHeaders:
             self.items.append((TIMESTAMP_HEADER, text))
             self.items.append((SIGNATURE_HEADER, sign(key, text, method, path, body or b"")))
 
+    @property
+    def key(self) -> str:
+        """The server key, to be kept out of texts."""
+        return self.items[0][1]
+
     def __repr__(self) -> str:
         return "<SignedHeaders ***>"
 
@@ -123,10 +147,43 @@ async def call_supplier(supplier: Callable[[], object]) -> object:
     if inspect.iscoroutinefunction(supplier):
         value: object = supplier()
     else:
-        # A supplier may read a file or ask a vault; in a thread it holds up neither the loop nor the deadline. The list
-        # keeps trio from refusing a plain function that returns an awaitable.
-        [value] = await anyio.to_thread.run_sync(lambda: [supplier()], abandon_on_cancel=True)
+        # A supplier may read a file or ask a vault; in a thread it holds up neither the loop nor the deadline.
+        question = _Question(supplier)
+        try:
+            await anyio.to_thread.run_sync(question.ask, abandon_on_cancel=True)
+        except BaseException:
+            question.abandon()
+            raise
+        value = question.answer
     return await value if inspect.isawaitable(value) else value
+
+
+class _Question:
+    """A supplier that is asked in a thread; a coroutine that nobody waits for any more is closed."""
+
+    def __init__(self, supplier: Callable[[], object]) -> None:
+        self.answer: object = None
+        self._supplier = supplier
+        self._lock = threading.Lock()
+        self._abandoned = False
+
+    def ask(self) -> None:
+        """Ask, and keep the answer here: trio refuses a function that returns an awaitable."""
+        answer = self._supplier()
+        with self._lock:
+            self.answer = answer
+            if self._abandoned:
+                self._close()
+
+    def abandon(self) -> None:
+        """Close what came, or what will come."""
+        with self._lock:
+            self._abandoned = True
+            self._close()
+
+    def _close(self) -> None:
+        if inspect.iscoroutine(self.answer):
+            self.answer.close()
 
 
 def _key_problem(value: object) -> str | None:

@@ -1,13 +1,20 @@
 """credentials: where requests may go, and how the key stays hidden."""
 
 import copy
+import inspect
 import pickle
+import threading
 from collections.abc import Awaitable
+from types import CoroutineType
+from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from perkamo import PerkamoConfigurationError
-from perkamo.request.credentials import DEFAULT_BASE_URL, Key, SignedHeaders, check_base_url
+from perkamo.request.credentials import DEFAULT_BASE_URL, Key, SignedHeaders, call_supplier, check_base_url
+from tests.canary import frames
 
 pytestmark = pytest.mark.anyio
 
@@ -101,8 +108,6 @@ def test_a_wrong_url_of_the_environment_is_called_by_its_variable(monkeypatch: p
 
 
 BAD_KEYS: list[object] = [
-    "",
-    "  ",
     "sk live",
     "sk_live\r\nx: y",
     "sk_l\u00edve",
@@ -137,11 +142,46 @@ def test_a_key_is_trimmed_and_never_shown() -> None:
         copy.copy(key)
 
 
-def test_a_missing_key_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remedy stands in the text; catches a bare 'required'."""
+@pytest.mark.parametrize("given", [None, "", "  "])
+async def test_a_key_is_asked_for_at_the_first_call(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only builds a client needs no key; the error at the call says what to do; catches a build that fails."""
     monkeypatch.delenv("PERKAMO_SECRET_KEY", raising=False)
+    key = Key(given)
 
-    assert "PERKAMO_SECRET_KEY" in (Key(None).problem or "")
+    assert key.problem is None
+    with pytest.raises(
+        PerkamoConfigurationError, match="There is no server key: pass api_key= or set PERKAMO"
+    ) as caught:
+        await key()
+    assert "PERKAMO_SECRET_KEY" in str(caught.value)
+    assert "python -m perkamo sandbox" in str(caught.value)
+    assert "Nothing was sent" in str(caught.value)
+    assert caught.value.outcome == "not_sent"
+
+
+async def test_a_key_may_be_set_after_the_client_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a settings module is imported before the environment is read; catches a look at import only."""
+    monkeypatch.setenv("PERKAMO_SECRET_KEY", " ")
+    key = Key(None)
+    monkeypatch.setenv("PERKAMO_SECRET_KEY", f" {SECRET}\n")
+
+    assert await key() == SECRET
+    monkeypatch.delenv("PERKAMO_SECRET_KEY")
+    assert await key() == SECRET
+
+
+async def test_a_wrong_kind_of_key_in_the_environment_is_refused_whenever_it_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At once where it is there, else at the first call, and never shown; catches a browser key that is sent."""
+    monkeypatch.delenv("PERKAMO_SECRET_KEY", raising=False)
+    early = Key(None)
+    monkeypatch.setenv("PERKAMO_SECRET_KEY", "pk_live_public")
+
+    assert "public browser key" in (Key(None).problem or "")
+    with pytest.raises(PerkamoConfigurationError, match="public browser key") as caught:
+        await early()
+    assert "pk_live_public" not in "".join(frames(caught.value))
 
 
 async def _async_supplier() -> str:
@@ -194,3 +234,27 @@ async def test_a_supplier_that_fails_is_named_and_chained() -> None:
 
     assert isinstance(caught.value.__cause__, LookupError)
     assert "sk_live" not in str(caught.value)
+
+
+async def test_a_coroutine_that_nobody_waits_for_is_closed() -> None:
+    """A supplier whose call is cancelled while it runs in its thread; catches "was never awaited" in a log."""
+    may_go_on, made = threading.Event(), threading.Event()
+    answers: list[CoroutineType[Any, Any, str]] = []
+
+    async def later() -> str:
+        return SECRET
+
+    def supply() -> CoroutineType[Any, Any, str]:
+        may_go_on.wait(30)
+        answers.append(later())
+        made.set()
+        return answers[0]
+
+    with anyio.move_on_after(0.05):
+        await call_supplier(supply)
+    may_go_on.set()
+    await anyio.to_thread.run_sync(made.wait, 30)
+
+    with anyio.fail_after(30):
+        while inspect.getcoroutinestate(answers[0]) != inspect.CORO_CLOSED:  # noqa: ASYNC110 - a thread closes it
+            await anyio.sleep(0.001)
