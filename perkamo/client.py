@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Self
+from typing import Self, cast
 
 import httpx
 from attrs import evolve
@@ -66,7 +66,8 @@ class AsyncPerkamoClient:
 
         Args:
             api_key: The server key as text, or a function, sync or async, that is asked for it before every attempt,
-                so that keys can rotate. From ``PERKAMO_SECRET_KEY`` when not given (published name).
+                so that keys can rotate. From ``PERKAMO_SECRET_KEY`` when not given (published name), which is read at
+                the first call at the latest: a client can be built without a key.
             base_url: Where the API is; a path prefix is kept out of the signature. From ``PERKAMO_BASE_URL`` when not
                 given (assumed name), else the hosted API (published).
             timeout: Seconds for a whole call: waits, retries and the answer's body included. None means no limit.
@@ -83,11 +84,16 @@ class AsyncPerkamoClient:
             stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
 
         Raises:
-            PerkamoConfigurationError: There is no key, or a value can't work.
+            PerkamoConfigurationError: A value can't work.
         """
         api_key = key = wrap_secret(api_key, Key)
         if key.problem is not None:
             raise PerkamoConfigurationError(key.problem)
+        if http_client is not None and not isinstance(cast("object", http_client), httpx.AsyncClient):
+            kind = type(http_client).__name__
+            raise PerkamoConfigurationError(
+                f"http_client must be an httpx.AsyncClient, also for sync code, not {kind}."
+            )
         if http_client is not None and (proxy, ssl_context, max_connections) != (None, None, None):
             raise PerkamoConfigurationError(
                 "Give http_client, or proxy, ssl_context and max_connections, not both: your own client has its own."
@@ -191,7 +197,7 @@ class AsyncPerkamoClient:
         """
         call, count = endpoints.batch(events)
         reply = await self._exchange.send(call)
-        return decode_batch(reply.body, reply.meta, call.label, count, call.ids)
+        return decode_batch(reply.body, reply.meta, call.label, count, reply.secrets)
 
     async def customer(self, user_id: str) -> Customer:
         """Read a customer: ``GET /v1/customer/{user_id}`` (published; some fields for an earlier version).

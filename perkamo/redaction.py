@@ -4,14 +4,29 @@ import logging
 import re
 from contextvars import ContextVar
 from typing import Final
+from urllib.parse import unquote
 
 MAX_TEXT: Final = 200
+MAX_CLEANED: Final = 4096
+_SHOWN: Final = 1024
+"""Characters of a foreign text that are looked at, and that may be shown: what begins among these ends within those."""
+_MAX_SECRETS: Final = 20_000
+
 _SHORTEST_SECRET: Final = 3
 """An id of one or two letters names nobody, and hiding it would make holes in every sentence."""
+_WORD_LIKE: Final = 6
+"""A shorter secret counts only where it stands as a word of its own."""
+_HEAD: Final = 16
+"""What begins with so many characters of a longer secret is a part of it: services cut off what they repeat."""
 
-_EMAIL = re.compile(r"[^\s@\"'<>(),;:]+@[^\s@\"'<>(),;:]+")
-_KEY = re.compile(r"\b[sp]k_[A-Za-z0-9_\-]+")
+_ATOM = r"[^\s\x00-\x1f\x7f@\"'<>(),;:]"
+_EMAIL = f"(?<!{_ATOM}){_ATOM}+@{_ATOM}+"
+_KEY = r"\b[sp]k_[A-Za-z0-9_\-]+"
+_JWT = r"\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-.]+"
+_SHAPES = re.compile(f"{_KEY}|{_JWT}|{_EMAIL}")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd]+")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_SPACES = str.maketrans("+\t\n\r\xa0", "     ")
 
 current_call: ContextVar[str | None] = ContextVar("perkamo_call", default=None)
 """Method and endpoint, without ids, of the call that this task or thread is making."""
@@ -20,15 +35,88 @@ current_call: ContextVar[str | None] = ContextVar("perkamo_call", default=None)
 def clean(text: str, *secrets: str) -> str:
     """Return a foreign text fit for a message: one line, bounded, without the given secrets, keys or e-mail addresses.
 
+    The work is linear in the number of secrets, and does not grow with the text.
+
     Args:
-        text: What another party wrote, such as the ``message`` of an error answer.
-        secrets: Exact texts that must not appear, such as the ids that were in the request.
+        text: What another party wrote, such as the ``message`` of an error answer. It may hold a secret in any case of
+            letters, percent-encoded, with JSON's escapes, or cut off.
+        secrets: Texts that must not appear, such as the ids that were in the request.
     """
+    plain = _decoded(text[:MAX_CLEANED])
+    if len(secrets) > _MAX_SECRETS:
+        return "***"
+    hidden = bytearray(len(plain))
+    for match in _SHAPES.finditer(plain):
+        _hide(hidden, match.start(), match.end())
+    comparable = _comparable(plain)
     for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
-    text = _EMAIL.sub("***", _KEY.sub("***", _UNPRINTABLE.sub(" ", text[: 4 * MAX_TEXT])))
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+        if len(secret) >= _SHORTEST_SECRET and _comparable(secret[:_HEAD]).strip() in comparable:
+            _hide_all(hidden, comparable, _comparable(secret).strip())
+    end = len(plain) if len(text) <= MAX_CLEANED else _SHOWN
+    shown = _UNPRINTABLE.sub(" ", "".join(_pieces(plain, hidden, end)))
+    return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
+
+
+def without_personal_data(key: str) -> str:
+    """Return the key of a context as an error may name it: ``***`` where it looks like personal data or a secret.
+
+    Args:
+        key: A key as the caller wrote it.
+    """
+    looks_personal = _SHAPES.search(key) or len(key) > _LONGEST_KEY or sum(map(str.isdigit, key)) >= _MANY_DIGITS
+    return "***" if looks_personal else key
+
+
+_LONGEST_KEY: Final = 64
+_MANY_DIGITS: Final = 6
+"""As a telephone, account or customer number has."""
+
+
+def _decoded(text: str) -> str:
+    """Undo percent-encoding, which may be there twice, and JSON's escapes."""
+    for _ in range(3):
+        if "%" not in text:
+            break
+        text = unquote(text)
+    if "\\u" in text:
+        text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _comparable(text: str) -> str:
+    lowered = text.lower()
+    return (lowered if len(lowered) == len(text) else text).translate(_SPACES)
+
+
+def _hide_all(hidden: bytearray, text: str, secret: str) -> None:
+    start = text.find(secret[:_HEAD])
+    while start >= 0:
+        end = start + min(len(secret), _HEAD)
+        while end < len(text) and end - start < len(secret) and text[end] == secret[end - start]:
+            end += 1
+        if len(secret) >= _WORD_LIKE or not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
+            _hide(hidden, start, end)
+        start = text.find(secret[:_HEAD], start + 1)
+
+
+def _hide(hidden: bytearray, start: int, end: int) -> None:
+    hidden[start:end] = b"\1" * (end - start)
+
+
+def _pieces(text: str, hidden: bytearray, end: int) -> list[str]:
+    pieces: list[str] = []
+    at = 0
+    while at < end:
+        start = hidden.find(1, at, end)
+        if start < 0:
+            pieces.append(text[at:end])
+            break
+        pieces += (text[at:start], "***")
+        at = hidden.find(0, start)
+        if at < 0:
+            break
+    return pieces
 
 
 class _NoIds(logging.Filter):

@@ -64,7 +64,8 @@ class PerkamoClient:
 
         Args:
             api_key: The server key as text, or a function, sync or async, that is asked for it before every attempt,
-                so that keys can rotate. From ``PERKAMO_SECRET_KEY`` when not given (published name).
+                so that keys can rotate. From ``PERKAMO_SECRET_KEY`` when not given (published name), which is read at
+                the first call at the latest: a client can be built without a key.
             base_url: Where the API is; a path prefix is kept out of the signature. From ``PERKAMO_BASE_URL`` when not
                 given (assumed name), else the hosted API (published).
             timeout: Seconds for a whole call: waits, retries and the answer's body included. None means no limit.
@@ -81,7 +82,7 @@ class PerkamoClient:
             stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
 
         Raises:
-            PerkamoConfigurationError: There is no key, or a value can't work.
+            PerkamoConfigurationError: A value can't work.
         """
         api_key = wrap_secret(api_key, Key)
         self._async = AsyncPerkamoClient(

@@ -20,11 +20,11 @@ from perkamo.errors import (
 )
 from perkamo.events import MAX_BATCH_EVENTS, Event
 from perkamo.models import EventIngestResponse
+from perkamo.request.retry import REJECTED_STATUSES
 
 MAX_REQUEST_EVENTS: Final[int] = MAX_BATCH_EVENTS
 MAX_REQUEST_BYTES: Final = 1024 * 1024
 """Assumed: the service's own limit is unpublished. A 413 halves a request further."""
-_REFUSED_STATUSES: Final = frozenset({400, 413, 422})
 _HOPELESS: Final = 2
 """How many events may fail alone, while none passes, before the service is at fault and not they."""
 
@@ -64,7 +64,7 @@ def judge(result: EventResult) -> Verdict:
 def is_refusal(error: PerkamoError) -> bool:
     """Tell whether the error lies in some event of the request: the others may pass without it."""
     if isinstance(error, PerkamoApiError):
-        return error.status in _REFUSED_STATUSES
+        return error.status in REJECTED_STATUSES
     return isinstance(error, PerkamoValidationError)
 
 

@@ -1,5 +1,7 @@
 """The body of an answer -> its value, or the error that says why it can't be used."""
 
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Final, TypeVar
 
 from perkamo.decoding.failures import read_failure
@@ -57,7 +59,7 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
 
 
 def decode_batch(
-    body: bytes, meta: ResponseMeta, call: str, count: int, secrets: tuple[str, ...] = ()
+    body: bytes, meta: ResponseMeta, call: str, count: int, secrets: Callable[[], Sequence[str]] = tuple
 ) -> BatchIngestResponse:
     """Turn the answer to a batch into one result for each event; one that can't be read concerns its event alone.
 
@@ -66,7 +68,7 @@ def decode_batch(
         meta: What the answer's head told.
         call: Method and endpoint, for the error.
         count: How many events were sent.
-        secrets: Texts of the request that no message may repeat.
+        secrets: Returns the texts of the request that no message may repeat.
 
     Raises:
         PerkamoResponseError: The body can't be used, or there are more or fewer results than events, so that none can
@@ -79,7 +81,7 @@ def decode_batch(
     else:
         items = value.get("results") if isinstance(value, dict) else value
         if isinstance(items, list) and len(items) == count:
-            results = _read_results(items, meta, secrets)
+            results = _read_results(items, meta, cache(secrets))
             return BatchIngestResponse(results, raw=value if isinstance(value, dict) else {}, meta=meta)
         reason = f"has {len(items)} results for {count} events" if isinstance(items, list) else "has no list of results"
     raise _unusable(call, reason, meta, "unknown")
@@ -98,7 +100,7 @@ def decode_update(data: str, meta: ResponseMeta) -> Customer:
 
 
 def _read_results(
-    items: list[JSONValue], meta: ResponseMeta, secrets: tuple[str, ...]
+    items: list[JSONValue], meta: ResponseMeta, secrets: Callable[[], Sequence[str]]
 ) -> tuple[EventIngestResponse | EventFailure, ...]:
     read = structure_hook(EventIngestResponse)
     results: list[EventIngestResponse | EventFailure] = []
@@ -106,11 +108,11 @@ def _read_results(
         try:
             result = read(item, EventIngestResponse)
         except ValueError as error:
-            results.append(read_failure(item, str(error), meta, secrets))
+            results.append(read_failure(item, str(error), meta, secrets()))
         else:
             set_meta(result, meta)
             is_accepted = result.applied or result.duplicate
-            results.append(result if is_accepted else read_failure(item, None, meta, secrets))
+            results.append(result if is_accepted else read_failure(item, None, meta, secrets()))
     return tuple(results)
 
 

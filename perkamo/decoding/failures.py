@@ -5,7 +5,7 @@ problem detail, a status, plain text, nothing at all.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 from attrs import evolve, frozen
@@ -50,7 +50,7 @@ class _Reason:
         return "rejected" if words and not _PASSING.search(words) else "unknown"
 
 
-def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, secrets: tuple[str, ...]) -> EventFailure:
+def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, secrets: Sequence[str]) -> EventFailure:
     """Make the failure that one item of a batch stands for.
 
     Args:

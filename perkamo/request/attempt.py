@@ -1,4 +1,4 @@
-"""One request of a call: sign, send, read within bounds, and say what came of it.
+"""One request of a call: sign, send, read within bounds, and say what the result is.
 
 Errors of httpx end here. They are turned into ours outside the ``except`` block, so that no traceback, cause or context
 leads into frames that hold the key or the body.
@@ -6,7 +6,7 @@ leads into frames that hold the key or the body.
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import Generator
 from hashlib import sha256
 from typing import Final
 
@@ -16,36 +16,16 @@ import httpx
 from perkamo import __version__
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.request.body import read_bounded
-from perkamo.request.classify import Failure, Reply, classify_failure, classify_response
+from perkamo.request.classify import Attempt, Failure, Reply, classify_failure, classify_response
 from perkamo.request.credentials import Key, SignedHeaders
 from perkamo.request.endpoints import Call
+from perkamo.request.failures import Answered, Problem, result_of
+from perkamo.request.outgoing import Addresses, RequestBody, SentPath
 from perkamo.signing import SIGNATURE_HEADER
+from perkamo.transport.tls import TLSSetupError
 from perkamo.transport.transport import MAX_CONNECTIONS, transport_for
 
 USER_AGENT: Final = f"perkamo-python/{__version__}"
-
-
-class _RequestBody(httpx.AsyncByteStream):
-    """The body's bytes; remembers whether they began to leave, because before that nothing can have been applied.
-
-    An iterator of its own and no generator, which an interrupted send would leave behind unfinished.
-    """
-
-    __slots__ = ("_data", "begun")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.begun = False
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self.begun or not self._data:
-            self.begun = True
-            raise StopAsyncIteration
-        self.begun = True
-        return self._data
 
 
 class _Auth(httpx.Auth):
@@ -94,7 +74,7 @@ def own_client(
     most = MAX_CONNECTIONS if max_connections is None else max_connections
     try:
         transport = transport_for(base_url, proxy, ssl_context=ssl_context, max_connections=most)
-    except ValueError as error:
+    except (ValueError, TLSSetupError) as error:
         problem = str(error)
     else:
         # No timeout: the exchange bounds every call.
@@ -112,11 +92,13 @@ class Sender:
         self.clock_offset: float = 0.0
         self._used = False
         self._key = key
-        self._origin = httpx.URL(base_url)
-        self._urls: dict[str, httpx.URL] = {}
-        host = self._origin.netloc.decode("ascii")
-        self._headers = [("Host", host), ("Accept", "application/json"), ("Accept-Encoding", "identity")]
-        self._headers.append(("User-Agent", USER_AGENT))
+        self._addresses = Addresses(base_url)
+        self._headers = [
+            (b"Host", self._addresses.host),
+            (b"Accept", b"application/json"),
+            (b"Accept-Encoding", b"identity"),
+            (b"User-Agent", USER_AGENT.encode()),
+        ]
 
     def left_open(self) -> bool:
         """Tell, once, whether connections of our own may still be open when nobody needs them any more."""
@@ -132,69 +114,72 @@ class Sender:
         signed = await self._key.sign(0, "POST", "fingerprint", self.base_url.encode())
         return sha256(dict(signed.items)[SIGNATURE_HEADER].encode()).hexdigest()
 
-    async def attempt(self, call: Call, seconds: float, number: int) -> Reply | Failure:
+    async def attempt(self, call: Call, seconds: float, number: int, *, uncertain: bool) -> Reply | Failure:
         """Make one request.
 
         Args:
             call: What to send.
             seconds: How long it may take, the key supplier and the answer's body included.
             number: Which attempt of the call this is, from 1.
+            uncertain: Whether an earlier attempt may have been applied.
 
         Raises:
             PerkamoConfigurationError: The key supplier failed.
         """
         self._used = True
-        body = _RequestBody(call.body or b"")
-        problem: Exception = httpx.ReadTimeout("")
+        body = RequestBody(call.body or b"")
         timestamp = time.time() + self.clock_offset
+        signed: SignedHeaders | None = None
+        result: Answered | Problem | None = None
         with anyio.move_on_after(seconds):
-            try:
-                signed = await self._key.sign(int(timestamp), call.method, call.path, call.body)
-                response = await self.client.send(
-                    self._request(call, body, seconds), auth=_Auth(signed), stream=True, follow_redirects=False
-                )
-                try:
-                    data: bytes | ValueError = await _read(response)
-                finally:
-                    await response.aclose()
-            except (httpx.HTTPError, httpx.StreamError) as error:
-                problem = strip_traceback(error)
-            else:
-                return classify_response(call, response, data, number, timestamp)
-        return classify_failure(call, problem, number, begun=body.begun)
+            signed = await self._key.sign(int(timestamp), call.method, call.path, call.body)
+            result = await self._send(call, body, signed, seconds)
+        attempt = Attempt(call, number, uncertain, "" if signed is None else signed.key, "call", timestamp)
+        if isinstance(result, tuple):
+            return classify_response(attempt, *result)
+        return classify_failure(attempt, result or Problem("timeout", sent=body.begun))
 
-    def _request(self, call: Call, body: _RequestBody, seconds: float) -> httpx.Request:
-        url = self._urls.get(call.path)
-        if url is None:
-            prefix = self._origin.raw_path.rstrip(b"/")
-            url = self._origin.copy_with(raw_path=prefix + call.path.encode("ascii"))
-            if call.is_write:  # few and fixed; a read's path holds an id
-                self._urls[call.path] = url
+    async def _send(self, call: Call, body: RequestBody, signed: SignedHeaders, seconds: float) -> Answered | Problem:
+        request, auth = self._request(call, body, signed, seconds)
+        try:
+            response = await self.client.send(request, auth=auth, stream=True, follow_redirects=False)
+            try:
+                return response, await read_answer(response)
+            finally:
+                await response.aclose()
+        except Exception as error:
+            result = result_of(error, request, begun=body.begun, external=not self.owned)
+            if result is None:
+                raise
+        return result
+
+    def _request(
+        self, call: Call, body: RequestBody, signed: SignedHeaders, seconds: float
+    ) -> tuple[httpx.Request, httpx.Auth]:
+        url, path = self._addresses.of(call)
+        auth: httpx.Auth = _Auth(signed)
         headers = self._headers
         if call.body is not None:
-            headers = [*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(call.body)))]
-        # Stock httpx loses a pool's slot when it is cancelled, so a caller's client is let time out by itself first.
-        extensions = {} if self.owned else {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)}
-        return httpx.Request(call.method, url, headers=headers, stream=body, extensions=extensions)
+            length = str(len(call.body)).encode("ascii")
+            headers = [*headers, (b"Content-Type", b"application/json"), (b"Content-Length", length)]
+        extensions: dict[str, object] = {}
+        if not self.owned:
+            # Stock httpx loses a pool's slot when it is cancelled, so a caller's client may time out by itself first.
+            extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+        if path != url.raw_path:
+            if self.owned:
+                extensions["target"] = path
+            else:
+                auth = SentPath(auth, url.raw_path, path)
+        request = httpx.Request(call.method, url, headers=headers, stream=body, extensions=extensions)
+        request.read()  # so that hooks and tools find the content, as in every request that httpx itself makes
+        body.begun = False
+        return request, auth
 
 
-async def _read(response: httpx.Response) -> bytes | ValueError:
+async def read_answer(response: httpx.Response) -> bytes | ValueError:
+    """Return the whole body of an answer, or why it can't be used."""
     try:
         return await read_bounded(response)
     except ValueError as error:
         return ValueError(str(error))
-
-
-def strip_traceback(error: Exception) -> Exception:
-    """Return the same kind of error without traceback, cause and request, all of which may hold secrets."""
-    if isinstance(error, httpx.ConnectError) and _is_refused_certificate(error):
-        return ssl.SSLCertVerificationError(str(error))
-    return type(error)(str(error)) if isinstance(error, httpx.TransportError) else httpx.ReadError(str(error))
-
-
-def _is_refused_certificate(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -1,33 +1,53 @@
-"""Reading an answer's body within bounds, whatever the server sends."""
+"""Reading an answer's body within bounds, whatever the server sends.
+
+Identity is asked for. gzip and deflate are understood all the same, because some gateways compress unasked, and some
+name an encoding that is none, or where there is no body.
+"""
 
 import zlib
-from typing import Final, cast
+from collections import deque
+from typing import Final, Literal, TypeAlias, cast
 
 import httpx
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _STEP: Final = 256 * 1024
+_PIECE: Final = 16 * 1024
 _TOO_LARGE: Final = f"is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB"
+
+Coding: TypeAlias = Literal["gzip", "deflate", "unknown"]
+
+
+def content_coding(header: str | None) -> Coding | None:
+    """Tell how a body is encoded; None for not at all.
+
+    Args:
+        header: ``content-encoding``, or None where there is none.
+    """
+    names = [name for part in (header or "").lower().split(",") if (name := part.strip()) not in _NO_CODING]
+    if not names:
+        return None
+    return _CODINGS.get(names[0], "unknown") if len(names) == 1 else "unknown"
+
+
+_NO_CODING: Final = ("", "identity", "none")
+_CODINGS: Final[dict[str, Coding]] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 
 
 async def read_bounded(response: httpx.Response) -> bytes:
     """Read the whole body, decoded, and never hold more than the bound.
 
-    Identity is asked for; gzip and deflate are understood all the same, because some gateways compress unasked.
-
     Raises:
         ValueError: The body is too large or encoded in a way that was not asked for; the text says which.
         httpx.TransportError: The connection broke.
     """
+    if response.is_stream_consumed:  # a mock's answer, and one that a hook has read
+        return whole_content(response)
     declared = response.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 12 or int(declared) > MAX_BODY_BYTES):
         raise ValueError(_TOO_LARGE)
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
-        raise ValueError("is encoded in a way that was not asked for")
-    if response.is_stream_consumed:  # a mock's answer is read already
-        return response.content
-    body = _PlainBody() if encoding == "identity" else _CompressedBody()
+    coding = content_coding(response.headers.get("content-encoding"))
+    body = _PlainBody() if coding is None else _EncodedBody(coding)
     try:
         # The stream itself: httpx's own iterators over it cost more than all that is done with the bytes here.
         async for chunk in cast("httpx.AsyncByteStream", response.stream):
@@ -42,19 +62,32 @@ async def read_bounded(response: httpx.Response) -> bytes:
     return body.whole()
 
 
+def whole_content(response: httpx.Response) -> bytes:
+    """Return the body that somebody else has read.
+
+    Raises:
+        ValueError: It is too large.
+        httpx.ResponseNotRead: Nobody has.
+    """
+    content = response.content
+    if len(content) > MAX_BODY_BYTES:
+        raise ValueError(_TOO_LARGE)
+    return content
+
+
 class _PlainBody:
     """Collects a body up to the bound."""
 
     def __init__(self) -> None:
         self.problem: str | None = None
         self._chunks: list[bytes] = []
-        self._room = MAX_BODY_BYTES
+        self._left = MAX_BODY_BYTES
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
         self._chunks.append(chunk)
-        self._room -= len(chunk)
-        if self._room < 0:
+        self._left -= len(chunk)
+        if self._left < 0:
             self.problem = _TOO_LARGE
 
     def whole(self) -> bytes:
@@ -68,22 +101,103 @@ class _PlainBody:
         return b"".join(self._chunks)
 
 
-class _CompressedBody(_PlainBody):
-    """Decompresses step by step, so that a bomb ends at the bound and not in memory."""
+class _EncodedBody(_PlainBody):
+    """Decompresses step by step, so that a bomb ends at the bound and not in memory.
 
-    def __init__(self) -> None:
+    An empty body needs no decoding, whatever it says.
+    """
+
+    def __init__(self, coding: Coding) -> None:
         super().__init__()
-        self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip and zlib by their headers
+        self._inflater = None if coding == "unknown" else Inflater(coding)
+        self._encoded_left = MAX_BODY_BYTES
 
     def feed(self, chunk: bytes) -> None:
+        self._encoded_left -= len(chunk)
+        if self._inflater is None:
+            self.problem = "is encoded in a way that was not asked for" if chunk else None
+        elif self._encoded_left < 0:
+            self.problem = _TOO_LARGE
+        else:
+            self._inflate(self._inflater, chunk)
+
+    def _inflate(self, inflater: "Inflater", chunk: bytes) -> None:
+        inflater.give(chunk)
         try:
-            while chunk and self.problem is None:
-                super().feed(self._decoder.decompress(chunk, _STEP))
-                chunk = self._decoder.unconsumed_tail
+            while self.problem is None and (plain := inflater.take()):
+                super().feed(plain)
         except zlib.error:
             self.problem = "is compressed, and broken"
 
     def whole(self) -> bytes:
-        if self.problem is None and not self._decoder.eof:
+        if self.problem is None and self._inflater is not None and not self._inflater.is_complete:
             self.problem = "is compressed, and incomplete"
         return super().whole()
+
+
+class Inflater:
+    """Decompresses gzip, in any number of members, and deflate, with and without its zlib header.
+
+    What comes after the last member is passed over, as browsers do.
+
+    Args:
+        coding: What the body says it is.
+    """
+
+    def __init__(self, coding: Coding) -> None:
+        self._may_be_bare = coding == "deflate"
+        self._decoder = zlib.decompressobj()
+        self._within_member = False
+        self._pieces: deque[bytes] = deque()
+        self._waiting = b""
+        self._members = 0
+        self._ended = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the body may end here: it is empty, or its last member has ended."""
+        return self._ended or (not self._within_member and (self._members > 0 or not self._waiting))
+
+    def give(self, data: bytes) -> None:
+        """Take the next compressed bytes."""
+        if not self._ended:
+            # In pieces, because the decoder copies all that comes after a member, and there may be many.
+            self._pieces.extend(data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
+
+    def take(self) -> bytes:
+        """Return the next plain bytes, 256 KiB at most; none when more has to be given.
+
+        Raises:
+            zlib.error: The bytes are not compressed, or broken.
+        """
+        while not self._ended:
+            if self._pieces and len(self._waiting) < len(_GZIP):
+                self._waiting += self._pieces.popleft()
+            if not self._within_member:
+                if len(self._waiting) < len(_GZIP):
+                    break
+                self._begin_member()
+                continue
+            plain = self._decoder.decompress(self._waiting, _STEP)
+            self._waiting = self._decoder.unconsumed_tail
+            if self._decoder.eof:
+                self._waiting, self._within_member = self._decoder.unused_data, False
+                self._members += 1
+            if plain:
+                return plain
+            if self._within_member and not self._pieces:
+                break
+        return b""
+
+    def _begin_member(self) -> None:
+        head = self._waiting[: len(_GZIP)]
+        if self._members and head != _GZIP:
+            self._ended, self._waiting = True, b""
+            self._pieces.clear()
+            return
+        bare = self._may_be_bare and head != _GZIP and (head[0] & 15 != 8 or int.from_bytes(head) % 31)
+        self._decoder = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | 32)  # 32: gzip or zlib
+        self._within_member = True
+
+
+_GZIP: Final = b"\x1f\x8b"

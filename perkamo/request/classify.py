@@ -1,11 +1,10 @@
 """What an answer, or its absence, means: a reply, or a failure with the error to raise and whether to try again."""
 
 import logging
-import ssl
 import time
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 from attrs import field, frozen
@@ -13,6 +12,7 @@ from attrs import field, frozen
 from perkamo.encoding.parse import parse
 from perkamo.errors import (
     ErrorBody,
+    PerkamoConfigurationError,
     PerkamoConnectionError,
     PerkamoError,
     PerkamoRedirectError,
@@ -23,9 +23,11 @@ from perkamo.errors import (
     api_error_class,
 )
 from perkamo.models import ResponseMeta
-from perkamo.redaction import clean
+from perkamo.redaction import MAX_CLEANED, clean
+from perkamo.request.dates import parse_http_date, parse_retry_after
 from perkamo.request.endpoints import Call
-from perkamo.request.retry import RETRIED_STATUSES, is_retried, parse_http_date, parse_retry_after
+from perkamo.request.failures import Problem
+from perkamo.request.retry import FAILURES, FailureKind, Use, rule_of_status
 
 logger: logging.Logger = logging.getLogger("perkamo")
 
@@ -33,18 +35,6 @@ MAX_CLOCK_SKEW: Final = 30.0
 """Seconds; assumed: the skew that the service allows is unpublished."""
 
 REQUEST_ID_HEADERS: Final = ("x-perkamo-request-id", "x-request-id")
-_HTTPX_BAD_LOCATION: Final = "Invalid URL in location header"
-"""What httpx says when a redirect that it does not follow can't be parsed; the answer itself is lost then."""
-
-_RESEND: Final = "It may have been applied; sending it again with the same transaction id is safe."
-
-
-@frozen
-class Reply:
-    """A 2xx answer, read whole."""
-
-    body: bytes = field(repr=False)
-    meta: ResponseMeta
 
 
 @frozen
@@ -66,17 +56,63 @@ class Failure:
     clock_offset: float | None = None
 
 
-def classify_response(
-    call: Call, response: httpx.Response, data: bytes | ValueError, number: int, timestamp: float
-) -> Reply | Failure:
+@frozen
+class Attempt:
+    """One request that was made.
+
+    Attributes:
+        call: What was sent.
+        number: Which attempt of the call it was, from 1.
+        uncertain: Whether an earlier attempt of the same call may have been applied.
+        credential: The key or token that it carried; ``""`` where it never came so far.
+        use: Whether a call or a stream made it.
+        timestamp: The Unix seconds that were signed; 0 where nothing was.
+    """
+
+    call: Call
+    number: int
+    uncertain: bool = False
+    credential: str = field(default="", repr=False)
+    use: Use = "call"
+    timestamp: float = 0.0
+
+    def outcome(self, of_this: WriteOutcome) -> WriteOutcome | None:
+        """Return what became of a write, all attempts together; None for a read."""
+        if not self.call.is_write:
+            return None
+        return "unknown" if self.uncertain else of_this
+
+    def clean(self, text: str) -> str:
+        """Return a foreign text without what the request held, and with the template in the place of its path."""
+        for written in (self.call.path, unquote(self.call.path)):
+            text = text[:MAX_CLEANED].replace(written, self.call.template)
+        return clean(text, *self.secrets())
+
+    def secrets(self) -> list[str]:
+        """Return what no message about this request may repeat."""
+        return [self.credential, *self.call.secrets()]
+
+
+@frozen
+class Reply:
+    """A 2xx answer, read whole."""
+
+    body: bytes = field(repr=False)
+    meta: ResponseMeta
+    _attempt: Attempt = field(repr=False)
+
+    def secrets(self) -> list[str]:
+        """Return what no message about this answer may repeat: the key, and the texts of the request."""
+        return self._attempt.secrets()
+
+
+def classify_response(attempt: Attempt, response: httpx.Response, data: bytes | ValueError) -> Reply | Failure:
     """Tell what an answer means.
 
     Args:
-        call: What was sent.
+        attempt: What it answers.
         response: Its head.
         data: Its body, or why that could not be read within bounds.
-        number: Which attempt of the call this was.
-        timestamp: The Unix seconds that were signed.
     """
     headers = _plain(response.headers)
     status = response.status_code
@@ -84,31 +120,36 @@ def classify_response(
         status=status,
         request_id=next((value for name in REQUEST_ID_HEADERS if (value := headers.get(name))), None),
         rate_limit=_rate_limit(headers),
-        attempts=number,
+        attempts=attempt.number,
     )
     if isinstance(data, bytes) and 200 <= status < 300:
-        logger.debug("%s: %d (attempt %d, request id %s)", call.label, status, number, meta.request_id)
-        return Reply(body=data, meta=meta)
+        if logger.isEnabledFor(logging.DEBUG):
+            shown = clean(meta.request_id or "None", attempt.credential)
+            logger.debug("%s: %d (attempt %d, request id %s)", attempt.call.label, status, attempt.number, shown)
+        return Reply(data, meta, attempt)
     if not 200 <= status < 600:
         data = ValueError("comes with a status that HTTP does not have")
     if isinstance(data, ValueError) and not 300 <= status < 600:
-        return Failure(_unusable(call, str(data), meta), retry=False)
-    return _refused(call, headers, data if isinstance(data, bytes) else b"", meta, timestamp)
+        return Failure(_unusable(attempt, str(data), meta), retry=FAILURES["answer"].again(attempt.use))
+    return _refused(attempt, headers, data if isinstance(data, bytes) else b"", meta)
 
 
-def _refused(call: Call, headers: Mapping[str, str], data: bytes, meta: ResponseMeta, timestamp: float) -> Failure:
+def _refused(attempt: Attempt, headers: Mapping[str, str], data: bytes, meta: ResponseMeta) -> Failure:
     now = time.time()
-    retry_after = parse_retry_after(headers.get("retry-after"), now)
-    retry = is_retried(meta.status, has_retry_after=retry_after is not None)
-    offset = _clock_offset(headers, timestamp, now) if meta.status == 401 else None
+    date = _date(headers, now)
+    retry_after = parse_retry_after(headers.get("retry-after"), now if date is None else date)
+    rule = rule_of_status(meta.status, has_retry_after=retry_after is not None)
+    retry = rule.again(attempt.use)
+    offset = _clock_offset(headers, attempt, date, now) if meta.status == 401 else None
     body = _error_body(data)
-    outcome: WriteOutcome | None = None
-    if call.is_write:
-        outcome = "unknown" if meta.status >= 500 or meta.status == 408 else "rejected"
+    outcome = attempt.outcome("unknown" if meta.status >= 500 or meta.status == 408 else "rejected")
     host = _location_host(headers) if meta.status < 400 else None
     hint = "" if offset is None else f" This machine's clock differs from the service's by about {abs(offset):.0f} s."
+    advice = _advice(outcome, retry=retry, remedy=_REMEDIES.get(meta.status), retry_after=retry_after)
+    if meta.status < 400:
+        advice = _advice(outcome, retry=retry, remedy="check base_url")
     error = api_error_class(meta.status)(
-        f"{call.label}: {_what(call, meta, body, host)}. {_advice(meta.status, outcome, retry_after)}{hint}",
+        f"{attempt.call.label}: {_what(attempt, meta, body, host)}. {advice}{hint}",
         status=meta.status,
         body=body,
         request_id=meta.request_id,
@@ -116,57 +157,76 @@ def _refused(call: Call, headers: Mapping[str, str], data: bytes, meta: Response
         retry_after_seconds=retry_after,
         rate_limit=meta.rate_limit,
         outcome=outcome,
-        retryable=retry,
-        attempts=meta.attempts,
+        retryable=retry or rule.later,
+        attempts=attempt.number,
     )
     if isinstance(error, PerkamoRedirectError):
         error.location_host = host
     return Failure(error, retry=retry, retry_after=retry_after, clock_offset=offset)
 
 
-def classify_failure(call: Call, problem: Exception, number: int, *, begun: bool) -> Failure:
+_REMEDIES: Final[Mapping[int, str]] = {
+    401: "check the server key and this machine's clock",
+    403: "this key may not do that",
+}
+
+
+def classify_failure(attempt: Attempt, problem: Problem) -> Failure:
     """Tell what it means that no answer came.
 
     Args:
-        call: What was to be sent.
-        problem: What the transport said, free of secrets.
-        number: Which attempt of the call this was.
-        begun: Whether the body began to leave.
+        attempt: What was to be sent.
+        problem: Why none came.
     """
-    outcome: WriteOutcome | None = None
-    advice = "Try again later."
-    if call.is_write:
-        outcome = "unknown" if begun else "not_sent"
-        advice = _RESEND if begun else "Nothing was sent; it can be sent again."
-    timed_out = isinstance(problem, httpx.TimeoutException)
-    permanent = isinstance(problem, ssl.SSLError)
-    what = "ran out of time" if timed_out else clean(str(problem), *call.ids) or type(problem).__name__
-    if permanent:
-        what, advice = f"the TLS connection was refused ({what})", "Nothing was sent; check base_url and certificates."
-    elif what.startswith(_HTTPX_BAD_LOCATION):
-        permanent = True
-        what, advice = "the answer was a redirect to no valid URL, and redirects are not followed", "Check base_url."
-    cls = PerkamoTimeoutError if timed_out else PerkamoConnectionError
-    error = cls(f"{call.label}: {what}. {advice}", outcome=outcome, retryable=not permanent, attempts=number)
-    return Failure(error, retry=not permanent, timed_out=timed_out)
+    said = attempt.clean(problem.reason).rstrip(".")
+    words, remedy = _WORDS[problem.kind]
+    what = words.format(said=said, raised=problem.raised)
+    rule = FAILURES[problem.kind]
+    retry, timed_out = rule.again(attempt.use), problem.kind == "timeout"
+    outcome = attempt.outcome("unknown" if problem.sent else "not_sent")
+    message = f"{attempt.call.label}: {what}. {_advice(outcome, retry=retry or rule.later, remedy=remedy)}"
+    error: PerkamoError
+    if problem.kind == "setup":
+        error = PerkamoConfigurationError(message, outcome=outcome, attempts=attempt.number)
+    else:
+        cls = PerkamoTimeoutError if timed_out else PerkamoConnectionError
+        error = cls(message, outcome=outcome, retryable=retry or rule.later, attempts=attempt.number)
+    if problem.raised:
+        error.__cause__ = problem.nearest(f"{problem.raised}: {said}" if said else problem.raised)
+    return Failure(error, retry=retry, timed_out=timed_out)
 
 
-def _unusable(call: Call, reason: str, meta: ResponseMeta) -> PerkamoResponseError:
-    advice = _RESEND if call.is_write else "Try again later."
+_WORDS: Final[Mapping[FailureKind, tuple[str, str | None]]] = {
+    "connection": ("{said}", None),
+    "timeout": ("ran out of time", None),
+    "answer": ("{said}", None),
+    "tls": ("the TLS connection was refused ({said})", "check base_url and certificates"),
+    "proxy": ("the proxy refused ({said})", "check the proxy and its password"),
+    "redirect": ("the answer was a redirect to no valid URL, and redirects are not followed", "check base_url"),
+    "request": ("{said}", "check base_url"),
+    "client": ("the HTTP client raised {raised} ({said})", "check its hooks and its transport"),
+    "setup": ("TLS can't be set up: {said}", "let the variable name a file that exists, or unset it"),
+}
+"""What happened, and what to do about it; None where that follows from what was decided."""
+
+
+def _unusable(attempt: Attempt, reason: str, meta: ResponseMeta) -> PerkamoResponseError:
+    outcome = attempt.outcome("unknown")
+    advice = _advice(outcome, retry=FAILURES["answer"].later)
     return PerkamoResponseError(
-        f"{call.label}: the service answered {meta.status}, but the body {reason}{_request(meta)}. {advice}",
+        f"{attempt.call.label}: the service answered {meta.status}, but the body {reason}{_request(meta)}. {advice}",
         status=meta.status,
         request_id=meta.request_id,
-        outcome="unknown" if call.is_write else None,
+        outcome=outcome,
         attempts=meta.attempts,
     )
 
 
-def _what(call: Call, meta: ResponseMeta, body: ErrorBody, host: str | None) -> str:
+def _what(attempt: Attempt, meta: ResponseMeta, body: ErrorBody, host: str | None) -> str:
     if meta.status < 400:
-        return f"{meta.status}, a redirect to {clean(host) if host else 'no host'}, which is not followed"
+        return f"{meta.status}, a redirect to {attempt.clean(host) if host else 'no host'}, which is not followed"
     message = body.get("message") if isinstance(body, dict) else None
-    text = f"{meta.status} {clean(message, *call.ids)}" if isinstance(message, str) and message else str(meta.status)
+    text = f"{meta.status} {attempt.clean(message)}" if isinstance(message, str) and message else str(meta.status)
     return text.rstrip(".") + _request(meta)
 
 
@@ -174,21 +234,27 @@ def _request(meta: ResponseMeta) -> str:
     return f" (request id {clean(meta.request_id)})" if meta.request_id else ""
 
 
-def _advice(status: int, outcome: WriteOutcome | None, retry_after: float | None) -> str:
-    nothing = "Nothing was applied; " if outcome == "rejected" else ""
-    if status < 400:
-        advice = f"{nothing}check base_url."
-    elif outcome == "unknown":
-        advice = _RESEND
-    elif status == 401:
-        advice = f"{nothing}check the server key and this machine's clock."
-    elif status == 403:
-        advice = f"{nothing}this key may not do that."
-    elif status in RETRIED_STATUSES:
-        advice = f"{nothing}try again later." if retry_after is None else f"{nothing}try again in {retry_after:.0f} s."
-    else:
-        advice = f"{nothing}the same request will be refused again."
-    return advice[0].upper() + advice[1:]
+def _advice(
+    outcome: WriteOutcome | None, *, retry: bool, remedy: str | None = None, retry_after: float | None = None
+) -> str:
+    """Say what became of a write and what to do next; both follow from what was decided."""
+    if remedy is None and not retry:
+        remedy = "the same request will be refused again"
+    elif remedy is None and outcome == "unknown":
+        remedy = "sending it again with the same transaction id is safe"
+    elif remedy is None and retry_after is not None:
+        remedy = f"try again in {retry_after:.0f} s"
+    elif remedy is None:
+        remedy = "it can be sent again" if outcome == "not_sent" else "try again later"
+    text = f"{_APPLIED[outcome]}; {remedy}." if outcome else f"{remedy}."
+    return text[0].upper() + text[1:]
+
+
+_APPLIED: Final[Mapping[WriteOutcome, str]] = {
+    "not_sent": "Nothing was sent",
+    "rejected": "Nothing was applied",
+    "unknown": "It may have been applied",
+}
 
 
 def _error_body(data: bytes) -> ErrorBody:
@@ -219,15 +285,19 @@ def _digits(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def _clock_offset(headers: Mapping[str, str], timestamp: float, now: float) -> float | None:
-    """Compare the answer's Date with the time that was signed; a cached answer's date says nothing."""
+def _date(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the time of an answer by the service's own clock; None where it does not tell it."""
     date = headers.get("date")
-    if date is None or "age" in headers:
+    theirs = None if date is None else parse_http_date(date, now)
+    age = _digits(headers.get("age", "0").strip())
+    return None if theirs is None or age is None else theirs + age
+
+
+def _clock_offset(headers: Mapping[str, str], attempt: Attempt, date: float | None, now: float) -> float | None:
+    """Compare the answer's Date with the time that was signed; a cached answer's date says nothing."""
+    if date is None or "age" in headers or abs(date - attempt.timestamp) <= MAX_CLOCK_SKEW:
         return None
-    theirs = parse_http_date(date, now)
-    if theirs is None or abs(theirs - timestamp) <= MAX_CLOCK_SKEW:
-        return None
-    return theirs - now
+    return date - now
 
 
 def _location_host(headers: Mapping[str, str]) -> str | None:

@@ -3,10 +3,12 @@
 What can't be sent is refused here, before anything leaves.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final, cast
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from attrs import field, frozen
 
@@ -31,6 +33,9 @@ STREAM_PATH: Final = "/v1/client/customer/{user_id}/stream"
 """Assumed: the stream is announced, its path is unpublished."""
 
 USER_ID: Final = "{user_id}"
+_PUBLIC_FIELDS: Final = frozenset({"event", "occurred_at", "purpose"})
+"""Fields of a request that tell nothing about anybody."""
+_BETWEEN: Final = re.compile("[/?&=]")
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -40,29 +45,42 @@ class Call:
 
     Attributes:
         method: The HTTP method, in capitals.
-        path: The path from ``/v1/`` on, as it is signed.
+        path: The path from ``/v1/`` on, as it is signed and sent.
         label: Method and endpoint without ids, for messages and logs.
         body: The bytes to send, or None.
-        ids: Texts of the request that no message may repeat.
     """
 
     method: str
-    path: str
+    path: str = field(repr=False)
     label: str
     body: bytes | None = field(default=None, repr=False)
-    ids: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def is_write(self) -> bool:
         """Whether the service may change something."""
         return self.method != "GET"
 
+    @property
+    def template(self) -> str:
+        """The path without ids."""
+        return self.label.partition(" ")[2]
+
+    def secrets(self) -> list[str]:
+        """Return the texts of the request that no message may repeat: ids, and the facts of contexts and traits."""
+        shown = set(re.split(_BETWEEN, self.template))
+        found = [unquote(part) for part in re.split(_BETWEEN, self.path) if part not in shown]
+        if self.body is not None:
+            body = cast("object", json.loads(self.body))
+            parts = cast("dict[str, object]", body) if isinstance(body, dict) else {"": body}
+            events = parts.get("events")
+            for one in cast("list[object]", events) if isinstance(events, list) else [parts]:
+                found.extend(_texts(one, skipped=_PUBLIC_FIELDS))
+        return found
+
 
 def identify(user_id: str, traits: Traits | None) -> Call:
     """Make the call that creates or updates a customer."""
-    return _post(
-        "/v1/identify", f'{{"user_id":{_quoted_user(user_id)},"traits":{encode_object(traits, "traits")}}}', user_id
-    )
+    return _post("/v1/identify", f'{{"user_id":{_quoted_user(user_id)},"traits":{encode_object(traits, "traits")}}}')
 
 
 def emit(event: Event | Mapping[str, object]) -> Call:
@@ -70,7 +88,7 @@ def emit(event: Event | Mapping[str, object]) -> Call:
     event = as_event(event)
     if event.transaction_id is None:
         event = event.with_transaction_id(create_transaction_id())
-    return Call("POST", "/v1/events", "POST /v1/events", event.to_bytes(), (event.user_id,))
+    return Call("POST", "/v1/events", "POST /v1/events", event.to_bytes())
 
 
 def batch(events: Iterable[Event | Mapping[str, object]]) -> tuple[Call, int]:
@@ -78,7 +96,6 @@ def batch(events: Iterable[Event | Mapping[str, object]]) -> tuple[Call, int]:
     if isinstance(events, Event | Mapping | str | bytes) or not isinstance(cast("object", events), Iterable):
         raise refusal("events", "must be an iterable of events")
     bodies: list[bytes] = []
-    users: set[str] = set()
     by_id: dict[str | None, bytes] = {}
     for index, one in enumerate(islice(events, MAX_BATCH_EVENTS + 1)):
         event, body = _checked(one, index)
@@ -90,23 +107,22 @@ def batch(events: Iterable[Event | Mapping[str, object]]) -> tuple[Call, int]:
                 path=path,
             )
         bodies.append(body)
-        users.add(event.user_id)
     if not 1 <= len(bodies) <= MAX_BATCH_EVENTS:
         raise refusal("events", f"must be 1 to {MAX_BATCH_EVENTS} events")
     whole = b'{"events":[' + b",".join(bodies) + b"]}"
-    return Call("POST", "/v1/events:batch", "POST /v1/events:batch", whole, tuple(users)), len(bodies)
+    return Call("POST", "/v1/events:batch", "POST /v1/events:batch", whole), len(bodies)
 
 
 def customer(user_id: str) -> Call:
     """Make the call that reads one customer."""
     path = f"/v1/customer/{_user_segment(user_id)}"
-    return Call("GET", path, "GET /v1/customer/{user_id}", ids=(user_id,))
+    return Call("GET", path, "GET /v1/customer/{user_id}")
 
 
 def customer_stream(user_id: str, template: str) -> Call:
     """Make the call that opens one customer's stream, at a path that ``check_stream_path`` has passed."""
     path = template.replace(USER_ID, _user_segment(user_id))
-    return Call("GET", path, f"GET {template}", ids=(user_id,))
+    return Call("GET", path, f"GET {template}")
 
 
 def browser_token(browser_key: str, user_id: str, ttl_seconds: int | None, *, purpose: str | None) -> Call:
@@ -116,7 +132,7 @@ def browser_token(browser_key: str, user_id: str, ttl_seconds: int | None, *, pu
         text += f',"purpose":{encode(purpose, "purpose")}'
     if ttl_seconds is not None:
         text += f',"ttl_seconds":{_ttl(ttl_seconds)}'
-    return _post("/v1/browser-tokens", text + "}", user_id)
+    return _post("/v1/browser-tokens", text + "}")
 
 
 def other(method: str, path: str, json: JSONInput) -> Call:
@@ -130,8 +146,21 @@ def other(method: str, path: str, json: JSONInput) -> Call:
     return Call(verb, path, label, None if json is None else encode(json, "json").encode())
 
 
-def _post(path: str, text: str, user_id: str) -> Call:
-    return Call("POST", path, f"POST {path}", text.encode(), (user_id,))
+def _post(path: str, text: str) -> Call:
+    return Call("POST", path, f"POST {path}", text.encode())
+
+
+def _texts(value: object, *, skipped: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Find the texts in parsed JSON, but not the keys, without which no message could say what is wrong."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in cast("list[object]", value):
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, object]", value).items():
+            if key not in skipped:
+                yield from _texts(item)
 
 
 def _user_segment(user_id: str) -> str:

@@ -8,10 +8,11 @@ import math
 from attrs import evolve, field, frozen
 
 from perkamo.clock import Clock
-from perkamo.errors import PerkamoClosedError, PerkamoError
+from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError
 from perkamo.redaction import current_call
 from perkamo.request.attempt import Sender
 from perkamo.request.classify import Failure, Reply, logger
+from perkamo.request.credentials import NOTHING_SENT
 from perkamo.request.endpoints import Call
 from perkamo.request.retry import RetryPolicy, RetryQuota
 
@@ -63,14 +64,15 @@ class Exchange:
         while True:
             number += 1
             seconds = min(self.retry.attempt_timeout, deadline - self.clock.now())
-            result = await self.sender.attempt(call, seconds, number)
+            result = await self._attempt(call, seconds, number, uncertain=uncertain)
             if isinstance(result, Reply):
                 self.quota.give_back(taken)
                 return result
             if self.sender.client.is_closed:
-                outcome = "unknown" if uncertain and call.is_write else result.error.outcome
                 raise PerkamoClosedError(
-                    f"{call.label}: the client was closed during the call.", outcome=outcome, attempts=number
+                    f"{call.label}: the client was closed during the call.",
+                    outcome=result.error.outcome,
+                    attempts=number,
                 )
             uncertain = uncertain or result.error.outcome == "unknown"
             if result.clock_offset is not None and not signed_again:
@@ -89,9 +91,21 @@ class Exchange:
                 break
             logger.info("%s: %s; attempt %d follows in %.3f s", call.label, _kind(result), number + 1, wait)
             await self.clock.sleep(wait)
-        if uncertain and call.is_write:
-            result.error.outcome = "unknown"
         raise result.error
+
+    async def _attempt(self, call: Call, seconds: float, number: int, *, uncertain: bool) -> Reply | Failure:
+        try:
+            return await self.sender.attempt(call, seconds, number, uncertain=uncertain)
+        except PerkamoConfigurationError as error:
+            # The key's supplier failed, maybe after an attempt that reached the service.
+            if not (uncertain and call.is_write):
+                raise
+            cause = error.__cause__
+            problem = str(error).removesuffix(NOTHING_SENT)
+        advice = "An earlier attempt may have been applied; sending it again with the same transaction id is safe."
+        raise PerkamoConfigurationError(
+            f"{call.label}: {problem} {advice}", outcome="unknown", attempts=number - 1
+        ) from cause
 
     def _wait(self, result: Failure, retries: int, remaining: float) -> float | None:
         if not result.retry:

@@ -3,24 +3,35 @@
 What is retried, and why it is safe: every attempt of a call sends the same bytes with the same transaction id, which
 the service applies once (published).
 
-| what happened                                | again? | why                                                   |
-| -------------------------------------------- | ------ | ----------------------------------------------------- |
-| no connection, broken connection, timeout    | yes    | passing faults; the transaction id makes it safe      |
-| 408, 425, 429, 500, 502, 503, 504, 520-530   | yes    | the service or its gateway says "later"               |
-| 409 with Retry-After                         | yes    | its meaning is unpublished; only when it says when    |
-| a certificate or host name that is refused   | no     | the next attempt would see the same                   |
-| any other 4xx, 501, 505, a redirect          | no     | the same request would get the same answer            |
-| an answer that can't be trusted              | no     | a broken gateway; the caller decides                  |
+| what happened                              | call | stream | later | why                                            |
+| ------------------------------------------ | ---- | ------ | ----- | ---------------------------------------------- |
+| no connection, broken connection, timeout  | yes  | yes    | yes   | passing; the transaction id makes it safe      |
+| 408, 425, 429, 500, 502, 503, 504, 520-530 | yes  | yes    | yes   | the service or its gateway says "later"        |
+| 409 with Retry-After                       | yes  | yes    | yes   | its meaning is unpublished; if it says when    |
+| any other 5xx                              | no   | yes    | no    | a call would fail alike; a stream has time     |
+| an answer that can't be trusted            | no   | no     | yes   | a broken gateway; the caller decides           |
+| 400, 413, 422                              | no   | no     | no    | an event is to blame: a batch is halved        |
+| any other 4xx, a redirect                  | no   | no     | no    | the same request would get the same answer     |
+| TLS, a proxy or the request is refused     | no   | no     | no    | the next attempt would see the same            |
+| an error of the caller's hook or transport | no   | no     | no    | it is code, which fails alike the next time    |
+| TLS can't be set up on this machine        | no   | no     | no    | an environment variable names a wrong file     |
+
+*call*: the call itself makes another attempt. *stream*: the stream connects again. *later*: the error's ``retryable``,
+by which ``Batcher``, ``emit_many`` and the outbox keep an event and send it again.
 """
 
-import re
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
 
 from attrs import define, field, frozen
 from attrs.validators import ge, gt, instance_of, le
 
-RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
+Use: TypeAlias = Literal["call", "stream"]
+
+FailureKind: TypeAlias = Literal[
+    "connection", "timeout", "answer", "tls", "proxy", "redirect", "request", "client", "setup"
+]
+"""Why no answer came, by what is done about it."""
 
 QUOTA_CAPACITY: Final = 500
 QUOTA_COST: Final = 5
@@ -92,62 +103,47 @@ class RetryQuota:
         self.tokens = min(QUOTA_CAPACITY, self.tokens + (taken or 1))
 
 
-def is_retried(status: int, *, has_retry_after: bool) -> bool:
-    """Tell whether an answer with this status is worth another attempt; see the table above."""
-    return status in RETRIED_STATUSES or (status == 409 and has_retry_after)
+@frozen
+class Rule:
+    """What is done after one kind of failure.
 
-
-def parse_retry_after(text: str | None, now: float) -> float | None:
-    """Read a ``retry-after`` header.
-
-    Args:
-        text: The raw header: whole seconds of at most nine digits, or an HTTP date in one of its three forms.
-        now: Unix seconds.
-
-    Returns:
-        Seconds to wait, never negative; None when absent or written in any other way.
+    Attributes:
+        call: The call makes another attempt.
+        stream: The stream connects again.
+        later: The same call may succeed later; ``retryable`` of the error.
     """
-    if text is None:
-        return None
-    text = text.strip(" \t")
-    if _SECONDS.fullmatch(text):
-        return float(text)
-    moment = parse_http_date(text, now)
-    return None if moment is None else max(0.0, moment - now)
+
+    call: bool
+    stream: bool
+    later: bool
+
+    def again(self, use: Use) -> bool:
+        """Tell whether another attempt is made."""
+        return self.call if use == "call" else self.stream
 
 
-def parse_http_date(text: str, now: float) -> float | None:
-    """Read an HTTP date as Unix seconds; None when it is written in none of the three forms of RFC 9110.
+_PASSING: Final = Rule(call=True, stream=True, later=True)
+_LASTING: Final = Rule(call=False, stream=False, later=False)
 
-    Args:
-        text: The raw date.
-        now: Unix seconds, which tell the century of a date with two digits of the year.
-    """
-    match = next((found for form in _DATES if (found := form.fullmatch(text))), None)
-    if match is None:
-        return None
-    year, month = int(match["year"]), _MONTHS.index(match["month"]) + 1
-    if len(match["year"]) == 2:
-        this_year = datetime.fromtimestamp(now, UTC).year
-        year += this_year - this_year % 100
-        year -= 100 if year > this_year + 50 else 0
-    clock = timedelta(hours=int(match["hour"]), minutes=int(match["minute"]), seconds=int(match["second"]))
-    if clock >= timedelta(days=1) or int(match["minute"]) > 59 or int(match["second"]) > 59:
-        return None
-    try:
-        return (datetime(year, month, int(match["day"]), tzinfo=UTC) + clock).timestamp()
-    except (ValueError, OverflowError):
-        return None
+_PASSING_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
+REJECTED_STATUSES: Final = frozenset({400, 413, 422})
+"""Some event of a batch is to blame, and the others may pass without it."""
+
+FAILURES: Final[Mapping[FailureKind, Rule]] = {
+    "connection": _PASSING,
+    "timeout": _PASSING,
+    "answer": Rule(call=False, stream=False, later=True),
+    "tls": _LASTING,
+    "proxy": _LASTING,
+    "redirect": _LASTING,
+    "request": _LASTING,
+    "client": _LASTING,
+    "setup": _LASTING,
+}
 
 
-_SECONDS = re.compile(r"[0-9]{1,9}")
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})"
-_CLOCK: Final = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-_DATES: Final = (
-    re.compile(rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_CLOCK} GMT"),
-    re.compile(
-        rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_CLOCK} GMT"
-    ),
-    re.compile(rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) {_MONTH} (?P<day>[ 0-9][0-9]) {_CLOCK} (?P<year>[0-9]{{4}})"),
-)
+def rule_of_status(status: int, *, has_retry_after: bool) -> Rule:
+    """Return what is done after an answer with this status; see the table above."""
+    if status in _PASSING_STATUSES or (status == 409 and has_retry_after):
+        return _PASSING
+    return Rule(call=False, stream=True, later=False) if 500 <= status < 600 else _LASTING

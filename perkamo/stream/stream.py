@@ -18,7 +18,7 @@ from attrs import frozen
 
 from perkamo.decoding.answers import decode_update
 from perkamo.encoding.serializable import Serializable
-from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
+from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError, PerkamoStreamError
 from perkamo.models import Customer, ResponseMeta
 from perkamo.request.classify import Failure
 from perkamo.stream.reconnect import HEALTHY_SECONDS, Backoff, ReconnectPolicy
@@ -279,6 +279,8 @@ class CustomerStream:
             self._renewed = True  # the next attempt asks for a fresh one
         elif result.retry:
             await self._pause(result, failed=True)
+        elif isinstance(result.error, PerkamoConfigurationError):
+            raise result.error
         else:
             raise self._fatal(result.error) from result.error
         return True

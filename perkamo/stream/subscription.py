@@ -10,28 +10,35 @@ from weakref import WeakMethod
 
 import anyio
 import httpx
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from perkamo.clock import Clock
 from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
 from perkamo.event_loop import InLoop, caller_into_loop
 from perkamo.models import ResponseMeta
 from perkamo.redaction import clean, current_call
-from perkamo.request.attempt import USER_AGENT, strip_traceback
-from perkamo.request.body import read_bounded
-from perkamo.request.classify import REQUEST_ID_HEADERS, Failure, Reply, classify_failure, classify_response
+from perkamo.request.attempt import USER_AGENT, read_answer
+from perkamo.request.body import Inflater, content_coding
+from perkamo.request.classify import (
+    REQUEST_ID_HEADERS,
+    Attempt,
+    Failure,
+    Reply,
+    classify_failure,
+    classify_response,
+)
 from perkamo.request.endpoints import Call
-from perkamo.stream.token import TokenSource
+from perkamo.request.failures import Problem, problem_of, result_of
+from perkamo.request.outgoing import Addresses, SentPath
+from perkamo.stream.token import Bearer, TokenSource
 
 CONTENT_TYPE: Final = "text/event-stream"
-RETRIED_STATUSES: Final = frozenset({408, 429, *range(500, 600)})
 TOKEN_STATUSES: Final = frozenset({401, 403})
 HEAD_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 2.0
 MAX_ID_BYTES: Final = 4096
 """A longer Last-Event-ID would be refused with the whole request by most servers, on every reconnection."""
 
-_STEP: Final = 65_536
 _SENDABLE = re.compile(rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 
 
@@ -121,87 +128,96 @@ class Subscription:
                 result = await self._attempt(client, last_event_id, number, seconds)
         finally:
             current_call.reset(token)
-        return self.lost(httpx.ReadTimeout(""), number) if result is None else result
+        return classify_failure(self._made(number), Problem("timeout")) if result is None else result
 
-    def lost(self, problem: Exception, number: int) -> Failure:
-        """Return what it means that a connection broke, or could not be made."""
-        return classify_failure(self.call, problem, number, begun=True)
+    def _made(self, number: int, credential: str = "") -> Attempt:
+        return Attempt(self.call, number, credential=credential, use="stream", timestamp=time.time())
 
     async def _attempt(
         self, client: httpx.AsyncClient, last_event_id: str, number: int, seconds: float
     ) -> "StreamConnection | Failure | NoMoreEvents":
         try:
-            auth = await self.token.auth()
+            bearer = await self.token.auth()
         except PerkamoError as error:
             if error.retryable:
                 return Failure(error, retry=True)
             raise
+        attempt = self._made(number, bearer.token)
+        request, auth = self._request(bearer, last_event_id, seconds)
         try:
-            request = self._request(last_event_id, seconds)
             response = await client.send(request, auth=auth, stream=True, follow_redirects=False)
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            problem = strip_traceback(error)
+        except Exception as error:
+            result = result_of(error, request, begun=True, external=self.origin.client_is_external)
+            if result is None:
+                raise
         else:
-            return await self._classify(response, number)
-        return self.lost(problem, number)
+            return await self._accept(attempt, response)
+        if isinstance(result, Problem):
+            return classify_failure(attempt, result)
+        return self._refuse(attempt, *result)
 
-    def _request(self, last_event_id: str, seconds: float) -> httpx.Request:
-        base = httpx.URL(self.origin.base_url)
-        url = base.copy_with(raw_path=base.raw_path.rstrip(b"/") + self.call.path.encode("ascii"))
+    def _request(self, bearer: Bearer, last_event_id: str, seconds: float) -> tuple[httpx.Request, httpx.Auth]:
+        addresses = Addresses(self.origin.base_url)
+        url, path = addresses.of(self.call)
         headers: list[tuple[bytes, bytes]] = [
-            (b"Host", base.netloc),
+            (b"Host", addresses.host),
             (b"Accept", CONTENT_TYPE.encode()),
             (b"Cache-Control", b"no-cache"),
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", USER_AGENT.encode()),
         ]
-        if not self.origin.client_is_external:  # whose client may speak HTTP/2, which has no such header
-            # After its end a connection is of no use to the stream: a kept one would often be dead when it reconnects.
-            headers.append((b"Connection", b"close"))
         position = last_event_id.encode()
         if len(position) <= MAX_ID_BYTES and _SENDABLE.fullmatch(position):
             headers.append((b"Last-Event-ID", position))
-        # Stock httpx loses a pool's slot when it is cancelled, so a caller's client is let time out by itself first.
-        limits = {"connect": seconds, "read": self.idle_timeout, "write": seconds, "pool": seconds}
-        return httpx.Request(
-            "GET", url, headers=headers, extensions={"timeout": limits} if self.origin.client_is_external else {}
-        )
+        if self.origin.client_is_external:
+            # Stock httpx loses a pool's slot when it is cancelled, so a caller's client may time out by itself first.
+            limits = {"connect": seconds, "read": self.idle_timeout, "write": seconds, "pool": seconds}
+            request = httpx.Request("GET", url, headers=headers, extensions={"timeout": limits})
+            return request, SentPath(bearer, url.raw_path, path)
+        # After its end a connection is of no use to the stream: a kept one would often be dead when it reconnects. A
+        # caller's client may speak HTTP/2, which has no such header.
+        headers.append((b"Connection", b"close"))
+        return httpx.Request("GET", url, headers=headers, extensions={"target": path}), bearer
 
-    async def _classify(self, response: httpx.Response, number: int) -> "StreamConnection | Failure | NoMoreEvents":
+    async def _accept(self, attempt: Attempt, response: httpx.Response) -> "StreamConnection | Failure | NoMoreEvents":
         """Accept a stream. Of an error the body is read, within bounds; no event comes out of either."""
-        status = response.status_code
-        kind = response.headers.get("content-type", "").partition(";")[0].strip(" \t").lower()
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        known = encoding in ("identity", "gzip", "x-gzip", "deflate")
-        if status == 200 and kind == CONTENT_TYPE and known:
-            return StreamConnection(response, self, number, inflate=None if encoding == "identity" else _Inflate())
+        coding = content_coding(response.headers.get("content-encoding"))
+        if response.status_code == 200 and _media_type(response) == CONTENT_TYPE and coding != "unknown":
+            return StreamConnection(response, self, attempt, inflater=None if coding is None else Inflater(coding))
         data: bytes | ValueError = b""
         try:
-            if status >= 300 and kind != CONTENT_TYPE:  # a stream has no end
-                data = await read_bounded(response)
-        except ValueError as error:
-            data = ValueError(str(error))
+            if response.status_code >= 300 and _media_type(response) != CONTENT_TYPE:  # a stream has no end
+                data = await read_answer(response)
         except (httpx.HTTPError, httpx.StreamError):
             pass  # the status says enough
         finally:
             await _close(response)
-        if status == 204:
-            return NoMoreEvents()
-        verdict = classify_response(self.call, response, data, number, time.time())
-        if isinstance(verdict, Reply):
-            return Failure(self._no_stream(status, kind, known=known), retry=False)
-        return evolve(verdict, retry=status in RETRIED_STATUSES)
+        return self._refuse(attempt, response, data)
 
-    def _no_stream(self, status: int, kind: str, *, known: bool) -> PerkamoStreamError:
-        what = f"has the content type {clean(kind) or 'of nothing'}"
-        if status != 200:
-            what = f"has the status {status}"
-        elif not known:
+    def _refuse(self, attempt: Attempt, response: httpx.Response, data: bytes | ValueError) -> Failure | NoMoreEvents:
+        """Tell what an answer means that is no stream."""
+        if response.status_code == 204:
+            return NoMoreEvents()
+        verdict = classify_response(attempt, response, data)
+        if isinstance(verdict, Reply):
+            return Failure(self._no_stream(response), retry=False)
+        return verdict
+
+    def _no_stream(self, response: httpx.Response) -> PerkamoStreamError:
+        what = f"has the content type {clean(_media_type(response)) or 'of nothing'}"
+        if response.status_code != 200:
+            what = f"has the status {response.status_code}"
+        elif _media_type(response) == CONTENT_TYPE:
             what = "is encoded in a way that was not asked for"
         return PerkamoStreamError(
-            f"{self.call.label}: the answer {what}, so it is no event stream. Check base_url and stream_path.",
-            status=status,
+            f"{self.call.label}: the answer {what}, so it is not an event stream. Check base_url and stream_path.",
+            status=response.status_code,
         )
+
+
+def _media_type(response: httpx.Response) -> str:
+    header: str = response.headers.get("content-type", "")
+    return header.partition(";")[0].strip(" \t").lower()
 
 
 class StreamConnection:
@@ -213,27 +229,28 @@ class StreamConnection:
     """
 
     def __init__(
-        self, response: httpx.Response, subscription: Subscription, number: int, inflate: "_Inflate | None"
+        self, response: httpx.Response, subscription: Subscription, attempt: Attempt, inflater: Inflater | None
     ) -> None:
         request_id = next((value for name in REQUEST_ID_HEADERS if (value := response.headers.get(name))), None)
-        self.meta: ResponseMeta = ResponseMeta(status=response.status_code, request_id=request_id, attempts=number)
+        self.meta: ResponseMeta = ResponseMeta(
+            status=response.status_code, request_id=request_id, attempts=attempt.number
+        )
         self.since: float = subscription.clock.now()
         self._subscription = subscription
+        self._attempt = attempt
         self._response = response
         self._chunks = response.aiter_raw()
-        self._inflate = inflate
+        self._inflater = inflater
 
     async def read(self) -> bytes | Failure:
         """Wait for the next bytes of the body, or for the end of the connection.
 
         A limit counts while this waits, not while the consumer is busy; any byte ends it, also that of a comment.
         """
-        result: bytes | Failure | None = None
+        result: bytes | Problem = Problem("timeout")
         with self._subscription.clock.limit(self._subscription.idle_timeout):
             result = await self._read()
-        if result is None:
-            return self._subscription.lost(httpx.ReadTimeout(""), self.meta.attempts)
-        return result
+        return classify_failure(self._attempt, result) if isinstance(result, Problem) else result
 
     async def aclose(self) -> None:
         """Close the connection, also within a cancelled scope."""
@@ -242,40 +259,25 @@ class StreamConnection:
             async for _ in self._chunks:  # fails at once, which ends the generators inside: trio wants them ended
                 pass
 
-    async def _read(self) -> bytes | Failure:
+    async def _read(self) -> bytes | Problem:
         try:
             while True:
-                plain = b"" if self._inflate is None else self._inflate.take()
+                plain = b"" if self._inflater is None else self._inflater.take()
                 if plain:
                     return plain
                 raw = await anext(self._chunks, None)
                 if raw is None:
-                    problem: Exception = httpx.ReadError("the stream was cut off by the service")
-                    break
-                if self._inflate is None:
+                    return Problem("connection", "the stream was cut off by the service")
+                if self._inflater is None:
                     return raw
-                self._inflate.give(raw)
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            problem = strip_traceback(error)
+                self._inflater.give(raw)
         except zlib.error:
-            problem = httpx.ReadError("the stream is compressed, and broken")
-        return self._subscription.lost(problem, self.meta.attempts)
-
-
-class _Inflate:
-    """Decompresses step by step, so that no few bytes can become a memory full of them."""
-
-    def __init__(self) -> None:
-        self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip and zlib by their headers
-        self._waiting = b""
-
-    def give(self, data: bytes) -> None:
-        self._waiting += data
-
-    def take(self) -> bytes:
-        plain = self._decoder.decompress(self._waiting, _STEP)
-        self._waiting = self._decoder.unconsumed_tail
-        return plain
+            return Problem("connection", "the stream is compressed, and broken")
+        except Exception as error:
+            problem = problem_of(error, begun=True, external=self._subscription.origin.client_is_external)
+            if problem is None:
+                raise
+        return problem
 
 
 async def _close(response: httpx.Response) -> None:

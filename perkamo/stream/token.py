@@ -24,7 +24,7 @@ class TokenSource:
     def __init__(self, given: object) -> None:
         self._supplier = given if callable(given) else None
         self._problem = None if callable(given) else _problem(given)
-        self._auth = _Bearer("" if callable(given) or self._problem else given)
+        self._auth = Bearer("" if callable(given) or self._problem else given)
 
     @property
     def renewable(self) -> bool:
@@ -46,7 +46,7 @@ class TokenSource:
     def __reduce__(self) -> str:
         raise TypeError("a stream token is never pickled; subscribe again where it is needed")
 
-    async def auth(self) -> httpx.Auth:
+    async def auth(self) -> "Bearer":
         """Ask for the token and return what adds it to a request.
 
         Raises:
@@ -63,21 +63,26 @@ class TokenSource:
             raise PerkamoConfigurationError(f"The stream_token function raised {type(error).__name__}.") from error
         problem = _problem(given)
         if problem is None:
-            return _Bearer(given)
+            return Bearer(given)
         del given
         raise PerkamoConfigurationError(f"What the stream_token function returned {problem}.")
 
 
-class _Bearer(httpx.Auth):
-    """Adds the token at the last moment, out of an object that does not show it."""
+class Bearer(httpx.Auth):
+    """Adds the token at the last moment, out of an object that does not show it.
 
-    __slots__ = ("_header",)
+    Attributes:
+        token: The token, to be kept out of texts.
+    """
+
+    __slots__ = ("token",)
 
     def __init__(self, token: object) -> None:
-        self._header = f"Bearer {token.token if isinstance(token, BrowserToken) else token}"
+        self.token: str = str(token.token if isinstance(token, BrowserToken) else token)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = self._header
+        """Add the token."""
+        request.headers["Authorization"] = f"Bearer {self.token}"
         yield request
 
 

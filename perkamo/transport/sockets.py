@@ -7,6 +7,7 @@ answer costs one future on asyncio, as the event loop goes on watching a socket 
 import asyncio
 import errno
 import os
+import re
 import socket
 from contextlib import suppress
 from contextvars import Context
@@ -24,9 +25,13 @@ FOREVER: Final = float("inf")
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN)
 
 
+_OPENSSL_MARKS: Final = re.compile(r"^\[[^\]]*\] |\s*\(_ssl\.c:\d+\)$")
+
+
 def reason(error: Exception) -> str:
-    """Return what an error says, without its number."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    """Return what an error says, without its number, and without the marks that OpenSSL's texts carry."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return _OPENSSL_MARKS.sub("", text)
 
 
 class Stream(Protocol):

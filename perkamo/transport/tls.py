@@ -1,6 +1,7 @@
 """TLS over a socket, or over another TLS stream, as through a proxy."""
 
 import errno
+import os
 import ssl
 from contextlib import suppress
 from functools import cache
@@ -13,12 +14,37 @@ from perkamo.transport.sockets import FOREVER, Stream, reason
 _CHUNK: Final = 65536
 
 
+class TLSSetupError(httpx.ConnectError):
+    """TLS can't be set up on this machine, and the next attempt would fail alike."""
+
+
 @cache
 def shared_context() -> ssl.SSLContext:
-    """Return the TLS context that all clients of this process share: making one takes longer than many calls."""
-    context = httpx.create_ssl_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    """Return the TLS context that all clients of this process share: making one takes longer than many calls.
+
+    Raises:
+        TLSSetupError: It can't be made; the text names the environment variable that is to blame.
+    """
+    try:
+        context = httpx.create_ssl_context()
+    except OSError as error:
+        problem = reason(error)
+    else:
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+    raise TLSSetupError(f"{_culprit()} can't be used ({problem})")
+
+
+def _culprit() -> str:
+    """Name what is to blame: httpx reads the certificates first, then Python opens the log of keys."""
+    file = os.environ.get("SSL_CERT_FILE")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+    except OSError:
+        return "the file that SSL_CERT_FILE names"
+    except TypeError:  # there is none
+        pass
+    return "the file that SSLKEYLOGFILE names" if os.environ.get("SSLKEYLOGFILE") else "the file of certificates"
 
 
 class TLSStream:

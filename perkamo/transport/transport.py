@@ -198,6 +198,7 @@ def transport_for(
 
     Raises:
         ValueError: The proxy is no URL of an HTTP proxy; the text does not show it. Or ``max_connections`` is below 1.
+        TLSSetupError: TLS can't be set up on this machine.
     """
     direct = Transport(ssl_context=ssl_context, max_connections=max_connections)
     chosen = proxy or _environment_proxy(httpx.URL(base_url))

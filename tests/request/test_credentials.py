@@ -4,8 +4,7 @@ import copy
 import inspect
 import pickle
 import threading
-from collections.abc import Awaitable
-from types import CoroutineType
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 import anyio
@@ -238,20 +237,23 @@ async def test_a_supplier_that_fails_is_named_and_chained() -> None:
 
 async def test_a_coroutine_that_nobody_waits_for_is_closed() -> None:
     """A supplier whose call is cancelled while it runs in its thread; catches "was never awaited" in a log."""
-    may_go_on, made = threading.Event(), threading.Event()
-    answers: list[CoroutineType[Any, Any, str]] = []
+    begun, may_go_on, made = threading.Event(), threading.Event(), threading.Event()
+    answers: list[Coroutine[Any, Any, str]] = []
 
     async def later() -> str:
         return SECRET
 
-    def supply() -> CoroutineType[Any, Any, str]:
+    def supply() -> Coroutine[Any, Any, str]:
+        begun.set()
         may_go_on.wait(30)
         answers.append(later())
         made.set()
         return answers[0]
 
-    with anyio.move_on_after(0.05):
-        await call_supplier(supply)
+    async with anyio.create_task_group() as group:
+        group.start_soon(call_supplier, supply)
+        await anyio.to_thread.run_sync(begun.wait, 30)
+        group.cancel_scope.cancel()
     may_go_on.set()
     await anyio.to_thread.run_sync(made.wait, 30)
 

@@ -1,92 +1,47 @@
 """retry: pure rules, each pinned."""
 
 import random
-from datetime import UTC, datetime
 
 import pytest
 
 from perkamo import RetryPolicy
-from perkamo.request.retry import QUOTA_CAPACITY, RetryQuota, is_retried, parse_http_date, parse_retry_after
+from perkamo.request.retry import FAILURES, QUOTA_CAPACITY, REJECTED_STATUSES, RetryQuota, Rule, rule_of_status
 
-NOW = datetime(2026, 6, 1, 10, 0, 0, tzinfo=UTC).timestamp()
-
-# Row F31: what a Retry-After header may say, and what is made of it.
-RETRY_AFTER: list[tuple[str | None, float | None]] = [
-    (None, None),
-    ("0", 0.0),
-    ("1", 1.0),
-    ("120", 120.0),
-    ("999999999", 999_999_999.0),
-    ("9999999999", None),
-    ("99999999999999999999", None),
-    ("-1", None),
-    ("+7", None),
-    ("1.5", None),
-    ("1e3", None),
-    ("inf", None),
-    ("nan", None),
-    ("", None),
-    (" ", None),
-    (" 5 ", 5.0),
-    ("\t5", 5.0),
-    ("5;x", None),
-    ("5, 6", None),
-    ("1_0", None),
-    ("\uff11\uff12", None),
-    ("\u0663", None),
-    ("0x10", None),
-    ("\udcff", None),
-    ("soon", None),
-    ("Mon, 01 Jun 2026 10:01:00 GMT", 60.0),
-    ("Mon, 01 Jun 2026 10:00:00 GMT", 0.0),
-    ("Mon, 01 Jun 2026 09:00:00 GMT", 0.0),
-    ("Tue, 01 Jun 2027 10:00:00 GMT", 365 * 86400.0),
-    ("Mon, 01 Jun 2026 10:00:60 GMT", None),
-    ("Mon, 01 Jun 2026 10:60:00 GMT", None),
-    ("Mon, 01 Jun 2026 24:00:00 GMT", None),
-    ("Mon, 31 Feb 2026 10:00:00 GMT", None),
-    ("Mon, 01 Jun 99999 10:00:00 GMT", None),
-    ("Mon, 01 Jun 0000 10:00:00 GMT", None),
-    ("Mon, 01 Jun 2026 10:00:00", None),
-    ("Mon, 01 Jun 2026 10:00:00 CET", None),
-    ("Mon, 01 Jun 2026 10:00:00 +0000", None),
-    ("Zun, 01 Jun 2026 10:00:00 GMT", None),
-    ("Mon Jun  1 10:00:30 2026", 30.0),
-    ("Mon Jun 01 10:00:30 2026", 30.0),
-    ("Monday, 01-Jun-26 10:00:45 GMT", 45.0),
-    ("Tuesday, 01-Jun-99 10:00:45 GMT", 0.0),
-    ("2026-06-01T10:01:00Z", None),
-]
-
-
-@pytest.mark.parametrize(("text", "seconds"), RETRY_AFTER)
-def test_retry_after_is_read_strictly(text: str | None, seconds: float | None) -> None:
-    """What is not plain seconds or an HTTP date counts as absent; catches float(), int() and email.utils (row F31)."""
-    assert parse_retry_after(text, NOW) == seconds
-
-
-def test_a_two_digit_year_lies_within_fifty_years() -> None:
-    """RFC 9110: a year that seems more than 50 years ahead is past; catches a fixed pivot."""
-    years = {
-        text: datetime.fromtimestamp(parse_http_date(f"Monday, 01-Jun-{text} 10:00:00 GMT", NOW) or 0, UTC).year
-        for text in ("26", "76", "77", "99")
-    }
-
-    assert years == {"26": 2026, "76": 2076, "77": 1977, "99": 1999}
+PASSING = Rule(call=True, stream=True, later=True)
+LASTING = Rule(call=False, stream=False, later=False)
+STREAM_ONLY = Rule(call=False, stream=True, later=False)
 
 
 @pytest.mark.parametrize(
-    ("status", "has_retry_after", "again"),
+    ("status", "has_retry_after", "rule"),
     [
-        *((status, False, True) for status in (408, 425, 429, 500, 502, 503, 504, 520, 530)),
-        *((status, False, False) for status in (300, 302, 400, 401, 403, 404, 409, 413, 422, 501, 505, 519, 531)),
-        *((status, True, False) for status in (400, 422, 501)),
-        (409, True, True),
+        *((status, False, PASSING) for status in (408, 425, 429, 500, 502, 503, 504, 520, 530)),
+        *((status, False, LASTING) for status in (300, 302, 400, 401, 403, 404, 409, 413, 422)),
+        *((status, True, LASTING) for status in (302, 400, 422)),
+        *((status, True, STREAM_ONLY) for status in (501, 505, 519, 531, 599)),
+        *((status, False, STREAM_ONLY) for status in (501, 505, 519, 531, 599)),
+        (409, True, PASSING),
     ],
 )
-def test_the_table_of_statuses_holds(status: int, has_retry_after: bool, again: bool) -> None:
-    """Each row of the table in the module's docstring; catches a status that moved."""
-    assert is_retried(status, has_retry_after=has_retry_after) is again
+def test_the_table_of_statuses_holds(status: int, has_retry_after: bool, rule: Rule) -> None:
+    """Each row of the table in the module's docstring, for calls, streams and later; catches a status that moved."""
+    found = rule_of_status(status, has_retry_after=has_retry_after)
+
+    assert found == rule
+    assert (found.again("call"), found.again("stream")) == (rule.call, rule.stream)
+
+
+def test_what_is_no_answer_is_in_the_same_table() -> None:
+    """Only a connection and time pass; catches a refused certificate or a hook's error that is tried again."""
+    again = {kind for kind, rule in FAILURES.items() if rule.call or rule.stream}
+
+    assert again == {"connection", "timeout"}
+    assert {kind for kind, rule in FAILURES.items() if rule.later} == {"connection", "timeout", "answer"}
+
+
+def test_a_rejected_batch_is_not_sent_again_whole() -> None:
+    """What halves a batch is nothing that passes by itself; catches a status that is both."""
+    assert {rule_of_status(status, has_retry_after=True) for status in REJECTED_STATUSES} == {LASTING}
 
 
 def test_waits_are_drawn_evenly_and_grow_to_the_cap() -> None:

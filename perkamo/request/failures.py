@@ -1,0 +1,151 @@
+"""What httpx, a tool or the caller's own client raised -> why there is no answer, or the answer that it holds.
+
+Nothing of what was raised goes on: its traceback, cause and request lead to the key and to personal data.
+"""
+
+import re
+import ssl
+from typing import Final, TypeAlias
+
+import httpx
+from attrs import field, frozen
+
+from perkamo.errors import PerkamoError
+from perkamo.request.body import whole_content
+from perkamo.request.retry import FailureKind
+from perkamo.transport.sockets import reason
+from perkamo.transport.tls import TLSSetupError
+
+Answered: TypeAlias = tuple[httpx.Response, bytes | ValueError]
+"""The head of an answer, and its body or why that can't be used."""
+
+_NEVER_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+_BAD_LOCATION: Final = "Invalid URL in location header"
+"""What httpx says when a redirect that it does not follow can't be parsed; the answer itself is lost then."""
+_PROXY_REFUSES: Final = re.compile(r"(?:401|403|407)\b")
+_PASSING_TLS: Final = re.compile("INTERNAL_ERROR|UNEXPECTED_EOF|USER_CANCELLED|BAD_RECORD_MAC")
+"""Alerts of a peer that is overloaded or stopping, and damage on the way."""
+
+
+@frozen
+class Problem:
+    """Why an attempt brought no answer.
+
+    Attributes:
+        kind: By what is done about it.
+        reason: What was said; it may hold secrets and is to be cleaned.
+        sent: Whether the service may have got the request.
+        raised: The name of the error's class, where it is the caller's own.
+        nearest: The nearest class of Python's or httpx's to that, to tell of it.
+    """
+
+    kind: FailureKind
+    reason: str = field(default="", repr=False)
+    sent: bool = False
+    raised: str = ""
+    nearest: type[Exception] = Exception
+
+
+def result_of(error: Exception, request: httpx.Request, *, begun: bool, external: bool) -> Answered | Problem | None:
+    """Tell what an error means; None where it is not about the request, but a bug or a test's own verdict.
+
+    Args:
+        error: What was raised.
+        request: What was sent, or to be sent.
+        begun: Whether its body began to leave.
+        external: Whether the HTTP client is the caller's.
+    """
+    return _answer_within(error, request) or problem_of(error, begun=begun, external=external)
+
+
+def _answer_within(error: Exception, request: httpx.Request) -> Answered | None:
+    """Return the answer that a hook turned into an error with ``raise_for_status()``.
+
+    A hook may also make requests of its own, whose answers say nothing about this one.
+    """
+    if not isinstance(error, httpx.HTTPStatusError):
+        return None
+    answered = error.response
+    try:
+        asked = answered.request
+    except RuntimeError:  # a hook has made it up
+        return None
+    if (asked.method, asked.url) != (request.method, request.url):
+        return None
+    try:
+        return answered, whole_content(answered)
+    except ValueError as problem:
+        return answered, ValueError(str(problem))
+    except httpx.ResponseNotRead:
+        unread = ValueError("was not read, because a hook of the HTTP client raised HTTPStatusError")
+        return answered, unread if answered.is_success else b""
+
+
+def problem_of(error: Exception, *, begun: bool, external: bool) -> Problem | None:
+    """Tell why there is no answer, or no more of one; otherwise as ``result_of``."""
+    sent = not isinstance(error, _NEVER_SENT) and (begun or external)
+    if external and type(error).__module__ != "httpx":
+        if isinstance(error, AssertionError | PerkamoError):  # a test's verdict, and the error of a hook's own call
+            return None
+        return Problem("client", _said(error), sent, type(error).__name__, _nearest(type(error)))
+    if isinstance(error, httpx.TransportError):
+        return Problem(_kind(error), _text(error), sent)
+    if isinstance(error, httpx.DecodingError):
+        return Problem("answer", "the answer can't be decoded", sent)
+    if isinstance(error, httpx.HTTPError | httpx.StreamError | httpx.InvalidURL):
+        return Problem("client", _said(error), sent, type(error).__name__, _nearest(type(error)))
+    return None
+
+
+def _kind(error: httpx.TransportError) -> FailureKind:
+    text = str(error)
+    if isinstance(error, httpx.TimeoutException):
+        return "timeout"
+    if isinstance(error, TLSSetupError):
+        return "setup"
+    if isinstance(error, httpx.ConnectError) and _refused_tls(error) is not None:
+        return "tls"
+    if isinstance(error, httpx.ProxyError) and _PROXY_REFUSES.match(text):
+        return "proxy"
+    if isinstance(error, httpx.RemoteProtocolError) and text.startswith(_BAD_LOCATION):
+        return "redirect"
+    return "request" if isinstance(error, httpx.UnsupportedProtocol) else "connection"
+
+
+def _text(error: httpx.TransportError) -> str:
+    tls = _refused_tls(error)
+    return reason(tls) if tls is not None else str(error) or type(error).__name__
+
+
+def _refused_tls(error: BaseException | None) -> ssl.SSLError | None:
+    """Return the TLS error behind an error, where another attempt would meet the same."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return None if _PASSING_TLS.search(str(error)) else error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _said(error: Exception) -> str:
+    try:
+        return reason(error)
+    except Exception:  # noqa: BLE001 - a text of the caller's own class, made by the caller's code
+        return ""
+
+
+def _nearest(kind: type[BaseException]) -> type[Exception]:
+    """Return the nearest class that can be made from a text: a class of the caller's may want anything else."""
+    for cls in kind.__mro__:
+        if issubclass(cls, Exception) and cls.__module__ in ("builtins", "httpx"):
+            try:
+                cls("")
+            except TypeError:
+                continue
+            return cls
+    return Exception

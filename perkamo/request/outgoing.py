@@ -1,0 +1,107 @@
+"""What leaves: the parts of one attempt's request, as httpx takes them.
+
+A request shows the endpoint's template for its URL (``/v1/customer/{user_id}``), because httpx logs it, and telemetry
+records it. The path that is sent goes along as the extension ``target``, which our own transport heeds.
+"""
+
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+
+from perkamo.request.endpoints import Call
+
+_MAX_URLS: Final = 64
+"""How many endpoints' URLs are kept; ``request`` can name any number of endpoints."""
+
+
+class Addresses:
+    """The URLs of one service.
+
+    Args:
+        base_url: Where it is, with its own path prefix, if any.
+
+    Attributes:
+        host: What goes into the header ``Host``.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._base = httpx.URL(base_url)
+        self._prefix = self._base.raw_path.rstrip(b"/")
+        self._urls: dict[str, httpx.URL] = {}
+        self.host: bytes = self._base.netloc
+
+    def of(self, call: Call) -> tuple[httpx.URL, bytes]:
+        """Return the URL that is shown for a call, and the path that is sent."""
+        url = self._urls.get(call.label)
+        if url is None:
+            shown = quote(call.template, safe="/:")
+            url = self._base.copy_with(raw_path=self._prefix + shown.encode("ascii"))
+            if len(self._urls) < _MAX_URLS:
+                self._urls[call.label] = url
+        return url, self._prefix + call.path.encode("ascii")
+
+
+class RequestBody(httpx.ByteStream):
+    """The body's bytes; remembers whether they began to leave, because before that nothing can have been applied.
+
+    Attributes:
+        begun: Whether somebody has begun to send it.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._data = data
+        self.begun: bool = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.begun = True
+        return iter((self._data,))
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Chunks(self, self._data)
+
+
+class _Chunks:
+    """An iterator of its own and no generator, which an interrupted send would leave behind unfinished."""
+
+    __slots__ = ("_body", "_data")
+
+    def __init__(self, body: RequestBody, data: bytes) -> None:
+        self._body = body
+        self._data = data
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._body.begun = True
+        if not self._data:
+            raise StopAsyncIteration
+        data, self._data = self._data, b""
+        return data
+
+
+class SentPath(httpx.Auth):
+    """Gives a request the path that is sent in the place of its template, at the last moment before the hooks see it.
+
+    For a client of the caller's, whose transport may not know of the extension ``target``.
+
+    Args:
+        auth: What adds the credentials.
+        shown: The template's path.
+        sent: The path that is sent.
+    """
+
+    __slots__ = ("_auth", "_sent", "_shown")
+
+    def __init__(self, auth: httpx.Auth, shown: bytes, sent: bytes) -> None:
+        self._auth = auth
+        self._shown = shown
+        self._sent = sent
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Change the path, and add the credentials."""
+        request.url = request.url.copy_with(raw_path=request.url.raw_path.replace(self._shown, self._sent))
+        yield from self._auth.auth_flow(request)
