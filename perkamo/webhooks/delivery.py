@@ -35,11 +35,7 @@ A mapping of text or bytes in any case of letters, pairs as in ASGI, or a WSGI e
 
 
 class PerkamoWebhookError(PerkamoError, ValueError):
-    """What came is no delivery of Perkamo's: answer 400. The text holds nothing of what came."""
-
-    def __init__(self, reason: str) -> None:
-        """Say what is wrong with it."""
-        super().__init__(f"The webhook {reason}. It was not handled; answer with status 400.")
+    """What came is not a delivery of Perkamo's: answer 400. The text holds nothing of what came."""
 
 
 @frozen
@@ -131,14 +127,14 @@ class WebhookDelivery(Serializable):
         delivery_id, attempt = _delivery_id(headers), _attempt(headers)
         data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
         if len(data) > MAX_WEBHOOK_BYTES:
-            raise PerkamoWebhookError(f"is larger than {MAX_WEBHOOK_BYTES} bytes")
+            raise _refusal(f"is larger than {MAX_WEBHOOK_BYTES} bytes")
         try:
             made = structure(_Envelope, parse(data), ResponseMeta())
         except ValueError as error:
             reason = str(error)
         else:
             return cls(delivery_id, attempt, made.id, made.type, made.created_at, made.data, made.raw)
-        raise PerkamoWebhookError(f"has a body that {reason}")
+        raise _refusal(f"has a body that {reason}")
 
 
 def secret_matches(given: str | bytes | None, secret: str | bytes) -> bool:
@@ -157,6 +153,10 @@ def secret_matches(given: str | bytes | None, secret: str | bytes) -> bool:
     return given is not None and hmac.compare_digest(_as_bytes(given), right)
 
 
+def _refusal(reason: str) -> PerkamoWebhookError:
+    return PerkamoWebhookError(f"The webhook {reason}. It was not handled; answer with status 400.")
+
+
 def _as_bytes(text: str | bytes) -> bytes:
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
@@ -164,9 +164,9 @@ def _as_bytes(text: str | bytes) -> bytes:
 def _delivery_id(headers: WebhookHeaders) -> str:
     value = _header(headers, _DELIVERY)
     if value is None or not value.strip():
-        raise PerkamoWebhookError(f"has no {_DELIVERY} header, without which repetitions can't be told apart")
+        raise _refusal(f"has no {_DELIVERY} header, without which repetitions can't be told apart")
     if len(value) > _MAX_ID_LENGTH or not value.isprintable():
-        raise PerkamoWebhookError(f"has a {_DELIVERY} header that is no id")
+        raise _refusal(f"has a {_DELIVERY} header that is not an id")
     return value
 
 
@@ -175,14 +175,14 @@ def _attempt(headers: WebhookHeaders) -> int:
     if value is None:
         return 1
     if not (value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS and int(value)):
-        raise PerkamoWebhookError(f"has an {_ATTEMPT} header that is no number from 1")
+        raise _refusal(f"has an {_ATTEMPT} header that is not a number from 1")
     return int(value)
 
 
 def _header(headers: WebhookHeaders, wanted: str) -> str | None:
     values = {value for name, value in _pairs(headers) if name == wanted}
     if len(values) > 1:
-        raise PerkamoWebhookError(f"has several {wanted} headers that differ")
+        raise _refusal(f"has several {wanted} headers that differ")
     return next(iter(values), None)
 
 

@@ -1,11 +1,13 @@
 """Where the ids of handled deliveries are kept: in memory, or in a SQLite file that several processes share."""
 
+import os
 import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
+from functools import partial
 from os import PathLike, fspath
 from typing import Final, Literal, Protocol
 
@@ -16,19 +18,38 @@ from perkamo.errors import PerkamoConfigurationError, PerkamoError
 _DAY: Final = 86_400.0
 _BUSY_SECONDS: Final = 10.0
 _SCHEMA: Final = """\
-CREATE TABLE IF NOT EXISTS deliveries(id TEXT PRIMARY KEY, token TEXT, until REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS deliveries_until ON deliveries(until)"""
+CREATE TABLE IF NOT EXISTS handled(
+  id TEXT PRIMARY KEY, token TEXT, since REAL NOT NULL, until REAL NOT NULL, forget REAL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS handled_claims ON handled(token) WHERE token IS NOT NULL;
+CREATE INDEX IF NOT EXISTS handled_forget ON handled(forget) WHERE token IS NULL"""
+"""A claim has a token, a handled delivery none. ``since`` and ``until`` are seconds since the machine was started."""
+_END_CLAIMS: Final = "DELETE FROM handled WHERE token IS NOT NULL AND NOT (since <= :now AND :now < until)"
+"""Also where ``since`` lies ahead: then the machine was started anew after it was written."""
+_FORGET: Final = "DELETE FROM handled WHERE token IS NULL AND forget <= :today AND NOT (since <= :now AND :now < until)"
+"""By both clocks: one that was set wrong must not forget what was handled a minute ago."""
+
+_NOT_HANDLED: Final = "The delivery was not handled; answer with status 503."
+_HANDLED: Final = "The delivery was handled; answer with a 2xx. A repetition may be handled again."
+_NOT_RELEASED: Final = (
+    "The delivery was not handled; answer with status 503. Its claim stays until its lease ends, and a repetition after"
+    " that is handled."
+)
 
 
 class PerkamoDeliveryLogError(PerkamoError):
-    """The log of deliveries can't be used now. The delivery was not handled: answer 503, so that it is repeated."""
+    """The log of deliveries can't be used now.
 
-    def __init__(self, reason: str) -> None:
-        """Say why."""
-        super().__init__(
-            f"The log of deliveries can't be used: {reason}. The delivery was not handled; answer with status 503.",
-            retryable=True,
-        )
+    Attributes:
+        handled: Whether the delivery was handled before the log failed: then answer 2xx, because a repetition would be
+            handled again. Else answer 503, so that it is repeated.
+    """
+
+    handled: bool
+
+    def __init__(self, message: str, *, handled: bool = False) -> None:
+        """Say why, whether the delivery was handled, and what to answer."""
+        super().__init__(message, retryable=not handled)
+        self.handled = handled
 
 
 @frozen
@@ -60,6 +81,15 @@ class DeliveryLog(Protocol):
         ...
 
 
+_memory_lock = threading.RLock()
+"""One for all logs in memory, each of which holds it for a look into a dict. A fork waits for it."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_memory_lock.acquire, after_in_parent=_memory_lock.release, after_in_child=_memory_lock.release
+    )
+
+
 class MemoryDeliveryLog:
     """A log for one process, which forgets everything at its end.
 
@@ -74,7 +104,7 @@ class MemoryDeliveryLog:
         if max_entries < 1:
             raise PerkamoConfigurationError("max_entries must be at least 1.")
         self._max_entries = max_entries
-        self._lock = threading.Lock()
+        self._lock = _memory_lock
         self._busy: dict[str, str] = {}
         self._done: dict[str, None] = {}
 
@@ -107,59 +137,72 @@ class SqliteDeliveryLog:
     """A log in a SQLite file, for several processes of one machine.
 
     It holds delivery ids, and nothing else of a delivery. A claim ends with its lease when its process dies, so a
-    handler that takes longer than the lease may be run again meanwhile.
+    handler that takes longer than the lease may be run again meanwhile. The lease is measured by the time since the
+    machine was started, which nobody sets; a claim from before that has ended.
 
     Args:
         path: The file, on a local disk; made when it is not there.
         lease: Seconds after which a claim that was neither done nor given back counts for nothing.
-        keep: Seconds for which a handled delivery is remembered.
+        keep: Seconds for which a handled delivery is remembered, at least.
 
     Raises:
         PerkamoConfigurationError: A time is not above 0.
-        PerkamoDeliveryLogError: The file can't be made or opened, or is none of SQLite's.
+        PerkamoDeliveryLogError: The file can't be made or opened, or is not one of SQLite's.
     """
+
+    # Bound here, and so not replaced by a tool that freezes time.
+    _boot_time: Callable[[], float] = (
+        partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+    )
+    _wall_time: Callable[[], float] = partial(time.time)
 
     def __init__(self, path: str | PathLike[str], *, lease: float = 300.0, keep: float = 30 * _DAY) -> None:
         if not (lease > 0 and keep > 0):
             raise PerkamoConfigurationError("lease and keep must be above 0 seconds.")
         self._path = fspath(path)
         self._lease, self._keep = lease, keep
-        with self._connection() as connection:
+        with self._connection(_NOT_HANDLED) as connection:
             connection.executescript(_SCHEMA)
 
     def claim(self, delivery_id: str) -> Claim:
         """Ask to handle a delivery; of several that ask at once, one gets it."""
-        token, now = secrets.token_hex(8), time.time()
-        with self._connection() as connection:
+        token = secrets.token_hex(8)
+        with self._connection(_NOT_HANDLED) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("DELETE FROM deliveries WHERE until <= ?", (now,))
+            now = self._boot_time()  # after the wait for the others, whose claims are never ahead of it then
+            connection.execute(_END_CLAIMS, {"now": now})
+            connection.execute(_FORGET, {"now": now, "today": self._wall_time()})
             made = connection.execute(
-                "INSERT OR IGNORE INTO deliveries VALUES (?, ?, ?)", (delivery_id, token, now + self._lease)
+                "INSERT OR IGNORE INTO handled VALUES (?, ?, ?, ?, NULL)", (delivery_id, token, now, now + self._lease)
             )
             if made.rowcount:
                 claim = Claim("mine", token)
             else:
                 row: tuple[str | None] = connection.execute(
-                    "SELECT token FROM deliveries WHERE id = ?", (delivery_id,)
+                    "SELECT token FROM handled WHERE id = ?", (delivery_id,)
                 ).fetchone()
                 claim = Claim("done" if row[0] is None else "busy")
             connection.execute("COMMIT")
         return claim
 
     def done(self, delivery_id: str) -> None:
-        """Remember that it was handled."""
-        with self._connection() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO deliveries VALUES (?, NULL, ?)", (delivery_id, time.time() + self._keep)
-            )
+        """Remember that it was handled.
+
+        Raises:
+            PerkamoDeliveryLogError: That can't be written; ``handled`` is true.
+        """
+        now = self._boot_time()
+        row = (delivery_id, now, now + self._keep, self._wall_time() + self._keep)
+        with self._connection(_HANDLED, handled=True) as connection:
+            connection.execute("INSERT OR REPLACE INTO handled VALUES (?, NULL, ?, ?, ?)", row)
 
     def failed(self, delivery_id: str, token: str) -> None:
         """Give the claim with this token back, so that a repetition is handled."""
-        with self._connection() as connection:
-            connection.execute("DELETE FROM deliveries WHERE id = ? AND token = ?", (delivery_id, token))
+        with self._connection(_NOT_RELEASED) as connection:
+            connection.execute("DELETE FROM handled WHERE id = ? AND token = ?", (delivery_id, token))
 
     @contextmanager
-    def _connection(self) -> Generator[sqlite3.Connection]:
+    def _connection(self, advice: str, *, handled: bool = False) -> Generator[sqlite3.Connection]:
         """Open the file for one step: so a log may be shared by threads and survives a fork."""
         try:
             with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
@@ -168,4 +211,4 @@ class SqliteDeliveryLog:
             reason = str(error)
         else:
             return
-        raise PerkamoDeliveryLogError(reason)
+        raise PerkamoDeliveryLogError(f"The log of deliveries can't be used: {reason}. {advice}", handled=handled)

@@ -13,6 +13,10 @@ from perkamo.webhooks.logs import Claim, DeliveryLog, MemoryDeliveryLog
 
 _IN_THIS_PROCESS: Final = MemoryDeliveryLog()
 _NONE: Final = Claim("done")
+_BUSY: Final = (
+    "This delivery is being handled already. Answer with status 503; a repetition will find it done, or will be handled"
+    " if that failed."
+)
 
 
 class PerkamoDeliveryBusyError(PerkamoError):
@@ -21,13 +25,9 @@ class PerkamoDeliveryBusyError(PerkamoError):
     Answer 503, so that it is repeated: whoever handles it may still fail.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = _BUSY) -> None:
         """Say what to answer."""
-        super().__init__(
-            "This delivery is being handled already. Answer with status 503; a repetition will find it done, or will "
-            "be handled if that failed.",
-            retryable=True,
-        )
+        super().__init__(message, retryable=True)
 
 
 class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own do
@@ -47,7 +47,7 @@ class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own
 
     Raises:
         PerkamoDeliveryBusyError: It is being handled at this moment.
-        PerkamoDeliveryLogError: The log can't be used.
+        PerkamoDeliveryLogError: The log can't be used; ``.handled`` tells whether the block was run.
     """
 
     def __init__(self, delivery: WebhookDelivery, log: DeliveryLog = _IN_THIS_PROCESS) -> None:
@@ -68,18 +68,18 @@ class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own
     ) -> None:
         if self._claim.state != "mine":
             return
-        if kind is None:
+        if error is None:
             self._log.done(self._id)
         else:
-            self._log.failed(self._id, self._claim.token)
+            self._release(error)
 
     async def __aenter__(self) -> bool:
         try:
             return await anyio.to_thread.run_sync(self.__enter__)
-        except BaseException:
+        except BaseException as error:
             # asyncio's own cancel does not wait for the thread; the claim that it may still make is given back.
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._give_up)
+                await anyio.to_thread.run_sync(self._give_up, error)
             raise
 
     async def __aexit__(
@@ -93,8 +93,15 @@ class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own
             if not self._given_up:
                 self._claim = self._log.claim(self._id)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: BaseException) -> None:
         with self._step:
             self._given_up = True
             if self._claim.state == "mine":
-                self._log.failed(self._id, self._claim.token)
+                self._release(error)
+
+    def _release(self, error: BaseException) -> None:
+        """Give the claim back after an error, which a log that fails now must not replace."""
+        try:
+            self._log.failed(self._id, self._claim.token)
+        except Exception as problem:  # noqa: BLE001 - a log of the application's own may raise anything
+            error.add_note(str(problem) if isinstance(problem, PerkamoError) else type(problem).__name__)

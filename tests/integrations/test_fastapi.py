@@ -38,7 +38,7 @@ from perkamo.integrations.fastapi import (
     secret_webhook,
 )
 from perkamo.sandbox import Sandbox, Status
-from perkamo.webhooks import MAX_WEBHOOK_BYTES, PerkamoDeliveryBusyError, PerkamoWebhookError
+from perkamo.webhooks import MAX_WEBHOOK_BYTES, PerkamoDeliveryBusyError, PerkamoDeliveryLogError, PerkamoWebhookError
 from tests.canary import CANARY_EMAIL
 from tests.integrations import shop
 from tests.integrations.shop import SECRET, logged_in
@@ -297,10 +297,14 @@ ERRORS: list[tuple[PerkamoError, int, str | None]] = [
     (PerkamoConnectionError("bob", retryable=True), 503, "5"),
     (PerkamoDeliveryBusyError(), 503, "5"),
     (PerkamoWebhookError("is bob"), 400, None),
+    (PerkamoDeliveryLogError("bob"), 503, "5"),
+    (PerkamoDeliveryLogError("bob", handled=True), 200, None),
 ]
 
 
-@pytest.mark.parametrize(("error", "status", "wait"), ERRORS, ids=[type(error).__name__ for error, _, _ in ERRORS])
+@pytest.mark.parametrize(
+    ("error", "status", "wait"), ERRORS, ids=[f"{type(error).__name__} {status}" for error, status, _ in ERRORS]
+)
 def test_each_error_has_its_answer(error: PerkamoError, status: int, wait: str | None) -> None:
     """A status that tells the caller what to do, and no word of the error's; catches a leak and a lost Retry-After."""
     app = FastAPI()

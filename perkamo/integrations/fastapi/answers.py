@@ -16,7 +16,7 @@ from perkamo.errors import (
     PerkamoNotFoundError,
     PerkamoValidationError,
 )
-from perkamo.webhooks import PerkamoWebhookError
+from perkamo.webhooks import PerkamoDeliveryLogError, PerkamoWebhookError
 
 RETRY_AFTER_SECONDS: Final = 5
 _LONGEST_WAIT: Final = 3600
@@ -35,12 +35,13 @@ def perkamo_error_handler(request: Request, error: Exception) -> JSONResponse:  
     """Answer a ``PerkamoError`` that a handler did not: for ``app.add_exception_handler(PerkamoError, …)``.
 
     422 for bad input, 404 and 409 as Perkamo answered them, 503 with Retry-After where the same call may succeed
-    later (also for Perkamo's rate limit, which is not the caller's), 500 for a wrong set-up, 400 for what is no
-    webhook, and 502 for the rest. The error itself goes to the log ``perkamo.fastapi``.
+    later (also for Perkamo's rate limit, which is not the caller's), 500 for a wrong set-up, 400 for what is not a
+    webhook, 200 for a webhook that was handled but can't be remembered, and 502 for the rest. The error itself goes to
+    the log ``perkamo.fastapi``.
 
     Args:
         request: The request.
-        error: The error; one that is no ``PerkamoError`` is raised again.
+        error: The error; one that is not a ``PerkamoError`` is raised again.
     """
     if not isinstance(error, PerkamoError):
         raise error
@@ -53,7 +54,7 @@ def answer(error: PerkamoError) -> JSONResponse:
     headers = dict(NO_STORE)
     if status == 503:
         headers["retry-after"] = str(_wait(error))
-    _logger.log(logging.ERROR if status >= 500 else logging.INFO, "answered %d: %s", status, error)
+    _logger.log(logging.INFO if 400 <= status < 500 else logging.ERROR, "answered %d: %s", status, error)
     return JSONResponse(Problem(detail=detail).model_dump(), status, headers)
 
 
@@ -61,7 +62,9 @@ def _meaning(error: PerkamoError) -> tuple[int, str]:  # noqa: PLR0911 - a table
     if isinstance(error, PerkamoValidationError):
         return 422, f"The value for {error.field} can't be used."
     if isinstance(error, PerkamoWebhookError):
-        return 400, "This is no delivery of Perkamo's."
+        return 400, "This is not a delivery of Perkamo's."
+    if isinstance(error, PerkamoDeliveryLogError) and error.handled:
+        return 200, "The delivery was handled."  # a repetition, which a failure asks for, would be handled again
     if isinstance(error, PerkamoNotFoundError):
         return 404, "Perkamo does not know this."
     if isinstance(error, PerkamoConflictError):
