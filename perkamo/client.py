@@ -1,12 +1,13 @@
 """The async client: the whole surface of the Perkamo API, one short coroutine per call."""
 
 import ssl
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Self, cast
+from typing import Self, TypeAlias, TypeVar, cast
 
 import httpx
 from attrs import evolve
@@ -36,6 +37,9 @@ from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.stream.stream import BadData, CustomerStream, StreamState
 from perkamo.stream.subscription import StreamOrigin, Subscription
 from perkamo.stream.token import StreamToken, TokenSource
+
+T = TypeVar("T")
+_Attributes: TypeAlias = dict[str, object] | None
 
 
 class AsyncPerkamoClient:
@@ -365,7 +369,7 @@ class AsyncPerkamoClient:
 
     def with_options(
         self, *, timeout: float | EllipsisType | None = ..., retry: RetryPolicy | EllipsisType = ...
-    ) -> "AsyncPerkamoClient":
+    ) -> Self:
         """Return a view of this client with other limits; it shares connections, key and retry quota.
 
         Args:
@@ -373,21 +377,18 @@ class AsyncPerkamoClient:
             retry: How often and how patiently a call is tried; as before when not given.
 
         Returns:
-            A client that needs no closing; it ends with this one.
+            A client of the same class, with all that a subclass has added. It needs no closing and ends with this one.
 
         Raises:
             PerkamoConfigurationError: The timeout is no positive number.
         """
         exchange = self._exchange
-        view = object.__new__(type(self))
-        view._exchange = evolve(
+        limited = evolve(
             exchange,
             timeout=exchange.timeout if isinstance(timeout, EllipsisType) else endpoints.check_timeout(timeout),
             retry=exchange.retry if isinstance(retry, EllipsisType) else retry,
         )
-        view._owns_connections = False
-        view._streams = self._streams
-        return view
+        return copied(self, _exchange=limited, _owns_connections=False)
 
     async def aclose(self) -> None:
         """Close the connections, and end the streams with ``PerkamoClosedError``. Doing it twice is fine.
@@ -423,6 +424,27 @@ class AsyncPerkamoClient:
         reply = await self._exchange.send(call)
         return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown")
 
-    def _complain(self, owner: object, remedy: str) -> None:
-        if getattr(self, "_owns_connections", False) and self._exchange.sender.left_open():
-            warnings.warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
+    def _complain(
+        self,
+        owner: object,
+        remedy: str,
+        warn: Callable[..., None] = warnings.warn,  # taken now: at the interpreter's end, a module loses its names
+        is_late: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        if not is_late() and getattr(self, "_owns_connections", False) and self._exchange.sender.left_open():
+            warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
+
+
+def copied(original: T, **changes: object) -> T:
+    """Return a copy that shares all attributes, those in slots of a subclass too, but for some.
+
+    Args:
+        original: What to copy.
+        changes: The attributes that differ.
+    """
+    copy = object.__new__(type(original))
+    state = cast("_Attributes | tuple[_Attributes, _Attributes] | None", object.__getstate__(original))
+    for attributes in (*(state if isinstance(state, tuple) else (state,)), changes):
+        for name, value in (attributes or {}).items():
+            object.__setattr__(copy, name, value)  # an attrs class may be frozen
+    return copy

@@ -23,6 +23,15 @@ class EventLoop(asyncio.SelectorEventLoop):
     """
 
     _clock = Clock()
+    _is_built = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_built = True
+
+    def __del__(self) -> None:
+        if self._is_built:  # asyncio's own fails where no file could be opened any more
+            super().__del__()
 
     def time(self) -> float:
         """Return seconds of a clock that never goes back."""

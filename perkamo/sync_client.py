@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 
-from perkamo.client import AsyncPerkamoClient
+from perkamo.client import AsyncPerkamoClient, copied
 from perkamo.encoding.encode import JSONInput
 from perkamo.events import Context, Event, Traits
 from perkamo.models import (
@@ -33,7 +33,7 @@ from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.stream.stream import BadData, StreamState
 from perkamo.stream.sync_stream import SyncCustomerStream
 from perkamo.stream.token import StreamToken, TokenSource
-from perkamo.sync.portal import later, run
+from perkamo.sync.portal import finalize_soon, run
 
 
 class PerkamoClient:
@@ -45,6 +45,8 @@ class PerkamoClient:
         >>> with PerkamoClient() as perkamo:
         ...     result = perkamo.emit("customer_123", "purchase.completed", {"amount": 12900})
     """
+
+    _finalize_soon = staticmethod(finalize_soon)  # at the interpreter's end, a module loses its names
 
     def __init__(
         self,
@@ -284,16 +286,18 @@ class PerkamoClient:
             PerkamoConfigurationError: The timeout is no positive number.
         """
         stream_token = wrap_secret(stream_token, TokenSource)
-        twin = self._async.subscribe_customer(
-            user_id,
-            stream_token,
-            last_event_id=last_event_id,
-            idle_timeout=idle_timeout,
-            reconnect=reconnect,
-            bad_data=bad_data,
-            on_state=on_state,
+        return SyncCustomerStream._over(
+            self._async.subscribe_customer(
+                user_id,
+                stream_token,
+                last_event_id=last_event_id,
+                idle_timeout=idle_timeout,
+                reconnect=reconnect,
+                bad_data=bad_data,
+                on_state=on_state,
+            ),
+            self,
         )
-        return SyncCustomerStream._over(twin, self)
 
     def request(self, method: str, path: str, json: JSONInput = None) -> ApiResponse:
         """Call an endpoint that has no method here: signed, tried again and bounded like all others.
@@ -328,7 +332,7 @@ class PerkamoClient:
 
     def with_options(
         self, *, timeout: float | EllipsisType | None = ..., retry: RetryPolicy | EllipsisType = ...
-    ) -> "PerkamoClient":
+    ) -> Self:
         """Return a view of this client with other limits; it shares connections, key and retry quota.
 
         Args:
@@ -336,12 +340,12 @@ class PerkamoClient:
             retry: How often and how patiently a call is tried; as before when not given.
 
         Returns:
-            A client that needs no closing; it ends with this one.
+            A client of the same class, with all that a subclass has added. It needs no closing and ends with this one.
 
         Raises:
             PerkamoConfigurationError: The timeout is no positive number.
         """
-        return PerkamoClient._over(self._async.with_options(timeout=timeout, retry=retry), self)
+        return copied(self, _async=self._async.with_options(timeout=timeout, retry=retry), _owner=self)
 
     def close(self) -> None:
         """Close the connections, and end the streams with ``PerkamoClosedError``. Doing it twice is fine.
@@ -364,19 +368,12 @@ class PerkamoClient:
             try:
                 self._async._complain(self, "use it with 'with', or call 'client.close()'")
             finally:
-                later(self._async.aclose)
+                self._finalize_soon(self._async.aclose)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_async"):
-            return "<PerkamoClient not built>"
-        return repr(self._async).replace("AsyncPerkamoClient", "PerkamoClient")
+            return f"<{type(self).__name__} not built>"
+        return repr(self._async).replace(type(self._async).__name__, type(self).__name__, 1)
 
     def __reduce__(self) -> str:
         return self._async.__reduce__()
-
-    @classmethod
-    def _over(cls, twin: AsyncPerkamoClient, owner: object) -> "PerkamoClient":
-        made = object.__new__(cls)
-        made._async = twin
-        made._owner = owner
-        return made

@@ -10,7 +10,7 @@ import perkamo
 
 PACKAGE = Path(perkamo.__file__).parent
 
-GROUND = {"errors", "contract", "redaction", "signing", "clock", "event_loop", "encoding", "transport"}
+GROUND = {"errors", "contract", "redaction", "signing", "clock", "threads", "event_loop", "encoding", "transport"}
 CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
 TWINS = {"sync", "sync_client"}
 DELIVERY = {"batching", "outbox"}
@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "contract": set(),
     "signing": set(),
     "clock": set(),
+    "threads": set(),
     "event_loop": {"clock"},
     "encoding": {"errors"},
     "transport": {"clock", "event_loop"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "request": GROUND | {"events", "models", "decoding"},
     "stream": GROUND | {"events", "models", "decoding", "request"},
     "client": CORE - {"client"},
-    "sync": {"clock", "errors", "event_loop"},
+    "sync": {"errors", "event_loop", "threads"},
     "sync_client": CORE | {"sync"},
     "batching": CORE | TWINS,
     "outbox": CORE | TWINS | {"batching"},

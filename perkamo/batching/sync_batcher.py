@@ -14,7 +14,7 @@ from perkamo.batching.batcher import Batcher
 from perkamo.batching.split import MAX_REQUEST_EVENTS
 from perkamo.events import Context, Event
 from perkamo.models import EventIngestResponse
-from perkamo.sync.portal import Held, run
+from perkamo.sync.portal import run, wrap_async_context_manager
 from perkamo.sync_client import PerkamoClient
 
 
@@ -52,14 +52,15 @@ class SyncBatcher:
         self._owner: object = None  # keeps what it came from, which closes when it is collected
 
     def __enter__(self) -> Self:
-        self._held = Held(self._async)
+        self._entered = wrap_async_context_manager(self._async)
+        self._entered.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Send what waits; when the block was cancelled, tell those who wait that it ended."""
-        self._held.leave(kind, error, traceback)
+        self._entered.__exit__(kind, error, traceback)
 
     def emit(
         self,
@@ -102,10 +103,3 @@ class SyncBatcher:
             PerkamoError: As ``emit`` does.
         """
         return run(self._async.emit_event, event)
-
-    @classmethod
-    def _over(cls, twin: Batcher, owner: object) -> "SyncBatcher":
-        made = object.__new__(cls)
-        made._async = twin
-        made._owner = owner
-        return made

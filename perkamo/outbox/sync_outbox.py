@@ -14,7 +14,7 @@ from typing import Self
 from perkamo.events import Event
 from perkamo.outbox.outbox import DEFAULT_MAX_BYTES, DeadLetter, Outbox, OutboxStats
 from perkamo.outbox.relay import Relay
-from perkamo.sync.portal import Held, iterate, run
+from perkamo.sync.portal import iterate, run, wrap_async_context_manager
 from perkamo.sync_client import PerkamoClient
 
 
@@ -81,14 +81,8 @@ class SyncOutbox:
         Raises:
             PerkamoConfigurationError: The client's key supplier failed.
         """
-        held = Held(self._async.relay(client._async))
-        try:
-            yield held.value
-        except BaseException as error:
-            if not held.leave(type(error), error, error.__traceback__):
-                raise
-        else:
-            held.leave(None, None, None)
+        with wrap_async_context_manager(self._async.relay(client._async)) as value:
+            yield value
 
     def drain(self, client: PerkamoClient) -> OutboxStats:
         """Deliver everything that this process put and that no live process holds; wait through an outage.
@@ -161,10 +155,3 @@ class SyncOutbox:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    @classmethod
-    def _over(cls, twin: Outbox, owner: object) -> "SyncOutbox":
-        made = object.__new__(cls)
-        made._async = twin
-        made._owner = owner
-        return made

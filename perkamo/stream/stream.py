@@ -6,6 +6,7 @@ is said in ``sse``, how long is waited in ``reconnect``, how a connection is mad
 
 import inspect
 import logging
+import sys
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -347,9 +348,15 @@ class CustomerStream:
     def _label(self) -> str:
         return self._subscription.call.label
 
-    def _complain(self, owner: object, remedy: str) -> None:
-        if getattr(self, "_connection", None) is not None:
-            warnings.warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
+    def _complain(
+        self,
+        owner: object,
+        remedy: str,
+        warn: Callable[..., None] = warnings.warn,  # taken now: at the interpreter's end, a module loses its names
+        is_late: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        if not is_late() and getattr(self, "_connection", None) is not None:
+            warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
 
 
 async def settle(result: Awaitable[None] | None) -> None:

@@ -14,7 +14,7 @@ from perkamo.models import Customer
 from perkamo.stream.reconnect import ReconnectPolicy
 from perkamo.stream.stream import BadData, CustomerStream, CustomerUpdate, StreamState
 from perkamo.stream.subscription import Subscription
-from perkamo.sync.portal import later, run
+from perkamo.sync.portal import finalize_soon, run
 
 
 class SyncCustomerStream:
@@ -41,6 +41,8 @@ class SyncCustomerStream:
         ...     for update in stream:
         ...         print(update.customer.wallets)
     """
+
+    _finalize_soon = staticmethod(finalize_soon)  # at the interpreter's end, a module loses its names
 
     def __init__(
         self,
@@ -89,9 +91,7 @@ class SyncCustomerStream:
         return run(self._async.receive)
 
     def run(
-        self,
-        on_customer: Callable[[Customer], None],
-        on_error: Callable[[PerkamoError], None] | None = None,
+        self, on_customer: Callable[[Customer], None], on_error: Callable[[PerkamoError], None] | None = None
     ) -> None:
         """Call a function for each update until the stream ends, as the JavaScript client does; then close it.
 
@@ -143,15 +143,15 @@ class SyncCustomerStream:
             try:
                 self._async._complain(self, "use it with 'with', or call 'stream.close()'")
             finally:
-                later(self._async.aclose)
+                self._finalize_soon(self._async.aclose)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_async"):
-            return "<SyncCustomerStream not built>"
-        return repr(self._async).replace("CustomerStream", "SyncCustomerStream")
+            return f"<{type(self).__name__} not built>"
+        return repr(self._async).replace(type(self._async).__name__, type(self).__name__, 1)
 
     @classmethod
-    def _over(cls, twin: CustomerStream, owner: object) -> "SyncCustomerStream":
+    def _over(cls, twin: CustomerStream, owner: object) -> Self:
         made = object.__new__(cls)
         made._async = twin
         made._owner = owner

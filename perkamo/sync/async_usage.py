@@ -11,42 +11,43 @@ from typing import Final
 from perkamo.errors import PerkamoAsyncUsageWarning
 
 _OURS: Final = frozenset({"perkamo", "contextlib"})
-"""Packages whose frames stand between a caller's line and this room."""
-
-_warned: set[tuple[str, int]] = set()
+"""Packages whose frames stand between a caller's line and this module."""
 
 
-def warn_in_event_loop(subject: object, keyword: str, own: asyncio.AbstractEventLoop | None) -> None:
-    """Warn where the calling thread runs an event loop, which stands still while a sync call waits.
+class AsyncUsageWarnings:
+    """Warns once per line of the caller: a handler that serves a thousand requests says it once."""
 
-    Once per line of the caller: a handler that serves a thousand requests says it once.
+    def __init__(self) -> None:
+        self._warned: set[tuple[str, int]] = set()
 
-    Args:
-        subject: The coroutine function, async iterator or async context manager.
-        keyword: What goes before it, such as ``"await"``.
-        own: The loop that serves the call. Where gevent makes threads, it seems to run in the caller's.
-    """
-    if not _in_event_loop(own):
-        return
-    caller = inspect.currentframe()
-    level = 1
-    while caller is not None and caller.f_globals.get("__name__", "").partition(".")[0] in _OURS:
-        caller = caller.f_back
-        level += 1
-    place = ("", 0) if caller is None else (caller.f_code.co_filename, caller.f_lineno)
-    if place in _warned:
-        return
-    kind, _, call = dotted_name(subject).rpartition(".")
-    words: list[str] = re.findall("[A-Z][a-z]+", kind or call)
-    variable = words[-1].lower() if words else "client"
-    line = f"{keyword} {variable}.{call}(...)" if kind else f"{keyword} {variable}"
-    warnings.warn(
-        "A sync call was made inside a running event loop, which stands still until the call is done. "
-        f"Write '{line}' on {kind or call}.",
-        PerkamoAsyncUsageWarning,
-        stacklevel=level,
-    )
-    _warned.add(place)
+    def warn_in_event_loop(self, subject: object, keyword: str) -> None:
+        """Warn where the calling thread runs an event loop, which stands still while a sync call waits.
+
+        Args:
+            subject: The coroutine function, async iterator or async context manager.
+            keyword: What goes before it, such as ``"await"``.
+        """
+        if not _in_event_loop():
+            return
+        caller = inspect.currentframe()
+        level = 1
+        while caller is not None and caller.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+            caller = caller.f_back
+            level += 1
+        place = ("", 0) if caller is None else (caller.f_code.co_filename, caller.f_lineno)
+        if place in self._warned:
+            return
+        kind, _, call = dotted_name(subject).rpartition(".")
+        words: list[str] = re.findall("[A-Z][a-z]+", kind or call)
+        variable = words[-1].lower() if words else "client"
+        line = f"{keyword} {variable}.{call}(...)" if kind else f"{keyword} {variable}"
+        warnings.warn(
+            "A sync call was made inside a running event loop, which stands still until the call is done. "
+            f"Write '{line}' on {kind or call}.",
+            PerkamoAsyncUsageWarning,
+            stacklevel=level,
+        )
+        self._warned.add(place)
 
 
 def dotted_name(subject: object) -> str:
@@ -58,9 +59,8 @@ def dotted_name(subject: object) -> str:
     return type(subject).__name__
 
 
-def _in_event_loop(own: asyncio.AbstractEventLoop | None) -> bool:
-    running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and raises nothing
-    if running is not None:
-        return running is not own
+def _in_event_loop() -> bool:
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and raises nothing
+        return True
     in_trio_run: Callable[[], bool] | None = getattr(sys.modules.get("trio.lowlevel"), "in_trio_run", None)
     return in_trio_run is not None and in_trio_run()

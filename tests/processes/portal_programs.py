@@ -16,7 +16,7 @@ from typing import Final
 
 from perkamo.errors import PerkamoClosedError, PerkamoError
 from perkamo.sync import portal
-from perkamo.sync.portal import Held, iterate, run
+from perkamo.sync.portal import iterate, run, wrap_async_context_manager
 from tests.processes.lines import ask
 
 CHILDREN: Final = 200
@@ -194,7 +194,7 @@ def forks_with_lock(port: str, state: str) -> None:
     over = threading.Event()
 
     def hold() -> None:
-        with portal._lock:
+        with portal._of_process._lock:
             held.set()
             over.wait()
 
@@ -210,9 +210,14 @@ def forks_with_lock(port: str, state: str) -> None:
 def forks_unseen(port: str) -> None:
     """Fork past the interpreter, as C code may: no hook is called, and the parent's threads seem alive to the child."""
     run(ask, int(port), "warm")
+    fork = ctypes.PyDLL(None).fork  # keeps the interpreter's lock, which no other thread may hold or wait for here
+    main = threading.main_thread().ident
+    idle = {"select", "_worker"}  # where the loop and the thread that looked the name up wait for more
+    while not {frame.f_code.co_name for thread, frame in sys._current_frames().items() if thread != main} <= idle:
+        time.sleep(0.001)
     children: list[int] = []
     for _ in range(3):
-        child: int = ctypes.PyDLL(None).fork()  # keeps the interpreter's lock, which no other thread may hold here
+        child: int = fork()
         if child == 0:
             call_in_child(0, int(port))
             os._exit(0)
@@ -258,20 +263,21 @@ def leaves_in_child() -> None:
             say(f"closed by {'parent' if os.getpid() == parent else 'child'}")
 
     def in_child() -> None:
-        held.leave(None, None, None)
+        held.__exit__(None, None, None)
         try:
             next(steps)
         except PerkamoError as error:
             say(f"refused in the child, {error.outcome}")
 
     parent = os.getpid()
-    held = Held(manage())
+    held = wrap_async_context_manager(manage())
+    held.__enter__()
     steps = iterate(numbers())
     next(steps)
     codes = wait_for([fork_one(1, in_child), fork_one(10, in_child)])
     assert next(steps) == 2
     assert list(steps) == []
-    held.leave(None, None, None)
+    held.__exit__(None, None, None)
     say(f"codes {codes}")
 
 

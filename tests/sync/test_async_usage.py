@@ -1,8 +1,7 @@
-"""misuse: the warning to those who call synchronously inside a running event loop."""
+"""async_usage: the warning to those who call synchronously inside a running event loop."""
 
-import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 
@@ -10,7 +9,7 @@ import anyio
 import pytest
 
 from perkamo import PerkamoAsyncUsageWarning
-from perkamo.sync.portal import Held, iterate, run
+from perkamo.sync.portal import Portal
 
 
 class AsyncEchoClient:
@@ -38,32 +37,43 @@ class AsyncEchoClient:
         return
 
 
-def hold(manager: AbstractAsyncContextManager[object, bool | None]) -> object:
+def enter(portal: Portal, manager: AbstractAsyncContextManager[object, bool | None]) -> object:
     """Enter and leave."""
-    held = Held(manager)
-    held.leave(None, None, None)
-    return held.value
+    with portal.wrap_async_context_manager(manager) as value:
+        pass
+    return value
 
 
-WAYS: dict[str, tuple[Callable[[AsyncEchoClient], object], str]] = {
-    "a call": (lambda client: run(client.echo, 1), "'await client.echo(...)' on AsyncEchoClient"),
-    "an iteration": (lambda client: list(iterate(client.echoes(1))), "'async for ... in client.echoes(...)'"),
-    "a method that is a context manager": (lambda client: hold(client.echoing(1)), "'async with client.echoing(...)'"),
-    "an object that is a context manager": (hold, "'async with client' on AsyncEchoClient"),
+WAYS: dict[str, tuple[Callable[[Portal, AsyncEchoClient], object], str]] = {
+    "a call": (lambda portal, client: portal.run(client.echo, 1), "'await client.echo(...)' on AsyncEchoClient"),
+    "an iteration": (
+        lambda portal, client: list(portal.iterate(client.echoes(1))),
+        "'async for ... in client.echoes(...)'",
+    ),
+    "a method that is a context manager": (
+        lambda portal, client: enter(portal, client.echoing(1)),
+        "'async with client.echoing(...)'",
+    ),
+    "an object that is a context manager": (enter, "'async with client' on AsyncEchoClient"),
 }
+
+
+@pytest.fixture
+def portal() -> Iterator[Portal]:
+    """A portal that has warned nobody yet."""
+    portal = Portal()
+    yield portal
+    portal.stop()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_call_inside_a_running_loop_works_and_warns_once_per_line(
-    backend: str, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_inside_a_running_loop_works_and_warns_once_per_line(backend: str, way: str, portal: Portal) -> None:
     """The warning names the line to write and stands on the caller's file; catches silence, and a flood."""
-    monkeypatch.setattr("perkamo.sync.async_usage._warned", set())
     call, line = WAYS[way]
 
     async def main() -> list[object]:
-        return [call(AsyncEchoClient()) for _ in range(3)]
+        return [call(portal, AsyncEchoClient()) for _ in range(3)]
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -76,7 +86,7 @@ def test_a_call_inside_a_running_loop_works_and_warns_once_per_line(
     assert {one.filename for one in caught} == {__file__}
 
 
-def test_a_warning_that_is_an_error_is_raised_each_time_and_nothing_is_called() -> None:
+def test_a_warning_that_is_an_error_is_raised_each_time_and_nothing_is_called(portal: Portal) -> None:
     """Under -W error the line never gets through; catches a second call that slips by because the first was noted."""
     called: list[str] = []
 
@@ -86,22 +96,8 @@ def test_a_warning_that_is_an_error_is_raised_each_time_and_nothing_is_called() 
     async def main() -> None:
         for _ in range(2):
             with pytest.raises(PerkamoAsyncUsageWarning):
-                run(note)
+                portal.run(note)
 
     anyio.run(main)
 
     assert called == []
-
-
-def test_a_thread_that_seems_to_run_the_loop_which_serves_it_is_not_warned() -> None:
-    """As under gevent, where all threads are one to asyncio; catches a false warning, which is an error here."""
-
-    async def own() -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
-
-    loop = run(own)
-    asyncio._set_running_loop(loop)
-    try:
-        assert run(own) is loop
-    finally:
-        asyncio._set_running_loop(None)

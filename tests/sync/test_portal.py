@@ -4,13 +4,14 @@ import asyncio
 import contextvars
 import ctypes
 import gc
+import resource
 import signal
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import anyio
 import anyio.from_thread
@@ -19,8 +20,9 @@ import pytest
 import sniffio
 
 from perkamo import PerkamoClosedError, PerkamoError
-from perkamo.sync import portal
-from perkamo.sync.portal import later, run
+from perkamo.sync.call import Call
+from perkamo.sync.loop_thread import LoopThread
+from perkamo.sync.portal import Portal, finalize_soon, run
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -66,11 +68,14 @@ def test_an_error_leaves_no_cycle_behind() -> None:
 
     gc.disable()
     try:
-        with suppress(ValueError):
+        try:
             run(fail_with_something_big)
+        except ValueError as error:
+            message = str(error)
         assert freed == ["freed"]
     finally:
         gc.enable()
+    assert "Big" in message
 
 
 def test_the_caller_s_context_is_seen_and_not_changed() -> None:
@@ -172,7 +177,7 @@ def test_calls_from_worker_threads_of_other_loops_work() -> None:
 
 
 def test_a_finalizer_may_leave_work_to_the_loop() -> None:
-    """later() returns at once and its errors are dropped; catches a finalizer that waits."""
+    """It returns at once and its errors are dropped; catches a finalizer that waits."""
     done = threading.Event()
 
     async def work() -> None:
@@ -180,21 +185,26 @@ def test_a_finalizer_may_leave_work_to_the_loop() -> None:
         done.set()
         raise ValueError("dropped")
 
-    later(work)
+    finalize_soon(work)
 
     assert done.wait(10)
     assert run(echo, 1) == 1
 
 
+def signal_when_waiting() -> None:
+    """Interrupt the main thread as soon as it waits for its call."""
+    main = threading.main_thread().ident or 0
+    while sys._current_frames()[main].f_code.co_name != Call.wait_for.__name__:
+        time.sleep(0.001)
+    signal.pthread_kill(main, signal.SIGINT)
+
+
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Begin without a portal; end the one that was started."""
-    with monkeypatch.context() as patch:
-        patch.setattr(portal, "_portal", None)
-        yield
-        started = portal._portal
-    if started is not None:
-        started.stop()
+def portal() -> Iterator[Portal]:
+    """A portal of the test's own, which has not begun."""
+    portal = Portal()
+    yield portal
+    portal.stop()
 
 
 def test_an_interrupt_does_not_wait_for_what_refuses_to_end() -> None:
@@ -229,6 +239,54 @@ def test_an_interrupt_does_not_wait_for_what_refuses_to_end() -> None:
     assert still_unwinding
 
 
+def test_an_interrupt_before_a_call_began_goes_on_at_once() -> None:
+    """Ctrl-C while the loop is busy: nobody waits for a call that never begins; catches the call that then runs."""
+    busy, go_on = threading.Event(), threading.Event()
+    called: list[str] = []
+
+    async def block_the_loop() -> None:
+        busy.set()
+        assert go_on.wait(20)
+
+    async def note() -> None:
+        called.append("called")
+
+    with ThreadPoolExecutor(2) as pool:
+        blocker = pool.submit(run, block_the_loop)
+        assert busy.wait(10)
+        pool.submit(signal_when_waiting)
+        with pytest.raises(KeyboardInterrupt):
+            run(note)
+        was_busy = not blocker.done()
+        go_on.set()
+        blocker.result(10)
+
+    assert was_busy
+    assert run(echo, 1) == 1
+    assert called == []
+
+
+def test_a_call_that_was_given_up_before_it_began_is_done() -> None:
+    """Whoever waits for it to unwind need not; catches a grace that is waited out although nothing can unwind."""
+    go_on = threading.Event()
+    called: list[str] = []
+
+    async def note() -> None:
+        called.append("called")
+
+    thread = LoopThread()
+    thread.wait_until_started()
+    call = Call(thread, note)
+    thread.call_soon(lambda: go_on.wait(10))
+    call.begin()
+    call.give_up()
+    go_on.set()
+
+    assert call.wait(10)
+    assert called == []
+    thread.stop()
+
+
 def test_a_cancellation_from_elsewhere_is_no_exit() -> None:
     """A call whose own coroutine is cancelled raises just that; catches a message about the interpreter's exit."""
 
@@ -241,7 +299,7 @@ def test_a_cancellation_from_elsewhere_is_no_exit() -> None:
         run(cancelled)
 
 
-def test_a_task_of_the_caller_that_raises_system_exit_ends_no_loop(fresh: None) -> None:
+def test_a_task_of_the_caller_that_raises_system_exit_ends_no_loop(portal: Portal) -> None:
     """Others' calls go on in the same loop; catches a loop's thread that a background task can end."""
 
     async def leave_a_task() -> asyncio.Task[None]:
@@ -251,37 +309,47 @@ def test_a_task_of_the_caller_that_raises_system_exit_ends_no_loop(fresh: None) 
         await asyncio.wait([task])
         return type(task.exception())
 
-    task = run(leave_a_task)
+    task = portal.run(leave_a_task)
 
-    assert run(see, task) is SystemExit
+    assert portal.run(see, task) is SystemExit
 
 
-@pytest.mark.parametrize("problem", [RuntimeError("can't start new thread"), OSError(24, "Too many open files")])
+def refuse_threads(patch: pytest.MonkeyPatch) -> None:
+    """Let no thread start, as where the system has none left."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    patch.setattr(threading.Thread, "start", refuse)
+
+
+def refuse_files(_: pytest.MonkeyPatch) -> None:
+    """Let no file be opened in this process."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+@pytest.mark.parametrize("refuse", [refuse_threads, refuse_files])
 def test_a_loop_that_can_t_start_is_a_typed_error_and_leaks_nothing(
-    problem: Exception, fresh: None, monkeypatch: pytest.MonkeyPatch
+    refuse: Callable[[pytest.MonkeyPatch], None], portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Out of threads or files, nothing was sent and a later call works; catches a bare error and an open loop."""
-    with monkeypatch.context() as patch:
-        target, name = (
-            (threading.Thread, "start") if isinstance(problem, RuntimeError) else (asyncio, "SelectorEventLoop")
-        )
-
-        def refuse(*_: object) -> None:
-            raise problem
-
-        patch.setattr(target, name, refuse)
-        with pytest.raises(PerkamoError, match=r"can't start.*Nothing was sent") as caught:
-            run(echo, 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with monkeypatch.context() as patch:
+            refuse(patch)
+            with pytest.raises(PerkamoError, match=r"can't start.*Nothing was sent") as caught:
+                portal.run(echo, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     told = (caught.value.outcome, caught.value.retryable)
     del caught
-    problem.__traceback__ = None
     gc.collect()  # a loop that nobody closed warns now, which fails this test
 
     assert told == ("not_sent", True)
-    assert run(echo, 1) == 1
+    assert portal.run(echo, 1) == 1
 
 
-def test_a_call_that_the_exit_cut_off_says_that_it_may_have_been_applied(fresh: None) -> None:
+def test_a_call_that_the_exit_cut_off_says_that_it_may_have_been_applied(portal: Portal) -> None:
     """It unwinds, and its outcome is unknown; catches a task that is just left, and the claim that nothing was sent."""
     waiting, unwound = threading.Event(), threading.Event()
 
@@ -293,18 +361,64 @@ def test_a_call_that_the_exit_cut_off_says_that_it_may_have_been_applied(fresh: 
             unwound.set()
 
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(run, slow)
+        call = pool.submit(portal.run, slow)
         assert waiting.wait(10)
-        assert portal._portal is not None
-        portal._portal.stop()
+        portal.stop()
         error = call.exception(10)
 
     assert isinstance(error, PerkamoClosedError)
     assert error.outcome == "unknown"
+    assert "may have been applied" in str(error)
     assert unwound.is_set()
 
 
-def test_a_loop_policy_of_the_application_is_not_asked(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_is_raised_while_the_exit_cuts_a_call_off_is_the_call_s(portal: Portal) -> None:
+    """What the call says itself is more than that it was cancelled; catches an answer in hand that is thrown away."""
+    waiting = threading.Event()
+
+    async def slow() -> None:
+        waiting.set()
+        try:
+            await anyio.sleep(30)
+        finally:
+            raise ValueError("refused")
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(portal.run, slow)
+        assert waiting.wait(10)
+        portal.stop()
+        error = call.exception(10)
+
+    assert repr(error) == "ValueError('refused')"
+
+
+def test_a_call_that_the_exit_overtook_says_that_nothing_was_sent() -> None:
+    """Its turn comes when the loop is ending already; catches the word that it may have been applied."""
+    called: list[str] = []
+
+    async def note() -> None:
+        called.append("called")
+
+    def until_both_wait() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, asyncio.SelectorEventLoop)
+        while len(loop._ready) < 2:  # type: ignore[attr-defined]  # what else tells that both are on their way?
+            time.sleep(0.001)
+
+    thread = LoopThread()
+    thread.wait_until_started()
+    with ThreadPoolExecutor(2) as pool:
+        thread.call_soon(until_both_wait)
+        stopping = pool.submit(thread.stop)
+        error = pool.submit(Call(thread, note).run).exception(10)
+        stopping.result(10)
+
+    assert isinstance(error, PerkamoClosedError)
+    assert (error.outcome, called) == ("not_sent", [])
+    assert "Nothing was sent" in str(error)
+
+
+def test_a_loop_policy_of_the_application_is_not_asked(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     """One may want its own thread, as those of GUI toolkits do; catches a loop that is not asyncio's own."""
 
     def refuse() -> None:
@@ -312,16 +426,16 @@ def test_a_loop_policy_of_the_application_is_not_asked(fresh: None, monkeypatch:
 
     monkeypatch.setattr(asyncio, "new_event_loop", refuse)
 
-    assert run(echo, 1) == 1
+    assert portal.run(echo, 1) == 1
 
 
-def test_a_finalizer_may_call_while_the_loop_is_being_started(fresh: None) -> None:
+def test_a_finalizer_may_call_while_the_loop_is_being_started(portal: Portal) -> None:
     """The collector may run one in the midst of anything; catches a lock that its own holder waits for."""
     results: list[object] = []
 
     def call() -> None:
         with portal._lock:
-            results.append(run(echo, 1))
+            results.append(portal.run(echo, 1))
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()

@@ -2,7 +2,7 @@
 
 import gc
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
@@ -10,8 +10,7 @@ import anyio
 import pytest
 
 from perkamo import PerkamoError
-from perkamo.sync import portal
-from perkamo.sync.portal import iterate, run
+from perkamo.sync.portal import Portal, iterate, run
 
 
 def test_an_iterator_takes_a_step_at_a_time_and_closes() -> None:
@@ -55,30 +54,36 @@ class Endless:
         self.closed.set()
 
 
-def test_an_iterator_that_the_loop_s_own_thread_drops_is_closed_without_waiting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def portal(request: pytest.FixtureRequest) -> Iterator[Portal]:
+    """A portal whose iterators wait for so many seconds until they are closed."""
+    portal = Portal(closing_seconds=request.param)
+    yield portal
+    portal.stop()
+
+
+@pytest.mark.parametrize("portal", [20], indirect=True)
+def test_an_iterator_that_the_loop_s_own_thread_drops_is_closed_without_waiting(portal: Portal) -> None:
     """The collector may run anywhere; catches a loop that waits for itself."""
-    monkeypatch.setattr(portal, "_CLOSING", 20)
     endless = Endless(closes=True)
-    steps = [iterate(endless)]
+    steps = [portal.iterate(endless)]
     next(steps[0])
 
     async def drop() -> None:
         steps.clear()
 
-    threading.Thread(target=run, args=(drop,), daemon=True).start()
+    threading.Thread(target=portal.run, args=(drop,), daemon=True).start()
 
     assert endless.closed.wait(10)
 
 
-def test_an_iterator_that_does_not_close_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("portal", [0.05], indirect=True)
+def test_an_iterator_that_does_not_close_holds_nobody_up(portal: Portal) -> None:
     """Breaking off waits a moment only; catches a garbage collection that hangs."""
-    monkeypatch.setattr(portal, "_CLOSING", 0.05)
     over = threading.Event()
 
     def break_off() -> None:
-        steps = iterate(Endless(closes=False))
+        steps = portal.iterate(Endless(closes=False))
         next(steps)
         del steps
         over.set()

@@ -1,4 +1,4 @@
-"""stay, and portal.Held over it: a context manager that is entered by one call and left by another."""
+"""entered_context: an async context manager that sync code enters and leaves."""
 
 import asyncio
 import gc
@@ -11,7 +11,8 @@ from types import TracebackType
 import anyio
 import pytest
 
-from perkamo.sync.portal import Held, run
+from perkamo import PerkamoClosedError
+from perkamo.sync.portal import Portal, run, wrap_async_context_manager
 
 
 async def echo(value: object) -> object:
@@ -30,11 +31,11 @@ def test_a_context_manager_lives_in_one_task() -> None:
             yield log
         log.append("left")
 
-    held = Held(group())
-    swallowed = held.leave(None, None, None)
+    manager = wrap_async_context_manager(group())
+    with manager as log:
+        assert log == []
 
-    assert held.value == ["left"]
-    assert swallowed is False
+    assert log == ["left"]
 
 
 def test_a_context_manager_may_refuse_to_be_entered_or_swallow() -> None:
@@ -52,13 +53,15 @@ def test_a_context_manager_may_refuse_to_be_entered_or_swallow() -> None:
         except KeyError:
             return
 
-    with pytest.raises(ValueError, match="no"):
-        Held(refusing())
-    held = Held(swallowing())
-    error = KeyError("k")
-    assert held.value == 7
-    assert held.leave(KeyError, error, None) is True
-    assert Held(swallowing()).leave(OSError, OSError("o"), None) is False
+    with pytest.raises(ValueError, match="no"), wrap_async_context_manager(refusing()):
+        pass
+    with wrap_async_context_manager(swallowing()) as value:
+        raise KeyError("k")
+    assert value == 7
+    error = OSError("o")
+    with pytest.raises(OSError, match="o") as caught, wrap_async_context_manager(swallowing()):
+        raise error
+    assert caught.value is error
 
 
 class Slow:
@@ -112,8 +115,8 @@ def test_ctrl_c_cancels_entering_and_leaving(slow: str, log: list[str]) -> None:
     manager = Slow(slow)
 
     sender = interrupt_when(manager.waiting)
-    with pytest.raises(KeyboardInterrupt):
-        Held(manager).leave(None, None, None)
+    with pytest.raises(KeyboardInterrupt), wrap_async_context_manager(manager):
+        pass
     sender.join()
 
     assert manager.log == log
@@ -130,16 +133,31 @@ def test_a_keyboard_interrupt_of_the_block_reaches_the_manager_and_ends_no_loop(
             assert error is not None
             raise error
 
-    held = Held(Raising("never"))
     error = KeyboardInterrupt("of the block")
+    run(echo, 1)
     before = [thread for thread in threading.enumerate() if thread.name == "perkamo-portal"]
 
-    with pytest.raises(KeyboardInterrupt) as caught:
-        held.leave(KeyboardInterrupt, error, None)
+    with pytest.raises(KeyboardInterrupt) as caught, wrap_async_context_manager(Raising("never")):
+        raise error
 
     assert caught.value is error
     assert run(echo, 1) == 1
     assert [thread for thread in threading.enumerate() if thread.name == "perkamo-portal"] == before
+
+
+def test_a_manager_that_the_exit_cuts_off_is_left_as_cancelled() -> None:
+    """It is told that its block did not end in order; catches a batcher that waits for emits as if all were well."""
+    portal = Portal()
+    manager = Slow("never")
+    entered = portal.wrap_async_context_manager(manager)
+    entered.__enter__()
+
+    portal.stop()
+
+    with pytest.raises(PerkamoClosedError) as caught:
+        entered.__exit__(None, None, None)
+    assert caught.value.outcome == "unknown"
+    assert manager.log == ["leaving, CancelledError"]
 
 
 def test_what_nobody_can_leave_any_more_is_left_and_complained_about() -> None:
@@ -147,7 +165,7 @@ def test_what_nobody_can_leave_any_more_is_left_and_complained_about() -> None:
     manager = Slow("never")
 
     with pytest.warns(ResourceWarning, match="Slow was entered and never left; use it with 'with'"):
-        Held(manager)
+        wrap_async_context_manager(manager).__enter__()
 
     assert manager.left.wait(10)
 
@@ -162,8 +180,8 @@ def test_an_error_of_entering_leaves_no_cycle_behind() -> None:
     gc.collect()
     gc.disable()
     try:
-        with pytest.raises(ValueError, match="no"):
-            Held(Failing("never"))
+        with pytest.raises(ValueError, match="no"), wrap_async_context_manager(Failing("never")):
+            pass
         gone = not any(isinstance(one, Failing) for one in gc.get_objects())
     finally:
         gc.enable()

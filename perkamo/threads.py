@@ -1,0 +1,35 @@
+"""Threads of the operating system, also in a process where gevent has replaced threads by greenlets.
+
+Under gevent a ``threading.Thread`` is a greenlet of the thread that starts it. An event loop in it would be
+everybody's, and ``asyncio.run`` would fail in the whole process from then on. So what serves others from a thread of
+its own starts it here. Within that thread the patched standard library works as usual, on a hub of its own. Greenlets
+of other threads may wait for it with locks, events and futures made after the patch, always with a timeout: gevent
+raises ``LoopExit`` where a greenlet waits without one and nothing else is left that could wake its hub.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from importlib import import_module
+
+
+def is_gevent() -> bool:
+    """Tell whether gevent has replaced the threads of this process by now."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def start_thread(function: Callable[[], object], name: str) -> None:
+    """Run a function in a daemon thread of the operating system.
+
+    Args:
+        function: It must see to its own errors.
+        name: The thread's name; without effect under gevent.
+
+    Raises:
+        RuntimeError: There are too many threads, or the interpreter is exiting.
+    """
+    if is_gevent():
+        import_module("gevent.monkey").get_original("_thread", "start_new_thread")(function, ())
+    else:
+        threading.Thread(target=function, name=name, daemon=True).start()
