@@ -55,7 +55,7 @@ def test_errors_come_through_with_their_types(perkamo: PerkamoClient, sandbox: S
         with pytest.raises(PerkamoTimeoutError):
             perkamo.with_options(timeout=0.2, retry=RetryPolicy.none()).program()
     with pytest.raises(PerkamoConfigurationError):
-        PerkamoClient("")
+        PerkamoClient("sk_of two words")
 
 
 def test_a_lost_answer_is_made_up_for(perkamo: PerkamoClient, sandbox: Sandbox) -> None:
