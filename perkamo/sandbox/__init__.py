@@ -6,6 +6,7 @@ What of its behaviour is published and what is assumed is in ``Sandbox.fidelity(
 
 from perkamo.sandbox.blueprint import ProgramError
 from perkamo.sandbox.clock import Clock
+from perkamo.sandbox.dialect import DialectError
 from perkamo.sandbox.faults import Delay, Fault, Faults, Lost, Reset, Stall, Status, Truncate
 from perkamo.sandbox.fidelity import Fidelity
 from perkamo.sandbox.ledger import SandboxCustomer, SandboxEvent
@@ -20,6 +21,7 @@ __all__ = [
     "Clock",
     "CustomerStreams",
     "Delay",
+    "DialectError",
     "Fault",
     "FaultDifference",
     "FaultReport",

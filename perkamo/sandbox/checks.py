@@ -6,6 +6,7 @@ Without the client's code, so that it can prove the client wrong.
 import json
 import math
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final, cast
 
@@ -100,21 +101,27 @@ def read_object(request: Request) -> JsonObject:
     return value
 
 
-def read_event(value: Json, path: str = "") -> EventInput:
+def utf16_units(text: str) -> int:
+    """Count characters as JavaScript does. The text has no lone surrogate."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def read_event(value: Json, path: str = "", count: Callable[[str], int] = utf16_units) -> EventInput:
     """Check one event.
 
     Args:
         value: The parsed JSON.
         path: What to put before the names of fields, such as ``events[3].``.
+        count: Counts the characters of an id.
 
     Raises:
         CheckError: It breaks a rule of the contract.
     """
     if not isinstance(value, dict):
         raise CheckError(f"{path.removesuffix('.') or 'the event'} must be an object")
-    user_id = read_id(value, "user_id", MAX_USER_ID_LENGTH, path)
-    event = read_id(value, "event", MAX_EVENT_LENGTH, path)
-    transaction_id = read_id(value, "transaction_id", MAX_TRANSACTION_ID_LENGTH, path)
+    user_id = read_id(value, "user_id", MAX_USER_ID_LENGTH, path, count)
+    event = read_id(value, "event", MAX_EVENT_LENGTH, path, count)
+    transaction_id = read_id(value, "transaction_id", MAX_TRANSACTION_ID_LENGTH, path, count)
     context = read_facts(value, "context", path)
     for key in context:
         if key.lower() in RESERVED_CONTEXT_KEYS:
@@ -136,8 +143,15 @@ def read_events(body: JsonObject) -> list[Json]:
     return events
 
 
-def read_token_wish(body: JsonObject) -> TokenInput:
+def read_token_wish(
+    body: JsonObject, browser_ttl: int = BROWSER_TTL_SECONDS, stream_ttl: int = STREAM_TTL_SECONDS
+) -> TokenInput:
     """Check a wish for a browser token.
+
+    Args:
+        body: The parsed JSON.
+        browser_ttl: Seconds that a browser token lives where the wish says nothing.
+        stream_ttl: The same of a stream token.
 
     Raises:
         CheckError: It breaks a rule of the contract.
@@ -148,7 +162,7 @@ def read_token_wish(body: JsonObject) -> TokenInput:
     if "purpose" in body and purpose not in ("browser", "stream"):
         raise CheckError('purpose must be "stream", or be left out')
     stream = purpose == "stream"
-    ttl = body.get("ttl_seconds", STREAM_TTL_SECONDS if stream else BROWSER_TTL_SECONDS)
+    ttl = body.get("ttl_seconds", stream_ttl if stream else browser_ttl)
     if isinstance(ttl, bool) or not isinstance(ttl, int) or not 1 <= ttl <= MAX_TTL_SECONDS:
         raise CheckError(f"ttl_seconds must be a whole number from 1 to {MAX_TTL_SECONDS}")
     return TokenInput(browser_key, user_id, "stream" if stream else "browser", ttl)
@@ -167,7 +181,7 @@ def read_redemption(body: JsonObject) -> RedeemInput:
     )
 
 
-def read_id(body: JsonObject, name: str, limit: int, path: str = "") -> str:
+def read_id(body: JsonObject, name: str, limit: int, path: str = "", count: Callable[[str], int] = utf16_units) -> str:
     """Return an id exactly as sent.
 
     Raises:
@@ -179,7 +193,7 @@ def read_id(body: JsonObject, name: str, limit: int, path: str = "") -> str:
     if not value.strip():
         raise CheckError(f"{path}{name} must not be blank")
     _check_text(value, f"{path}{name}")
-    if len(value.encode("utf-16-le")) // 2 > limit:
+    if count(value) > limit:
         raise CheckError(f"{path}{name} must be at most {limit} characters")
     return value
 

@@ -146,8 +146,8 @@ class Ledger:
         Returns:
             The event result, and notes for the request log.
         """
-        if event.transaction_id in self._applied:
-            return self._duplicate(event.user_id), self._compare(event.transaction_id, event)
+        if (before := self.applied(event)) is not None:
+            return self._duplicate(event), _compare(before, event)
         customer = self._customer(event.user_id)
         level = self.program.level_number(customer.wallets)
         delta, notes = self.program.earn(event.event, event.context)
@@ -155,7 +155,7 @@ class Ledger:
             customer.wallets[wallet] = customer.wallets.get(wallet, 0.0) + amount
         customer.counts[event.event] += 1
         unlocked = self._unlock(customer)
-        self._applied[event.transaction_id] = event
+        self._applied[self._key(event)] = event
         self.events_applied += 1
         shown = {wallet: as_number(amount) for wallet, amount in delta.items()}
         moment = event.occurred_at or now
@@ -171,17 +171,25 @@ class Ledger:
     def redeem(self, wish: RedeemInput, reward: Reward) -> tuple[JsonObject | None, list[str]]:
         """Take the reward's cost from a wallet, once; None when the balance is too small. The shape is assumed."""
         shown: JsonObject = {"reward": reward.blueprint()}
-        if wish.transaction_id in self._applied:
-            return {**shown, **self._duplicate(wish.user_id)}, self._compare(wish.transaction_id, wish)
+        if (before := self.applied(wish)) is not None:
+            return {**shown, **self._duplicate(wish)}, _compare(before, wish)
         customer = self._customers.get(wish.user_id)
         balance = 0.0 if customer is None else customer.wallets.get(reward.wallet, 0.0)
         if customer is None or balance < reward.cost:
             return None, []
         customer.wallets[reward.wallet] = balance - reward.cost
-        self._applied[wish.transaction_id] = wish
+        self._applied[self._key(wish)] = wish
         self._changed(customer)
         delta = {reward.wallet: as_number(-reward.cost)}
         return {**shown, **self._result(customer, delta=delta)}, []
+
+    def applied(self, event: EventInput | RedeemInput) -> EventInput | RedeemInput | None:
+        """Return what was applied before under the same transaction id, or None."""
+        return self._applied.get(self._key(event))
+
+    def knows(self, user_id: str) -> bool:
+        """Tell whether anything was ever sent for a customer."""
+        return user_id in self._customers
 
     def customer_json(self, user_id: str) -> JsonObject:
         """Return a customer as ``GET /v1/customer`` answers; one that nothing was sent for reads as an empty one."""
@@ -254,13 +262,13 @@ class Ledger:
             for listener in tuple(self._listeners):
                 listener(change)
 
-    def _duplicate(self, user_id: str) -> JsonObject:
-        return self._result(self._customers.get(user_id) or _Customer(user_id), delta={}, duplicate=True)
+    def _key(self, event: EventInput | RedeemInput) -> str:
+        """Return what counts once: the transaction id, in the whole Space (assumed)."""
+        return event.transaction_id
 
-    def _compare(self, transaction_id: str, again: EventInput | RedeemInput) -> list[str]:
-        if self._applied[transaction_id] == again:
-            return []
-        return ["this transaction id was applied before with another body; the service would ignore this one"]
+    def _duplicate(self, event: EventInput | RedeemInput) -> JsonObject:
+        customer = self._customers.get(event.user_id) or _Customer(event.user_id)
+        return self._result(customer, delta={}, duplicate=True)
 
     def _result(
         self,
@@ -280,6 +288,12 @@ class Ledger:
             "wallet_state": {**customer.balances()},
             "level": self.program.level_state(customer.wallets),
         }
+
+
+def _compare(before: EventInput | RedeemInput, again: EventInput | RedeemInput) -> list[str]:
+    if before == again:
+        return []
+    return ["this transaction id was applied before with another body; the service would ignore this one"]
 
 
 def failed_result(message: str) -> JsonObject:

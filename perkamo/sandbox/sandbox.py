@@ -11,6 +11,7 @@ from perkamo.sandbox import assertions
 from perkamo.sandbox.blueprint import read_program
 from perkamo.sandbox.clock import Clock
 from perkamo.sandbox.control import Control
+from perkamo.sandbox.dialect import make_space
 from perkamo.sandbox.faults import Delay, Fault, Faults, Interceptor, Lost, Reset, Stall, Status, Truncate, name_of
 from perkamo.sandbox.fidelity import FIDELITY, Fidelity
 from perkamo.sandbox.inspection import inspection_answers
@@ -33,7 +34,6 @@ from perkamo.sandbox.requestlog import RequestLog, RequestRecord, masked
 from perkamo.sandbox.routes import ROUTES, find
 from perkamo.sandbox.server import Server
 from perkamo.sandbox.shop import SHOP_PROGRAM
-from perkamo.sandbox.space import Space
 from perkamo.sandbox.stream import CustomerStreams
 from perkamo.sandbox.tokens import IdMaker, Purpose, Token
 from perkamo.sandbox.webhooks import Webhooks
@@ -59,9 +59,12 @@ class Sandbox:
         port: The port; 0 for a free one.
         seed: Keys, ids and tokens follow from it, so that the same script sees the same ones.
         now: The time, with a zone, at which ``clock`` stands still from the beginning; None lets it run.
+        dialect: What it answers otherwise than assumed, by the names and alternatives of ``fidelity``, such as
+            ``{"customer.perks": "texts"}``. It stays for the sandbox's life.
 
     Raises:
         ProgramError: The program is wrong; ``.path`` says where.
+        DialectError: There is no such fact, or it has no such alternative.
         ValueError: ``now`` has no zone.
     """
 
@@ -74,6 +77,7 @@ class Sandbox:
         expose: bool = False,
         seed: int = 0,
         now: datetime | None = None,
+        dialect: Mapping[str, str] | None = None,
     ) -> None:
         self._lock = ProcessLock()
         self._host, self._port = host, port
@@ -89,8 +93,9 @@ class Sandbox:
         """The sandbox's time."""
         self.faults: Faults = Faults(self._lock)
         """What is to go wrong."""
-        self._space = Space(
+        self._space = make_space(
             read_program(SHOP_PROGRAM if program is None else program),
+            dialect,
             api_key=self.api_key,
             browser_key=self.browser_key,
             ids=ids,

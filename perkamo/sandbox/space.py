@@ -7,13 +7,13 @@ from typing import Final
 
 from perkamo.events import MAX_USER_ID_LENGTH
 from perkamo.sandbox import checks
-from perkamo.sandbox.checks import CheckError
+from perkamo.sandbox.checks import CheckError, EventInput, TokenInput
 from perkamo.sandbox.clock import stamp
 from perkamo.sandbox.ledger import Ledger, failed_result
 from perkamo.sandbox.messages import Headers, Json, JsonObject, Request, Response, json_response, with_headers
 from perkamo.sandbox.program import Program
 from perkamo.sandbox.routes import ROUTES, Place, find
-from perkamo.sandbox.signatures import AuthorizationError, check_key, check_signature
+from perkamo.sandbox.signatures import MAX_SKEW_SECONDS, AuthorizationError, check_key, check_signature
 from perkamo.sandbox.tokens import IdMaker, Token, TokenBook
 from perkamo.signing import SIGNATURE_HEADER
 
@@ -47,6 +47,9 @@ class Space:
         self._ids = ids
         self._time = time
         self._window = (0, 0)
+        self._max_skew: float = MAX_SKEW_SECONDS
+        self._unauthorized_status = 401
+        self._wrong_browser_key_status = 403
         self._calls: dict[str, Callable[[Request, Place], Response]] = {
             "identify": self._identify,
             "emit": self._emit,
@@ -72,7 +75,7 @@ class Space:
         except CheckError as error:
             response = self.error(error.status, str(error))
         except AuthorizationError as error:
-            response = self.error(401, str(error))
+            response = self.error(self._unauthorized_status, str(error))
         return with_headers(response, self.common_headers())
 
     def error(self, status: int, message: str, *, headers: Headers = ()) -> Response:
@@ -109,65 +112,82 @@ class Space:
             raise CheckError("This path is not served here", 404)
         check_key(request, self._api_key, self._browser_key)
         if request.method == "POST":
-            check_signature(request, place.path, self._api_key, self._time())
+            check_signature(request, place.path, self._api_key, self._time(), self._max_skew)
         response = answer(request, place)
         oddities = _oddities(request, place)
         return Response(response.status, response.headers, response.body, (*oddities, *response.notes))
 
-    def _identify(self, request: Request, _: Place) -> Response:
+    def _identify(self, request: Request, _: Place, /) -> Response:
         body = checks.read_object(request)
         user_id = checks.read_id(body, "user_id", MAX_USER_ID_LENGTH)
         traits = checks.read_facts(body, "traits")
         notes = checks.notes_on(body, ("user_id", "traits"))
         return json_response(200, self.ledger.identify(user_id, traits), notes=notes)
 
-    def _emit(self, request: Request, _: Place) -> Response:
+    def _emit(self, request: Request, _: Place, /) -> Response:
         body = checks.read_object(request)
         result, notes = self._apply(body, "")
         return json_response(200, result, notes=notes)
 
-    def _batch(self, request: Request, _: Place) -> Response:
+    def _batch(self, request: Request, _: Place, /) -> Response:
         body = checks.read_object(request)
         results: list[Json] = []
         notes = checks.notes_on(body, ("events",))
         for index, item in enumerate(checks.read_events(body)):
             try:
                 result, more = self._apply(item, f"events[{index}].")
+                results.append(result)
             except CheckError as error:
-                result, more = failed_result(str(error)), (str(error),)
-            results.append(result)
+                results.append(self._failed_item(error))
+                more = (str(error),)
             notes = (*notes, *more)
         return json_response(200, {"results": results}, notes=notes)
 
     def _apply(self, item: Json, path: str) -> tuple[JsonObject, tuple[str, ...]]:
-        event = checks.read_event(item, path)
+        event = self._read_event(item, path)
         now = self._time()
         result, notes = self.ledger.apply(event, stamp(now), now)
         known = checks.notes_on(item, EVENT_FIELDS, path) if isinstance(item, dict) else ()
         return result, (*known, *(f"{path.removesuffix('.')}: {note}" if path else note for note in notes))
 
-    def _customer(self, _: Request, place: Place) -> Response:
+    def _read_event(self, item: Json, path: str) -> EventInput:
+        return checks.read_event(item, path)
+
+    def _failed_item(self, error: CheckError) -> Json:
+        """Return the result of a failed item of a batch: nothing applied, and the error. Its shape is assumed."""
+        return failed_result(str(error))
+
+    def show_customer(self, customer: JsonObject) -> JsonObject:
+        """Return a customer as answers and streams carry it."""
+        return customer
+
+    def _customer(self, _: Request, place: Place, /) -> Response:
         if place.user_id is None:
             raise CheckError("the user id in the path is no percent-encoded UTF-8")
         user_id = checks.read_id({"user_id": place.user_id}, "user_id", MAX_USER_ID_LENGTH)
-        return json_response(200, self.ledger.customer_json(user_id))
+        return json_response(200, self._show_customer_answer(user_id))
 
-    def _program(self, _: Request, __: Place) -> Response:
-        return json_response(
-            200, {"blueprint": self.ledger.program.blueprint(), "metrics": self._metrics(), "usage": self._metrics()}
-        )
+    def _show_customer_answer(self, user_id: str) -> JsonObject:
+        return self.show_customer(self.ledger.customer_json(user_id))
 
-    def _usage(self, _: Request, __: Place) -> Response:
+    def _program(self, _: Request, __: Place, /) -> Response:
+        return json_response(200, self._show_program())
+
+    def _show_program(self) -> Json:
+        measured = self._metrics()
+        return {"blueprint": self.ledger.program.blueprint(), "metrics": measured, "usage": measured}
+
+    def _usage(self, _: Request, __: Place, /) -> Response:
         return json_response(200, self._metrics())
 
     def _metrics(self) -> JsonObject:
         return {"events": self.ledger.events_applied, "customers": self.ledger.customer_count}
 
-    def _browser_token(self, request: Request, _: Place) -> Response:
+    def _browser_token(self, request: Request, _: Place, /) -> Response:
         body = checks.read_object(request)
-        wish = checks.read_token_wish(body)
+        wish = self._read_token_wish(body)
         if wish.browser_key != self._browser_key:
-            raise CheckError("browser_key is not this Space's public browser key", 403)
+            raise CheckError("browser_key is not this Space's public browser key", self._wrong_browser_key_status)
         expires_at = self._time() + wish.ttl_seconds
         token = Token(self._ids.make("sandbox_token_"), wish.user_id, wish.purpose, expires_at)
         self.tokens.add(token)
@@ -180,7 +200,10 @@ class Space:
         notes = checks.notes_on(body, ("browser_key", "user_id", "purpose", "ttl_seconds"))
         return json_response(200, answer, notes=notes)
 
-    def _redeem(self, request: Request, _: Place) -> Response:
+    def _read_token_wish(self, body: JsonObject) -> TokenInput:
+        return checks.read_token_wish(body)
+
+    def _redeem(self, request: Request, _: Place, /) -> Response:
         wish = checks.read_redemption(checks.read_object(request))
         reward = next((item for item in self.ledger.program.rewards if item.key == wish.reward), None)
         if reward is None:

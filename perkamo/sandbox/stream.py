@@ -118,7 +118,7 @@ class CustomerStreams:
         return after == self._serial or (bool(self._history) and self._history[0].serial <= after + 1)
 
     def _snapshot(self, user_id: str) -> bytes:
-        return _event(self._serial, self._space.ledger.customer_json(user_id))
+        return _event(self._serial, self._space.show_customer(self._space.ledger.customer_json(user_id)))
 
     def since(self, user_id: str, after: int, reset: int) -> tuple[bytes, int] | None:
         """Return the events of a customer after a serial, and the serial reached; None after a reset."""
@@ -132,7 +132,7 @@ class CustomerStreams:
                 if change.serial <= after:
                     break
                 if change.user_id == user_id:
-                    missed.append(_event(change.serial, change.customer))
+                    missed.append(_event(change.serial, self._space.show_customer(change.customer)))
             return b"".join(reversed(missed)), self._serial
 
     def watch(self, wakeup: "_Wakeup") -> None:
