@@ -12,6 +12,7 @@ from typing import Self
 
 from perkamo.batching.batcher import Batcher
 from perkamo.batching.split import MAX_REQUEST_EVENTS
+from perkamo.batching.sync_sending import sending
 from perkamo.events import Context, Event
 from perkamo.models import EventIngestResponse
 from perkamo.sync.portal import run, wrap_async_context_manager
@@ -48,7 +49,7 @@ class SyncBatcher:
         Raises:
             PerkamoConfigurationError: A limit is out of its range.
         """
-        self._async = Batcher(client._async, max_delay=max_delay, max_events=max_events, max_pending=max_pending)
+        self._async = Batcher(sending(client), max_delay=max_delay, max_events=max_events, max_pending=max_pending)
         self._owner: object = None  # keeps what it came from, which closes when it is collected
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ Written by hand, unlike the other twins: the stream is the caller's own code and
 from collections.abc import Iterable, Iterator
 
 from perkamo.batching.bulk import Given, Outcome, Pipe
+from perkamo.batching.sync_sending import sending
 from perkamo.sync.portal import run
 from perkamo.sync_client import PerkamoClient
 
@@ -29,7 +30,7 @@ def sync_emit_many(
     Raises:
         PerkamoConfigurationError: ``concurrency`` is out of its range.
     """
-    return _outcomes(events, Pipe(client._async, concurrency, ordered=ordered))
+    return _outcomes(events, Pipe(sending(client), concurrency, ordered=ordered))
 
 
 def _outcomes(events: Iterable[Given], pipe: Pipe) -> Iterator[Outcome]:

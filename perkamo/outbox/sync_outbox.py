@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+from perkamo.batching.sync_sending import sending
 from perkamo.events import Event
 from perkamo.outbox.outbox import DEFAULT_MAX_BYTES, DeadLetter, Outbox, OutboxStats
 from perkamo.outbox.relay import Relay
@@ -81,7 +82,7 @@ class SyncOutbox:
         Raises:
             PerkamoConfigurationError: The client's key supplier failed.
         """
-        with wrap_async_context_manager(self._async.relay(client._async)) as value:
+        with wrap_async_context_manager(self._async.relay(sending(client))) as value:
             yield value
 
     def drain(self, client: PerkamoClient) -> OutboxStats:
@@ -96,7 +97,7 @@ class SyncOutbox:
         Raises:
             PerkamoError: The service refuses this client, and time alone does not mend it. Everything is kept.
         """
-        return run(self._async.drain, client._async)
+        return run(self._async.drain, sending(client))
 
     def stats(self) -> OutboxStats:
         """Count, over all processes and restarts, what became of the events.
@@ -142,7 +143,7 @@ class SyncOutbox:
         Raises:
             PerkamoConfigurationError: The client's key supplier failed.
         """
-        return run(self._async.rebind, client._async)
+        return run(self._async.rebind, sending(client))
 
     def close(self) -> None:
         """Finish the puts that wait and give the file back; needed only where an outbox ends before its process."""

@@ -179,6 +179,7 @@ def _imports(tree: ast.Module, module: str) -> Iterator[str]:
                 f"from {twins[_module(node)]} import {CLASSES[one.name]}" for one in node.names if one.name in CLASSES
             )
     yield f"from {_dotted(module)} import {', '.join(_defined(tree))}"
+    yield "from perkamo.batching.sync_sending import sending"
     yield "from perkamo.sync.portal import finalize_soon, iterate, run, wrap_async_context_manager"
 
 
@@ -312,9 +313,9 @@ def _arguments(node: Method) -> list[str]:
 
 
 def _passed(one: ast.arg) -> str:
-    """Write an argument as the async class takes it: a twin passes the async object that it stands for."""
+    """Write an argument as the async class takes it: for a sync client, what coroutines send with."""
     is_twin = one.annotation is not None and ast.unparse(one.annotation) in CLASSES
-    return f"{one.arg}._async" if is_twin else one.arg
+    return f"sending({one.arg})" if is_twin else one.arg
 
 
 def _reworded(text: str) -> str:

@@ -115,3 +115,28 @@ def test_a_client_that_nobody_closed_is_complained_about_and_its_sockets_are_clo
     ended = run(code, sandbox.api_key, sandbox.base_url, options=())
 
     assert ended.out == "20 {'ResourceWarning'} True 0\n", ended.err
+
+
+LATE = """
+import atexit, sys
+from perkamo import PerkamoClient
+
+client = PerkamoClient("sk_test", base_url=sys.argv[1], timeout=20)
+client.customer("ada")
+stream = client.subscribe_customer("ada", "st_test")
+atexit._run_exitfuncs()
+for name, module in list(sys.modules.items()):  # as the interpreter does, in an order that nobody chooses
+    if name.startswith("perkamo."):
+        for key in vars(module):
+            if not key.startswith("__"):
+                setattr(module, key, None)
+del stream, client, module
+"""
+
+
+def test_finalizers_that_come_late_say_nothing() -> None:
+    """A module-level client is collected when modules have lost their names, as under uWSGI; catches a TypeError."""
+    with RawServer(answering(answer(b'{"user_id":"ada"}'))) as server:
+        ended = run(LATE, server.base_url, options=())
+
+    assert (ended.code, ended.err) == (0, "")

@@ -34,7 +34,7 @@ from perkamo import (
 from perkamo.stream.sse import MAX_EVENT_SIZE
 from perkamo.stream.stream import CustomerStream
 from tests.canary import PACKAGE
-from tests.faults.rawserver import Connection, RawServer, answer
+from tests.faults.rawserver import Connection, RawServer, answer, answering
 from tests.stream.scripts import (
     CHUNKED,
     HEAD,
@@ -278,6 +278,24 @@ async def test_what_is_no_token_is_refused(wrong: str) -> None:
     assert server.accepted == 0
     for caught in (fixed, supplied):
         assert "0123" not in str(caught.value)
+
+
+async def test_the_caller_s_own_log_lines_of_httpx_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """While a stream is open and after it, in the very task; catches a label of ours that is never taken back."""
+    caplog.set_level(logging.INFO)
+    with RawServer(stalling(event(1)), answering(answer()), answering(answer())) as server:
+        async with subscribe(server) as stream, httpx.AsyncClient(trust_env=False) as own:
+            await stream.receive()
+            await own.get(f"{server.base_url}/while")
+        async with httpx.AsyncClient(trust_env=False) as own:
+            await own.get(f"{server.base_url}/after")
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "httpx"]
+    assert [line.split('"')[0] for line in lines] == [
+        "HTTP Request: GET /v1/client/customer/{user_id}/stream",
+        f"HTTP Request: GET {server.base_url}/while ",
+        f"HTTP Request: GET {server.base_url}/after ",
+    ]
 
 
 async def test_no_frame_log_or_repr_shows_token_or_id(caplog: pytest.LogCaptureFixture) -> None:
