@@ -6,7 +6,7 @@ leads into frames that hold the key or the body.
 
 import ssl
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from hashlib import sha256
 from typing import Final
 
@@ -82,6 +82,10 @@ def own_client(
     raise PerkamoConfigurationError(f"The client can't be built: {problem}.")
 
 
+def _wall_time() -> float:
+    return time.time()  # looked up at each call: a signature follows the clock also where a test tool has frozen it
+
+
 class Sender:
     """Where requests go: one HTTP client, one key, one base URL; shared by all views of a client."""
 
@@ -90,6 +94,7 @@ class Sender:
         self.owned = owned
         self.base_url = base_url
         self.clock_offset: float = 0.0
+        self.wall_time: Callable[[], float] = _wall_time
         self._used = False
         self._key = key
         self._addresses = Addresses(base_url)
@@ -128,7 +133,7 @@ class Sender:
         """
         self._used = True
         body = RequestBody(call.body or b"")
-        timestamp = time.time() + self.clock_offset
+        timestamp = self.wall_time() + self.clock_offset
         signed: SignedHeaders | None = None
         result: Answered | Problem | None = None
         with anyio.move_on_after(seconds):

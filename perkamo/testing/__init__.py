@@ -14,13 +14,15 @@ at which its clock stands still. Of several marks, the closest that names an arg
 """
 
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import pytest
 
 if TYPE_CHECKING:
     from perkamo import AsyncPerkamoClient, PerkamoClient
     from perkamo.sandbox import Sandbox
+
+_PASSED: Final = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,6 +85,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note which test passed: only there is a fault that never fired a failure."""
+    report = yield
+    if call.when == "call":
+        item.stash[_PASSED] = report.passed
+    return report
+
+
 @pytest.fixture(scope="session")
 def _perkamo_sandbox() -> "Iterator[Sandbox]":  # pyright: ignore[reportUnusedFunction] - pytest finds it by its name
     """One for each process, so that the workers of xdist share nothing."""
@@ -102,15 +115,24 @@ def perkamo_sandbox(request: pytest.FixtureRequest, _perkamo_sandbox: "Sandbox")
     from perkamo.testing.mark import renew  # noqa: PLC0415 - loaded by those who ask for it
 
     renew(_perkamo_sandbox, request.node)
-    failed_before = request.session.testsfailed
+    request.node.stash[_PASSED] = False
     yield _perkamo_sandbox
     if request.node.get_closest_marker("perkamo_faults") is not None:
         from perkamo.testing.every_fault import end_trial  # noqa: PLC0415 - loaded by those who ask for it
 
         end_trial(request.node, _perkamo_sandbox)
     unfired = "; ".join(_perkamo_sandbox.faults.unfired)
-    if unfired and request.session.testsfailed == failed_before:
+    if unfired and request.node.stash[_PASSED]:
         pytest.fail(f"armed faults never fired: {unfired}", pytrace=False)
+
+
+@pytest.fixture
+def perkamo_env(perkamo_sandbox: "Sandbox", monkeypatch: pytest.MonkeyPatch) -> "Sandbox":
+    """``perkamo_sandbox``, with its address and keys in the environment, for code that builds its own client."""
+    monkeypatch.setenv("PERKAMO_SECRET_KEY", perkamo_sandbox.api_key)
+    monkeypatch.setenv("PERKAMO_BROWSER_KEY", perkamo_sandbox.browser_key)
+    monkeypatch.setenv("PERKAMO_BASE_URL", perkamo_sandbox.base_url)
+    return perkamo_sandbox
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@
 # What a client keeps to itself is reached into here, so that it needs no public ways in that only tests would use.
 
 import asyncio
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
@@ -46,7 +45,7 @@ def async_client(sandbox: Sandbox, *, late: bool = False) -> Generator[AsyncPerk
 def _set_clock(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
     """Sign by a stopped clock from the first call on, which would be refused once otherwise, and be seen twice."""
     if sandbox.clock.frozen:
-        client._exchange.sender.clock_offset = sandbox.clock.time() - time.time()
+        client._exchange.sender.wall_time = sandbox.clock.time
 
 
 def _close(client: AsyncPerkamoClient) -> None:

@@ -19,7 +19,7 @@ asyncio_default_fixture_loop_scope = function
 addopts = --strict-markers --strict-config -p no:cacheprovider -p no:hypothesispytest -p no:respx -p no:pytest_httpx
   -p no:randomly
 """
-_COUNTS: Final = re.compile(r"([0-9]+) (passed|failed|error|skipped)")
+_COUNTS: Final = re.compile(r"([0-9]+) (passed|failed|xfailed|error|skipped)")
 
 
 @frozen

@@ -75,6 +75,23 @@ def test_a_fault_that_never_fired_fails_a_test_that_passes_otherwise(tmp_path: P
                     buy(perkamo_client)
                     assert len(perkamo_sandbox.requests) == 1
 
+                def test_skipped(perkamo_sandbox):
+                    arm(perkamo_sandbox)
+                    pytest.skip("not here")
+
+                @pytest.mark.xfail
+                def test_expected_to_fail(perkamo_sandbox):
+                    arm(perkamo_sandbox)
+                    assert False
+
+                @pytest.fixture
+                def not_here(perkamo_sandbox):
+                    arm(perkamo_sandbox)
+                    pytest.skip("not here")
+
+                def test_skipped_by_a_fixture(not_here):
+                    pass
+
                 @pytest.fixture
                 def late(perkamo_client):
                     yield
@@ -86,7 +103,7 @@ def test_a_fault_that_never_fired_fails_a_test_that_passes_otherwise(tmp_path: P
         },
     )
 
-    assert run.counts == {"passed": 4, "failed": 1, "error": 1}, run.text
+    assert run.counts == {"passed": 4, "failed": 1, "error": 1, "skipped": 2, "xfailed": 1}, run.text
     assert sorted(run.summary) == [
         "ERROR test_faults.py::test_unfired - Failed: armed faults never fired: POST /v1/events: Status(503)",
         "FAILED test_faults.py::test_failed - AssertionError: its own reason",
