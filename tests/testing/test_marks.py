@@ -81,7 +81,7 @@ WRONG_MARKS = {
     "{}": "takes its arguments by name",
     "programme={}": "takes no argument programme",
     "program=3": "program in @pytest.mark.perkamo(program=…, now=…) is a mapping or JSON, not int",
-    "program={'rules': 1}": "is wrong: program.rules is unknown",
+    "program={'rules': 1}": "is wrong: program.wallets must name at least one wallet",
     "program='{'": "program is no JSON",
     "now='2026-06-01'": "is a datetime with a zone, not str",
     "now=datetime(2026, 6, 1)": "the time needs a zone",
