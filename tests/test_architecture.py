@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clock": set(),
     "threads": set(),
     "event_loop": {"clock"},
-    "encoding": {"errors"},
+    "encoding": {"errors", "redaction"},
     "transport": {"clock", "event_loop"},
     "events": {"encoding", "errors"},
     "models": {"encoding", "errors", "redaction"},
