@@ -21,6 +21,7 @@ from perkamo import (
     assert_safe_event,
     create_transaction_id,
 )
+from perkamo.events import encode_object
 
 FULL = (
     b'{"user_id":"customer_123","event":"purchase.completed","transaction_id":"order_1092",'
@@ -270,3 +271,20 @@ def test_an_event_shows_no_personal_data_and_survives_copies() -> None:
     assert "bob" not in repr(event)
     assert pickle.loads(pickle.dumps(event)) == copy.deepcopy(event) == event
     assert hash(event) == hash(copy.copy(event))
+
+
+LIMIT = 256 * 1024
+AROUND = '{"v":""}'
+
+
+@pytest.mark.parametrize("letter", ["x", "ž", "\u6c49", "😀"], ids=["1 byte", "2 bytes", "3 bytes", "4 bytes"])
+@pytest.mark.parametrize("name", ["context", "traits"])
+def test_the_limit_of_an_object_counts_bytes(letter: str, name: str) -> None:
+    """256 KiB of JSON fit exactly, one byte more does not, whatever the letters; catches a limit of characters."""
+    size = len(letter.encode())
+    letters, rest = divmod(LIMIT - len(AROUND), size)
+    fits = {"v": letter * letters + "x" * rest}
+
+    assert len(encode_object(fits, name).encode()) == LIMIT
+    with pytest.raises(PerkamoValidationError, match=f"^{name} must be at most {LIMIT} bytes of JSON"):
+        encode_object({"v": f"{fits['v']}x"}, name)

@@ -59,8 +59,9 @@ class CustomerStream:
     What it does where the standard leaves a choice:
 
     - A connection that ends, breaks or stays silent (no byte, not even a comment, for ``idle_timeout``) is made again,
-      also the first one, and resumed by Last-Event-ID. So are 408, 429, 5xx and retryable errors of the token's
-      supplier. ``ReconnectPolicy`` says how patiently; what has been delivered starts the count again.
+      also the first one, and resumed by Last-Event-ID. So are 408, 425, 429, 5xx, a 409 that says when, and retryable
+      errors of the token's supplier. ``ReconnectPolicy`` says how patiently; what has been delivered starts the count
+      again. TLS that is refused, and errors of your own HTTP client's hooks and transport, raise.
     - 401 and 403 ask the token's supplier for a fresh one, once and at once. A fixed token fails.
     - 204 ends the iteration. Any other status or content type, a redirect (a token must not travel to another place;
       the standard would follow) and an event of more than 1 MiB raise.

@@ -78,6 +78,32 @@ def tokens_of(sandbox: Sandbox, client: Callable[[], AsyncPerkamoClient], **opti
     return app
 
 
+def test_an_id_that_is_no_text_is_the_applications_error(client: Callable[[], AsyncPerkamoClient]) -> None:
+    """A number from the database is refused in one sentence; catches an AttributeError, and a token for "7.0"."""
+    app = FastAPI(lifespan=perkamo_lifespan(client))
+    number: Callable[[], str] = lambda: 7  # type: ignore[assignment, return-value]  # noqa: E731 - wrong on purpose
+    app.include_router(browser_token_router(browser_key="pk_test", get_user_id=number))
+
+    with TestClient(app) as http, pytest.raises(PerkamoConfigurationError, match="must return text or None, not int"):
+        http.post("/api/perkamo/token")
+
+
+def test_an_application_starts_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health checks and documentation need none; the call says what to do; catches a deployment that can't be tried."""
+    monkeypatch.delenv("PERKAMO_SECRET_KEY", raising=False)
+    app = FastAPI(lifespan=perkamo_lifespan(AsyncPerkamoClient))
+
+    @app.get("/")
+    async def index(perkamo: PerkamoDep) -> str:
+        await perkamo.program()
+        return "unreachable"
+
+    with TestClient(app) as http:
+        assert http.get("/openapi.json").status_code == 200
+        with pytest.raises(PerkamoConfigurationError, match="There is no server key"):
+            http.get("/")
+
+
 def test_a_handler_gets_the_applications_client(http: TestClient, sandbox: Sandbox) -> None:
     """Lifespan and dependency together; catches a client that is made for each request."""
     answers = [http.post("/orders/order_1/paid?amount=12900") for _ in range(2)]

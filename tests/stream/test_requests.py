@@ -398,7 +398,7 @@ async def test_no_other_2xx_is_a_stream(status: int) -> None:
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 520, 599])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 520, 599])
 async def test_an_outage_is_waited_out(status: int) -> None:
     """These are tried again, with a wait, also on the first connection; B10, D4."""
     time = OwnedTime()
@@ -409,6 +409,30 @@ async def test_an_outage_is_waited_out(status: int) -> None:
     assert points(updates) == [1]
     assert time.slept == [1, 1, 1]
     assert len(server.requests) == 4
+
+
+async def test_a_conflict_is_waited_out_where_it_says_when() -> None:
+    """409 with Retry-After is tried again as in a call, without it it is final; catches two tables."""
+    time = OwnedTime()
+    scripts = (refusing("409 No", "retry-after: 7"), refusing("409 No"))
+    with RawServer(*scripts) as server, pytest.raises(PerkamoStreamError, match="409") as caught:
+        await collect(subscribe(server, time=time))
+
+    assert time.slept == [7]
+    assert (caught.value.status, caught.value.attempts, caught.value.retryable) == (409, 2, False)
+
+
+@pytest.mark.parametrize("before", [0, 1, 4])
+async def test_a_fatal_error_counts_the_attempts_in_a_row(before: int) -> None:
+    """What failed since the last update and the attempt that ended it; catches a count that is one too low."""
+    failing = [refusing("503 Later")] * before
+    with RawServer(sending(event(1)), *failing, refusing("404 No")) as server:
+        stream = subscribe(server)
+        with pytest.raises(PerkamoStreamError, match="404") as caught:
+            await collect(stream)
+
+    assert caught.value.attempts == before + 1
+    assert len(server.requests) == before + 2
 
 
 @pytest.mark.parametrize("status", [503, 404, 299, 400])
