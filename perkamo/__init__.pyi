@@ -53,8 +53,9 @@ from perkamo.outbox.errors import (
     PerkamoOutboxFullError,
     PerkamoOutboxStorageError,
 )
-from perkamo.outbox.outbox import DeadLetter, Outbox, OutboxStats
+from perkamo.outbox.outbox import Outbox
 from perkamo.outbox.relay import Relay
+from perkamo.outbox.store import DeadLetter, OutboxStats
 from perkamo.outbox.sync_outbox import SyncOutbox
 from perkamo.request.credentials import ApiKey
 from perkamo.request.retry import RetryPolicy

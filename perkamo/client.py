@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Self, TypeAlias, TypeVar, cast, get_args
+from typing import Self, TypeAlias, TypeVar, cast
 
 import httpx
 from attrs import evolve
@@ -37,7 +37,6 @@ from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.stream.stream import BadData, CustomerStream, StreamState
 from perkamo.stream.subscription import StreamOrigin, Subscription
 from perkamo.stream.token import StreamToken, TokenSource
-from perkamo.transport.proxy import hide_proxy
 
 T = TypeVar("T")
 _Attributes: TypeAlias = dict[str, object] | None
@@ -81,8 +80,7 @@ class AsyncPerkamoClient:
                 followed, and its default headers, cookies and parameters are not sent. Its connection pool is
                 httpx's own, which can lose connections when calls are cancelled, unless it has a ``Transport``:
                 ``httpx.AsyncClient(transport=perkamo.Transport(…))``.
-            proxy: The URL of an HTTP proxy, or of a SOCKS5 proxy with the extra ``socks``; from the environment
-                (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) when not given.
+            proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
             ssl_context: What the service must prove and what proves us, for a private CA or a client certificate;
                 what httpx trusts when not given.
             max_connections: The most connections at a time, 1 or more; 100 when not given. Further calls wait.
@@ -93,7 +91,6 @@ class AsyncPerkamoClient:
             PerkamoConfigurationError: A value can't work.
         """
         api_key = key = wrap_secret(api_key, Key)
-        proxy = hide_proxy(proxy)
         if key.problem is not None:
             raise PerkamoConfigurationError(key.problem)
         if http_client is not None and not isinstance(cast("object", http_client), httpx.AsyncClient):
@@ -107,7 +104,6 @@ class AsyncPerkamoClient:
             )
         url = check_base_url(base_url, allow_insecure_http=allow_insecure_http)
         limit = endpoints.check_timeout(timeout)
-        endpoints.check_type(retry, RetryPolicy, "retry")
         make = partial(own_client, url, proxy=proxy, ssl_context=ssl_context, max_connections=max_connections)
         client = make() if http_client is None else http_client
         guard_httpx_logs()
@@ -319,13 +315,10 @@ class AsyncPerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoConfigurationError: An option's value can't work.
+            PerkamoConfigurationError: The timeout is no positive number.
         """
         stream_token = token = wrap_secret(stream_token, TokenSource)
         token.check()
-        endpoints.check_type(reconnect, ReconnectPolicy, "reconnect")
-        if bad_data not in get_args(BadData):
-            raise PerkamoConfigurationError("bad_data must be 'raise' or 'skip'.")
         subscription = Subscription(
             origin=self._streams,
             call=endpoints.customer_stream(user_id, self._streams.path),
@@ -387,14 +380,13 @@ class AsyncPerkamoClient:
             A client of the same class, with all that a subclass has added. It needs no closing and ends with this one.
 
         Raises:
-            PerkamoConfigurationError: A value can't work.
+            PerkamoConfigurationError: The timeout is no positive number.
         """
         exchange = self._exchange
-        kept = exchange.retry if isinstance(retry, EllipsisType) else endpoints.check_type(retry, RetryPolicy, "retry")
         limited = evolve(
             exchange,
             timeout=exchange.timeout if isinstance(timeout, EllipsisType) else endpoints.check_timeout(timeout),
-            retry=kept,
+            retry=exchange.retry if isinstance(retry, EllipsisType) else retry,
         )
         return copied(self, _exchange=limited, _owns_connections=False)
 

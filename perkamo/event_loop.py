@@ -121,3 +121,23 @@ def _spawn(function: Callable[[], Coroutine[object, object, None]]) -> object:
     from trio.lowlevel import spawn_system_task  # noqa: PLC0415 - loaded already where it runs, needed nowhere else
 
     return spawn_system_task(function, context=copy_context())
+
+
+class Wakeup:
+    """Wakes one task from any thread."""
+
+    def __init__(self) -> None:
+        """Belong to the event loop that is running now."""
+        self._in_loop = caller_into_loop()
+        self._rung = anyio.Event()
+
+    def notify(self) -> None:
+        """Wake the task, now or when it next waits."""
+        if not self._rung.is_set():
+            self._in_loop(self._rung.set)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for the wakeup, and no longer than so many seconds."""
+        with anyio.move_on_after(seconds):
+            await self._rung.wait()
+        self._rung = anyio.Event()

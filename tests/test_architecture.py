@@ -10,7 +10,10 @@ import perkamo
 
 PACKAGE = Path(perkamo.__file__).parent
 
-GROUND = {"errors", "contract", "redaction", "signing", "clock", "threads", "event_loop", "encoding", "transport"}
+GROUND = {
+    *("errors", "contract", "redaction", "signing", "clock", "threads", "forks", "file_locks", "event_loop"),
+    *("encoding", "transport"),
+}
 CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
 TWINS = {"sync", "sync_client"}
 DELIVERY = {"batching", "outbox"}
@@ -22,8 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signing": set(),
     "clock": set(),
     "threads": set(),
+    "forks": set(),
+    "file_locks": set(),
     "event_loop": {"clock"},
-    "encoding": {"errors", "redaction"},
+    "encoding": {"errors"},
     "transport": {"clock", "event_loop"},
     "events": {"encoding", "errors"},
     "models": {"encoding", "errors", "redaction"},

@@ -1,6 +1,7 @@
 """``python -m perkamo outbox``: look at an outbox, deliver what is in it, and see to its dead letters."""
 
 import json
+import stat
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +24,9 @@ from perkamo.cli.running import (
 )
 from perkamo.cli.stdio import print_stderr
 from perkamo.cli.text import printable
-from perkamo.outbox.outbox import DeadLetter, Outbox, OutboxStats
+from perkamo.outbox.directory import holds_outbox
+from perkamo.outbox.outbox import Outbox
+from perkamo.outbox.store import DeadLetter, OutboxStats
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -35,7 +38,7 @@ def add_options(parser: ArgumentParser) -> None:
         "perkamo outbox dead /var/lib/shop/outbox\n"
         "perkamo outbox requeue /var/lib/shop/outbox --transaction-id order_1092",
         exit_codes="0  done; also Ctrl-C and SIGTERM, after which all that waits is kept\n"
-        "1  failed: no outbox, no key, no permission\n"
+        "1  failed: no outbox, no key, no permission; events still wait (--until-empty), or are missing\n"
         "2  wrong usage\n"
         "3  refused: the service does not take what waits; trying again does not help",
         environment=(f"{KEY} (relay)", BASE_URL),
@@ -47,6 +50,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--rebind", action="store_true", help="relay: send also what was kept under another key of the same Space"
     )
+    parser.add_argument("--space", metavar="NAME", help="relay: the Space's name, if the outbox was given one")
     parser.add_argument("--events", action="store_true", help="dead: print the events too, which are personal data")
     parser.add_argument("--transaction-id", metavar="ID", help="requeue: this dead letter only")
     add_client_options(parser)
@@ -61,46 +65,52 @@ def _run(args: Namespace) -> int:
     directory: Path = args.directory
     if not directory.is_dir():
         return print_error("outbox", f"{directory} is not a directory.", FAILED)
+    if args.action != "relay" and not holds_outbox(directory):
+        return print_error("outbox", f"{directory} holds no outbox. Nothing was touched.", FAILED)
     match args.action:
         case "stats":
-            _show(run_async(partial(_count, directory)), as_json=args.json)
+            return _show(args, run_async(partial(_count, args)))
         case "relay":
-            _relay_until_stopped(args, directory)
-            _show(run_async(partial(_count, directory)), as_json=args.json)
+            _relay_until_stopped(args)
+            return _show(args, run_async(partial(_count, args)))
         case "dead":
-            letters, elsewhere = run_async(partial(_dead, directory))
-            _show_dead(letters, with_events=args.events, as_json=args.json)
-            if elsewhere > 0:
-                print_stderr(f"Dead letters not shown, in files of processes that stand still: {elsewhere:,}.")
+            _show_dead(run_async(partial(_dead, args)), with_events=args.events, as_json=args.json)
         case _:
-            requeued = run_async(partial(_requeue, directory, args.transaction_id))
-            if args.json:
-                print_json({"requeued": requeued})
-            else:
-                print_lines(f"Dead letters that wait for delivery again: {requeued:,}.")
+            return _show_requeued(args, run_async(partial(_requeue, args)))
     return DONE
 
 
-async def _count(directory: Path) -> OutboxStats:
-    async with Outbox(directory) as outbox:
+def _open(args: Namespace) -> Outbox:
+    """Return the outbox as it is: open to its group where those who use it have opened it."""
+    directory: Path = args.directory
+    return Outbox(directory, space=args.space, group_readable=bool(directory.stat().st_mode & stat.S_IRGRP))
+
+
+async def _count(args: Namespace) -> OutboxStats:
+    async with _open(args) as outbox:
         return await outbox.stats()
 
 
-async def _requeue(directory: Path, transaction_id: str | None) -> int:
-    async with Outbox(directory) as outbox:
-        return await outbox.requeue(transaction_id)
+async def _requeue(args: Namespace) -> int:
+    async with _open(args) as outbox:
+        return await outbox.requeue(args.transaction_id)
 
 
-def _relay_until_stopped(args: Namespace, directory: Path) -> None:
+async def _dead(args: Namespace) -> list[DeadLetter]:
+    async with _open(args) as outbox:
+        return [letter async for letter in outbox.dead()]
+
+
+def _relay_until_stopped(args: Namespace) -> None:
     try:
         with shown_log("outbox"):  # why events wait, and which are refused
-            run_async(partial(_relay, args, directory))
+            run_async(partial(_relay, args))
     except KeyboardInterrupt:
         _say(args, "Stopped. What waits is kept.")
 
 
-async def _relay(args: Namespace, directory: Path) -> None:
-    async with client_of_environment(args) as client, Outbox(directory) as outbox:
+async def _relay(args: Namespace) -> None:
+    async with client_of_environment(args) as client, _open(args) as outbox:
         if args.rebind:
             rebound = await outbox.rebind(client)
             _say(args, f"Events that belong to this key now: {rebound:,}.")
@@ -122,20 +132,38 @@ def _say(args: Namespace, line: str) -> None:
         stdio.flush()
 
 
-async def _dead(directory: Path) -> tuple[list[DeadLetter], int]:
-    """Return the dead letters that can be read from here, and how many can't."""
-    async with Outbox(directory) as outbox:
-        letters = [letter async for letter in outbox.dead()]
-        return letters, (await outbox.stats()).dead - len(letters)
-
-
-def _show(stats: OutboxStats, *, as_json: bool) -> None:
-    if as_json:
+def _show(args: Namespace, stats: OutboxStats) -> int:
+    """Print the counts, and what in them wants to be looked at; return the exit code."""
+    if args.json:
         print_json(asdict(stats))
-        return
-    print_lines(*(f"{name:<10} {number:>14,}" for name, number in asdict(stats).items()))
+    else:
+        print_lines(*(f"{name:<10} {number:>14,}" for name, number in asdict(stats).items()))
+    problems: list[str] = []
+    if args.until_empty and stats.pending:
+        problems.append(
+            f"Events that still wait: {stats.pending:,}. They belong to another Space or key (see --rebind, --space),"
+            " or failed again and again while others passed."
+        )
+    if stats.missing:
+        problems.append(
+            f"Events that are missing: {stats.missing:,}. They were acknowledged, and their files were deleted or"
+            " overwritten. Put them again, or restore a copy of the files."
+        )
     if stats.set_aside:
-        print_lines("Damaged or foreign files were set aside: look at *.corrupt-* in the directory.")
+        print_stderr("Damaged or foreign files were set aside: look at *.damaged-* in the directory.")
+    for problem in problems:
+        print_error("outbox", problem, FAILED)
+    return FAILED if problems else DONE
+
+
+def _show_requeued(args: Namespace, number: int) -> int:
+    if args.json:
+        print_json({"requeued": number})
+    else:
+        print_lines(f"Dead letters that wait for delivery again: {number:,}.")
+    if args.transaction_id is not None and not number:
+        return print_error("outbox", "There is no dead letter with this transaction id.", FAILED)
+    return DONE
 
 
 def _show_dead(letters: Sequence[DeadLetter], *, with_events: bool, as_json: bool) -> None:

@@ -1,18 +1,25 @@
-"""What can go wrong between an event and the disk.
+"""What can go wrong between an event and its store.
 
-Nothing here is about the service: an event that was put is kept whatever the service says. Each of these errors means
-that the event of this very call was not kept, and nothing was sent for it.
+Nothing here is about the service: an event that was put is kept whatever the service says. ``outcome`` tells whether
+the event of this very call was kept: ``"not_sent"`` says that it was not, ``"unknown"`` that nobody can tell; putting
+the same event again keeps it once.
 """
 
-from perkamo.errors import PerkamoError
+import errno
+from pathlib import Path
+
+from perkamo.errors import PerkamoError, WriteOutcome
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class PerkamoOutboxError(PerkamoError):
-    """The outbox could not do what it was asked; nothing was kept and nothing was sent for this call."""
+    """The outbox could not do what it was asked; nothing was sent for this call."""
 
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
+    def __init__(self, message: str, *, retryable: bool = False, outcome: WriteOutcome = "not_sent") -> None:
         """Say what happened and what to do next; never what the event held."""
-        super().__init__(message, outcome="not_sent", retryable=retryable)
+        super().__init__(message, outcome=outcome, retryable=retryable)
 
 
 class PerkamoOutboxFullError(PerkamoOutboxError):
@@ -32,4 +39,25 @@ class PerkamoOutboxStorageError(PerkamoOutboxError):
 
 
 class PerkamoOutboxCorruptError(PerkamoOutboxStorageError):
-    """A file of the outbox was damaged or foreign. It was set aside, never deleted; a fresh one takes its place."""
+    """The database was damaged or foreign. It is set aside, never deleted; what can be read goes into a fresh one."""
+
+
+def disk_full() -> PerkamoOutboxFullError:
+    """Return the error for a full disk."""
+    return PerkamoOutboxFullError("The disk of the outbox is full. Nothing was kept; try again once it has room.")
+
+
+def unusable(path: Path, reason: object, *, retryable: bool) -> PerkamoOutboxStorageError:
+    """Return the error for a directory that does not work."""
+    return PerkamoOutboxStorageError(
+        f"The outbox {path} can't be used: {reason}. Nothing was kept. It needs a directory of its own on a local "
+        "disk, in which this user owns all files.",
+        retryable=retryable,
+    )
+
+
+def of_system(error: OSError, path: Path) -> PerkamoOutboxError:
+    """Return the error that stands for one of the operating system's."""
+    if error.errno in _NO_SPACE:
+        return disk_full()
+    return unusable(path, error.strerror, retryable=error.errno not in _NOT_ALLOWED)

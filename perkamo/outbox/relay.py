@@ -1,208 +1,292 @@
-"""Delivery of what an outbox file holds: what is let go of, what becomes a dead letter, and what waits.
-
-| answer                                          | what becomes of the events                                     |
-| ----------------------------------------------- | -------------------------------------------------------------- |
-| 2xx with one result for each                    | let go of                                                      |
-| 400, 413, 422                                   | halved until the rejected event is alone, which is a dead letter |
-| 409                                             | halved likewise; alone and refused five times, a dead letter   |
-| 500 five times while other events pass          | the event that fails alone is a dead letter                    |
-| 401, 403, other 4xx, 3xx, a wrong configuration | all of it waits; tried again every minute, said loudly         |
-| everything else                                 | all of it waits, longer each time, no less than retry-after    |
-"""
+"""Delivers what waits in a store. It knows no SQL; ``settling.py`` decides what becomes of each event."""
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from perkamo.batching.pacing import Pace
-from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, is_refusal, judge, send_batch
+from perkamo.batching.split import MAX_REQUEST_BYTES, EventResult, judge, send_batch
 from perkamo.client import AsyncPerkamoClient
-from perkamo.errors import (
-    PerkamoConflictError,
-    PerkamoError,
-    PerkamoServerError,
-    PerkamoValidationError,
-)
-from perkamo.event_loop import caller_into_loop
+from perkamo.clock import Clock
+from perkamo.errors import PerkamoError, PerkamoRateLimitError, PerkamoTimeoutError
+from perkamo.event_loop import DetachedTaskGroup
 from perkamo.events import Event
-from perkamo.outbox.sqlite.spool import StoredEvent
-from perkamo.outbox.sqlite.storage import SlotUnavailableError
-from perkamo.outbox.sqlite.writer import Writer, ask
+from perkamo.outbox.errors import PerkamoOutboxError
+from perkamo.outbox.settling import SIZES, Settled, Settler
+from perkamo.outbox.store import Changes, Lease, Settlement, Store, StoredEvent
 from perkamo.request.retry import RetryPolicy
 
-MAX_SOLO_FAILURES: Final = 5
-"""How often an event may fail alone before it is a dead letter, where a failure may yet pass."""
 PAUSE: Final = 60.0
 """Seconds between two tries while something is wrong that time alone does not mend."""
-_SERVER_ERROR: Final = 500
+TIMEOUT: Final = 10.0
+"""Seconds for a request; more where the service is seen to need more, up to the client's own timeout."""
+OVERTAKE_AFTER: Final = 2.0
+"""Seconds after which others no longer wait for a request to be answered."""
+_MAX_ON_THEIR_WAY: Final = 8
+_LOOK_AGAIN: Final = 5.0
+_LONGEST_TIMEOUT: Final = 300.0
+_STORE_PAUSE: Final = 1.0
+_FINISH_SECONDS: Final = 5.0
+_REMEMBERED_KEYS: Final = 8
+_DAMAGED: Final = "The event was damaged on the disk. It was not sent."
 
 _LOGGER: Final = logging.getLogger("perkamo.outbox")
 
 
-class Wakeup:
-    """Wakes one task from any thread."""
-
-    def __init__(self) -> None:
-        """Hang the wakeup in the event loop of whoever will wait for it."""
-        self._in_loop = caller_into_loop()
-        self._rung = anyio.Event()
-
-    def notify(self) -> None:
-        """Wake the task, now or when it next waits."""
-        if not self._rung.is_set():
-            self._in_loop(self._rung.set)
-
-    async def wait(self, seconds: float) -> None:
-        """Wait for the wakeup, and no longer than so many seconds."""
-        with anyio.move_on_after(seconds):
-            await self._rung.wait()
-        self._rung = anyio.Event()
-
-
 class Relay:
-    """Delivers waiting events with one client, at one pace.
+    """Delivers with one client, at one pace, in the order in which events were put while none fails.
 
     Attributes:
         trouble: The error for which everything waits at the moment, or None while events pass.
     """
 
-    def __init__(self, client: AsyncPerkamoClient, *, raises: bool = False) -> None:
-        """Prepare, in the event loop that will deliver, without the client's retries: the outbox has its own.
+    def __init__(
+        self,
+        store: Store,
+        client: AsyncPerkamoClient,
+        *,
+        space: str | None = None,
+        on_accepted: Callable[[str], None] = lambda _: None,
+        until_empty: bool = False,
+        concurrency: int = 1,
+        clock: Clock = Clock(),
+    ) -> None:
+        """Prepare, in the event loop that will deliver.
 
         Args:
-            client: Sends the events.
-            raises: Trouble that time alone does not mend is raised by whoever delivers, and so not logged here.
+            store: What waits.
+            client: Sends the events, without its own retries: the relay has more patience.
+            space: The name of the Space; without one, the client's key tells it.
+            on_accepted: Called with the Space once the service has accepted the client's key.
+            until_empty: End when nothing waits that can be delivered, and with an error that time alone does not mend.
+            concurrency: How many requests may be on their way while all of them are answered soon.
+            clock: What the waits go by.
         """
         self.trouble: PerkamoError | None = None
-        self.wakeup: Wakeup = Wakeup()
-        self._stop = anyio.Event()
-        self._pace = Pace()
-        self._raises = raises
+        self._store = store
         self._client = client.with_options(retry=RetryPolicy.none())
-        self._failed_alone: Counter[str] = Counter()
-        self._server_errors = 0
+        self._name = space
+        self._on_accepted = on_accepted
+        self._until_empty = until_empty
+        self._concurrency = concurrency
+        self._clock = clock
+        self._pace = Pace(clock)
+        self._settler = Settler(clock)
+        self._timeout = TIMEOUT
+        self._accepted: list[str] = []
+        self._sent: list[float] = []
+        self._news = anyio.Event()
+        self._changes: Changes | None = None
+        self._is_stopping = False
         self._mentioned_others = False
 
-    async def deliver_some(self, writer: Writer) -> int:
-        """Send the oldest events of a file in one request, and settle what was answered.
+    async def run(self) -> None:
+        """Deliver until ``stop``, or until nothing waits.
 
-        Args:
-            writer: The file's writer.
-
-        Returns:
-            How many events were taken out of the file to be sent; 0 when there were none for this client.
+        Raises:
+            PerkamoError: With ``until_empty``: an error that time alone does not mend. Everything is kept.
         """
-        try:
-            return await self._deliver_some(writer)
-        except (PerkamoError, SlotUnavailableError) as error:
-            # The disk, the key supplier or the client itself failed; nothing is lost, and nobody else would say so.
-            self._adapt(error if isinstance(error, PerkamoError) else None)
-            return 0
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the relay was told to stop."""
-        return self._stop.is_set()
+        with self._store.watch() as changes:
+            self._changes = changes
+            async with anyio.create_task_group() as tasks:
+                while not self._is_stopping and await self._step(tasks, changes):
+                    pass
+        if self._until_empty and self.trouble is not None and not self.trouble.retryable:
+            raise self.trouble
 
     def stop(self) -> None:
-        """End after the request that is on its way."""
-        self._stop.set()
-        self.wakeup.notify()
+        """End after the requests that are on their way."""
+        self._is_stopping = True
+        self._tell()
 
-    async def wait_for_backoff(self) -> None:
-        """Wait until a request may leave, or the relay is told to stop."""
-        while not self.stopping and (seconds := self._pace.seconds) > 0:
-            await self.sleep(seconds)
+    def _tell(self) -> None:
+        """Let the loop look around."""
+        self._news.set()
+        self._news = anyio.Event()
+        if self._changes is not None:
+            self._changes.notify()
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait for so long, or until the relay is told to stop."""
-        with anyio.move_on_after(seconds):
-            await self._stop.wait()
-
-    async def _deliver_some(self, writer: Writer) -> int:
-        space = bytes.fromhex(await self._client.space_fingerprint())
-        rows = await ask(writer, lambda file: file.take(space, MAX_REQUEST_EVENTS, MAX_REQUEST_BYTES))
-        if not rows:
-            await self._mention_others(writer, space)
-            return 0
-        readable, refused = _read(rows)
-        told = await self._send([event for _, event in readable])
-        answers = [(row, answer) for (row, _), answer in zip(readable, told, strict=True)]
-        delivered = [row for row, answer in answers if judge(answer) == "accepted"]
-        trouble: PerkamoError | None = None
-        for row, answer in answers:
-            if isinstance(answer, PerkamoError) and judge(answer) != "accepted":
-                if self._is_dead(row, answer, is_alone=len(answers) == 1):
-                    refused.append((row, str(answer)))
-                else:
-                    trouble = trouble or answer
-        await ask(writer, lambda file: file.settle(delivered, refused))
-        for row, reason in refused:
-            self._failed_alone.pop(row.transaction_id, None)
-            _LOGGER.error("An event was refused and is a dead letter now: %s", reason)
-        self._adapt(trouble)
-        return len(rows)
-
-    async def _mention_others(self, writer: Writer, space: bytes) -> None:
-        if self._mentioned_others:
-            return
-        if elsewhere := await ask(writer, lambda file: file.elsewhere(space)):
+    async def _step(self, tasks: TaskGroup, changes: Changes) -> bool:
+        """Send one request, or wait until there may be something to send; tell whether to go on."""
+        if (seconds := self._seconds_to_turn()) > 0:
+            with self._clock.limit(seconds):
+                await self._news.wait()
+            return True
+        try:
+            spaces = await self._spaces()
+            lease = await self._store.take(spaces, SIZES, MAX_REQUEST_BYTES, self._timeout + TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - a relay ends when it is told to
+            self._note(_as_ours(error), self._clock.now())
+            return not self._is_hopeless()
+        if lease.events:
+            self._sent.append(self._clock.now())
+            tasks.start_soon(self._deliver, lease, spaces[0], self._sent[-1])
+            return True
+        if isinstance(self.trouble, PerkamoOutboxError):
+            self._note(None, self._clock.now())
+        if lease.others_wait and not self._mentioned_others:
             self._mentioned_others = True
             _LOGGER.error(
-                "%d events wait that belong to another service or Space key; they are kept, and not sent with this one."
-                " After a change of the key, see Outbox.rebind",
-                elsewhere,
+                "Events wait that belong to another Space or key; they are kept, and not sent with this one. After a "
+                "change of the key, see Outbox.rebind"
             )
+        if self._until_empty and not self._sent and lease.waiting <= len(self._settler.given_up):
+            return False
+        await changes.wait(min(_LOOK_AGAIN, _LOOK_AGAIN if lease.wait is None else lease.wait))
+        return True
 
-    async def _send(self, events: Sequence[Event]) -> list[EventResult]:
+    def _seconds_to_turn(self) -> float:
+        """Return for how long no request may leave, unless there are news; 0 when one may."""
+        now = self._clock.now()
+        if (pause := self._pace.seconds) > 0:
+            return pause
+        soon = [sent_at for sent_at in self._sent if now - sent_at < OVERTAKE_AFTER]
+        if not self._sent or (
+            self.trouble is None
+            and len(soon) < self._concurrency
+            and len(self._sent) < max(self._concurrency, _MAX_ON_THEIR_WAY)
+        ):
+            return 0.0
+        return min(soon) + OVERTAKE_AFTER - now if soon and self.trouble is None else _LOOK_AGAIN
+
+    async def _deliver(self, lease: Lease, space: str, sent_at: float) -> None:
+        sound = [event for event in lease.events if not event.is_damaged]
+        try:
+            results = await self._send(sound)
+        except BaseException:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_STORE_PAUSE):
+                later = [(event, event.failures, 0.0) for event in lease.events]
+                await self._settle(lease, Settlement(space, later=later), until=sent_at)
+            raise
+        finally:
+            self._sent.remove(sent_at)
+            self._tell()
+        settled = self._settler.settle(sound, results, sent_at)
+        settled.dead += [(event, _DAMAGED) for event in lease.events if event.is_damaged]
+        for _, reason in settled.dead:
+            _LOGGER.error("An event was refused and is a dead letter now: %s", reason)
+        if settled.is_answered:
+            await self._accept(space)
+        if settled.trouble is not None or settled.is_answered:
+            self._note(settled.trouble, sent_at)
+        await self._settle(lease, self._settlement(space, settled), until=sent_at + self._timeout + TIMEOUT)
+        self._tell()
+
+    async def _send(self, events: Sequence[StoredEvent]) -> Sequence[EventResult]:
+        """Send one request, which is halved where it is refused for an event; return the result of each event."""
         if not events:
             return []
-        return await send_batch(self._client, events, halve=self._may_be_one_event, continue_on_error=False)
+        limit = self._client._exchange.timeout  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        client = self._client.with_options(timeout=self._timeout if limit is None else min(limit, self._timeout))
+        began = self._clock.now()
+        results: Sequence[EventResult]
+        try:
+            results = await send_batch(
+                client,
+                [Event.from_bytes(event.body) for event in events],
+                halve=lambda error: judge(error) in {"rejected", "undecided"},
+                continue_on_error=False,
+            )
+        except Exception as error:  # noqa: BLE001 - such as that of a caller's hook
+            results = [_as_ours(error) for _ in events]
+        if any(isinstance(result, PerkamoTimeoutError) for result in results):
+            self._timeout *= 2
+        else:
+            self._timeout = max(TIMEOUT, 2 * (self._clock.now() - began))
+        self._timeout = min(self._timeout, _LONGEST_TIMEOUT)
+        return results
 
-    def _may_be_one_event(self, error: PerkamoError) -> bool:
-        is_server_error = isinstance(error, PerkamoServerError) and error.status == _SERVER_ERROR
-        return (
-            is_refusal(error)
-            or isinstance(error, PerkamoConflictError)
-            or (is_server_error and self._server_errors >= MAX_SOLO_FAILURES)
+    def _settlement(self, space: str, settled: Settled) -> Settlement:
+        trouble, wait = settled.trouble, max(0.0, self._pace.seconds)
+        return Settlement(
+            space,
+            accepted=settled.is_answered,
+            delivered=settled.delivered,
+            dead=settled.dead,
+            # What failed alone lets others go first.
+            later=[(event, n, seconds and seconds + (wait if trouble else 0)) for event, n, seconds in settled.later],
+            pause=wait if isinstance(trouble, PerkamoRateLimitError) else 0.0,
+            error=None if trouble is None else str(trouble),
         )
 
-    def _is_dead(self, row: StoredEvent, error: PerkamoError, *, is_alone: bool) -> bool:
-        """Tell whether it will never pass; once it failed alone while others passed, its later failures count."""
-        verdict = judge(error)
-        if verdict == "undecided" or (is_alone and self._failed_alone[row.transaction_id]):
-            self._failed_alone[row.transaction_id] += 1
-            return self._failed_alone[row.transaction_id] >= MAX_SOLO_FAILURES
-        return verdict == "rejected"
+    async def _settle(self, lease: Lease, settlement: Settlement, until: float) -> None:
+        """Settle, and try again for as long as the lease lasts: what is not settled is sent again."""
+        while True:
+            try:
+                await self._store.settle(lease, settlement)
+            except Exception as error:  # noqa: BLE001 - a relay ends when it is told to
+                self._note(_as_ours(error), self._clock.now())
+                if self._clock.now() > until:
+                    return
+                await self._clock.sleep(_STORE_PAUSE)
+            else:
+                return
 
-    def _adapt(self, trouble: PerkamoError | None) -> None:
+    async def _spaces(self) -> list[str]:
+        """Return the Spaces to deliver for: this client's, and those of its former keys, which are the same one."""
+        if self._name is not None:
+            return [self._name]
+        key = await space_of(self._client)
+        return [key, *(former for former in self._accepted if former != key)]
+
+    async def _accept(self, space: str) -> None:
+        """Note that the service accepted the key; what waits under the key before it belongs to this one."""
+        former = self._accepted[:1]
+        if former == [space]:
+            return
+        self._accepted = [space, *(key for key in self._accepted if key != space)][:_REMEMBERED_KEYS]
+        self._on_accepted(space)
+        try:
+            for key in former:
+                await self._store.rebind(space, key)
+        except PerkamoOutboxError as error:
+            self._note(error, self._clock.now())
+
+    def _is_hopeless(self) -> bool:
+        return self._until_empty and self.trouble is not None and not self.trouble.retryable
+
+    def _note(self, trouble: PerkamoError | None, sent_at: float) -> None:
+        """Note why everything waits, or that events pass, and hold back accordingly."""
         is_new = type(trouble) is not type(self.trouble)
         self.trouble = trouble
         if trouble is None:
-            self._server_errors = 0
             self._pace.succeeded()
             if is_new:
                 _LOGGER.info("Events pass again")
             return
-        is_server_error = isinstance(trouble, PerkamoServerError) and trouble.status == _SERVER_ERROR
-        self._server_errors = self._server_errors + 1 if is_server_error else 0
-        if trouble.retryable or isinstance(trouble, PerkamoConflictError):
-            self._pace.failed(trouble)
+        if isinstance(trouble, PerkamoOutboxError):
+            self._pace.hold(_STORE_PAUSE)
+        elif trouble.retryable:
+            self._pace.failed(trouble, sent_at)
         else:
             self._pace.hold(PAUSE)
-        if is_new and (trouble.retryable or not self._raises):
+        if self._is_hopeless():
+            self.stop()
+        elif is_new:
             _LOGGER.log(logging.WARNING if trouble.retryable else logging.ERROR, "Events wait: %s", trouble)
 
 
-def _read(rows: Sequence[StoredEvent]) -> tuple[list[tuple[StoredEvent, Event]], list[tuple[StoredEvent, str]]]:
-    readable: list[tuple[StoredEvent, Event]] = []
-    refused: list[tuple[StoredEvent, str]] = []
-    for row in rows:
-        try:
-            readable.append((row, Event.from_bytes(row.body)))
-        except PerkamoValidationError as error:
-            refused.append((row, str(error)))
-    return readable, refused
+@asynccontextmanager
+async def relaying(relay: Relay) -> AsyncGenerator[Relay]:
+    """Let a relay deliver in the background for as long as the block lasts."""
+    async with DetachedTaskGroup() as tasks:
+        tasks.start_soon(relay.run)
+        yield relay
+        relay.stop()
+        tasks.cancel_scope.deadline = anyio.current_time() + _FINISH_SECONDS
+
+
+async def space_of(client: AsyncPerkamoClient) -> str:
+    """Return the Space that a client's key and service stand for."""
+    return f"key:{(await client.space_fingerprint())[:32]}"
+
+
+def _as_ours(error: Exception) -> PerkamoError:
+    """Return an error of this library; somebody else's is told by its type alone, for its text may tell too much."""
+    if isinstance(error, PerkamoError):
+        return error
+    return PerkamoError(f"The client raised {type(error).__name__}", outcome="unknown", retryable=True)

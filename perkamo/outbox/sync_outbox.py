@@ -13,8 +13,9 @@ from typing import Self
 
 from perkamo.batching.sync_sending import sending
 from perkamo.events import Event
-from perkamo.outbox.outbox import DEFAULT_MAX_BYTES, DeadLetter, Outbox, OutboxStats
+from perkamo.outbox.outbox import DEFAULT_MAX_BYTES, Outbox
 from perkamo.outbox.relay import Relay
+from perkamo.outbox.store import DeadLetter, OutboxStats
 from perkamo.sync.portal import iterate, run, wrap_async_context_manager
 from perkamo.sync_client import PerkamoClient
 
@@ -22,7 +23,7 @@ from perkamo.sync_client import PerkamoClient
 class SyncOutbox:
     """Keeps events on disk until the service has answered for them.
 
-    Works from any thread, event loop and forked child; all that a process puts goes through one thread into one file.
+    Works from any thread, event loop and forked child; what is put at the same moment shares one sync of the disk.
 
     Example:
         >>> outbox = SyncOutbox("/var/lib/shop/perkamo-outbox")
@@ -30,19 +31,32 @@ class SyncOutbox:
         ...     outbox.put(Event("customer_123", "purchase.completed", "order_1092", {"amount": 12900}))
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        space: str | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        group_readable: bool = False,
+    ) -> None:
         """Check the directory, and make it if need be.
 
         Args:
-            directory: A directory for this outbox alone, on a local disk that outlives the process.
-            max_bytes: The most bytes of events to keep, over all processes; of other processes' share this one learns
-                within a second.
+            directory: A directory for this outbox alone, on a local disk that outlives the process. It is made for
+                this user alone; one that exists is taken only if it is empty or holds an outbox, and is not open to
+                other users.
+            space: A name of your own for the Space that the events belong to, such as ``"commerce-live"``. Events are
+                only ever sent by an outbox of the same name, and a new key of the Space needs nothing further. Without
+                a name they belong to the service and key that first accepted some of them; see ``rebind``.
+            max_bytes: The most bytes of events to keep, over all processes.
+            group_readable: Let the directory's group read it, for a process beside this one that looks at the counts.
+                All processes that use the directory must agree.
 
         Raises:
-            PerkamoConfigurationError: ``max_bytes`` is not positive.
-            PerkamoOutboxStorageError: The directory can't keep a promise; the message says why.
+            PerkamoConfigurationError: ``max_bytes`` is not positive, or ``space`` is not a name.
+            PerkamoOutboxStorageError: The directory can't keep a promise; the message says why, and what to do.
         """
-        self._async = Outbox(directory, max_bytes=max_bytes)
+        self._async = Outbox(directory, space=space, max_bytes=max_bytes, group_readable=group_readable)
         self._owner: object = None  # keeps what it came from, which closes when it is collected
 
     def put(self, event: Event | Mapping[str, object]) -> Event:
@@ -61,17 +75,18 @@ class SyncOutbox:
             PerkamoValidationError: It can't be sent.
             PerkamoOutboxConflictError: Another event waits under this transaction id.
             PerkamoOutboxFullError: There is no room, or the disk is full.
-            PerkamoOutboxError: It could not be kept; the message says why.
+            PerkamoOutboxError: It could not be kept, or ``outcome`` is ``"unknown"``; the message says why.
         """
         return run(self._async.put, event)
 
     @contextmanager
     def relay(self, client: PerkamoClient) -> Generator[Relay]:
-        """Deliver in the background for as long as the block lasts: this process's events and those left by others.
+        """Deliver in the background for as long as the block lasts, whichever process put the events.
 
-        What waits when the block ends stays on disk for the next relay. Events that were put while no client was known
-        belong to the first one that relays them, and all others to the service and Space key of their time: they are
-        never sent with another.
+        It ends with the block and not before: whatever goes wrong is in the relay's ``trouble`` and in the log, and is
+        tried again. What waits when the block ends stays on disk for the next relay. Events that were put before the
+        service had accepted any key belong to the first one that it accepts; all others are never sent with another
+        key, unless the client's ``api_key`` function returned both.
 
         Args:
             client: Sends the events, without its own retries: the outbox has more patience.
@@ -86,16 +101,18 @@ class SyncOutbox:
             yield value
 
     def drain(self, client: PerkamoClient) -> OutboxStats:
-        """Deliver everything that this process put and that no live process holds; wait through an outage.
+        """Deliver everything that waits for this client's Space; wait through an outage, and for other relays.
 
         Args:
             client: Sends the events, without its own retries.
 
         Returns:
-            The counts afterwards. What still waits is held by other processes, or belongs to another Space key.
+            The counts afterwards. What still waits belongs to another Space or key, or failed alone again and again
+            while others passed.
 
         Raises:
-            PerkamoError: The service refuses this client, and time alone does not mend it. Everything is kept.
+            PerkamoError: The service refuses this client, or the directory can't be used, and time alone does not mend
+                it. Everything is kept.
         """
         return run(self._async.drain, sending(client))
 
@@ -103,14 +120,12 @@ class SyncOutbox:
         """Count, over all processes and restarts, what became of the events.
 
         Returns:
-            The counts. ``accepted`` is ``delivered + pending + dead``, whatever happens meanwhile.
+            The counts. ``accepted`` is ``delivered + pending + dead + missing``, whatever happens meanwhile.
         """
         return run(self._async.stats)
 
     def dead(self) -> Iterator[DeadLetter]:
-        """Read the dead letters, file by file and oldest first; they stay where they are.
-
-        A process that uses its file lends it for that. Those of one that hangs or stands still can't be read from here.
+        """Read the dead letters, oldest first; they stay where they are.
 
         Yields:
             One dead letter after the other.
@@ -124,21 +139,21 @@ class SyncOutbox:
             transaction_id: Which one; None for all.
 
         Returns:
-            How many now wait. Those in the file of a process that hangs or stands still are left.
+            How many now wait.
         """
         return run(self._async.requeue, transaction_id)
 
     def rebind(self, client: PerkamoClient) -> int:
-        """Let events that belong to another service or Space key be sent with this client's.
+        """Let events that belong to another service or key be sent by this outbox with this client.
 
         For use after the Space's key was changed. Make sure that it is the same Space: events of another would earn in
-        this one.
+        this one. Events of an outbox that was given a name for its Space stay with that name.
 
         Args:
             client: The client that relays from now on.
 
         Returns:
-            How many events changed hands. Those in the file of a process that hangs or stands still are left.
+            How many waiting events changed hands.
 
         Raises:
             PerkamoConfigurationError: The client's key supplier failed.
@@ -146,7 +161,7 @@ class SyncOutbox:
         return run(self._async.rebind, sending(client))
 
     def close(self) -> None:
-        """Finish the puts that wait and give the file back; needed only where an outbox ends before its process."""
+        """Finish the puts that wait and close the files; needed only where an outbox ends before its process."""
         run(self._async.aclose)
 
     def __enter__(self) -> Self:

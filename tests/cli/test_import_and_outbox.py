@@ -16,7 +16,6 @@ import pytest
 from perkamo.encoding.encode import JSONValue
 from perkamo.events import Event
 from perkamo.outbox.outbox import Outbox
-from perkamo.outbox.sqlite.ownership import SpoolDirectory
 from perkamo.sandbox import Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
 from tests.batching.items import answer_batches
@@ -181,6 +180,11 @@ async def _fill(path: Path, number: int) -> None:
             await outbox.put(Event(f"customer_{n}", "review.created", f"review_{n}"))
 
 
+async def _pending(path: Path) -> int:
+    async with Outbox(path) as outbox:
+        return (await outbox.stats()).pending
+
+
 def test_the_outbox_command_counts_delivers_and_sees_to_dead_letters(sandbox: Sandbox, tmp_path: Path) -> None:
     """An operator's round: look, deliver, read the dead letter, let it wait again, deliver."""
     path = tmp_path / "outbox"
@@ -213,12 +217,8 @@ def test_the_relay_command_delivers_until_it_is_interrupted(sandbox: Sandbox, tm
     anyio.run(_fill, path, 3)
     process = command(sandbox, "outbox", "relay", path)
     deadline = time.monotonic() + 30
-    directory = SpoolDirectory(path)
-    while time.monotonic() < deadline:
-        told = directory.published(0)
-        if told is not None and told.counts.delivered == 3:
-            break
-        time.sleep(0.01)
+    while anyio.run(_pending, path) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
@@ -236,3 +236,63 @@ def test_a_directory_that_is_not_there_is_not_made(sandbox: Sandbox, tmp_path: P
     assert code == 1
     assert "is not a directory" in err
     assert not (tmp_path / "outbocks").exists()
+
+
+@pytest.mark.parametrize("action", ["stats", "dead", "requeue"])
+def test_a_place_that_holds_no_outbox_is_not_touched(sandbox: Sandbox, tmp_path: Path, action: str) -> None:
+    """Neither its mode nor its files change; catches an outbox that is made in /tmp by looking for one."""
+    place = tmp_path / "shared"
+    place.mkdir()
+    place.chmod(0o1777)
+    (place / "other_app.txt").write_text("hello")
+
+    code, _, err = run(sandbox, "outbox", action, place)
+
+    assert (code, "holds no outbox" in err) == (1, True)
+    assert place.stat().st_mode & 0o7777 == 0o1777
+    assert [path.name for path in place.iterdir()] == ["other_app.txt"]
+
+
+def test_a_relay_that_leaves_events_waiting_says_so(sandbox: Sandbox, tmp_path: Path) -> None:
+    """--until-empty exits non-zero while anything waits, with the command's own options in the message."""
+    path = tmp_path / "outbox"
+
+    async def fill() -> None:
+        async with Outbox(path, space="commerce-live") as outbox:
+            await outbox.put(Event("customer", "review.created", "review_1"))
+
+    anyio.run(fill)
+    other = run(sandbox, "outbox", "relay", path, "--until-empty")
+    named = run(sandbox, "outbox", "relay", path, "--until-empty", "--space", "commerce-live")
+
+    assert other[0] == 1
+    assert "--rebind" in other[2]
+    assert "--space" in other[2]
+    assert "Outbox." not in other[2]
+    assert named[0] == 0
+    assert len(sandbox.events()) == 1
+
+
+def test_missing_events_are_in_the_counts_and_in_the_exit_code(sandbox: Sandbox, tmp_path: Path) -> None:
+    """What was deleted while nobody ran is told by every look."""
+    path = tmp_path / "outbox"
+    anyio.run(_fill, path, 3)
+    for file in path.glob("*.sqlite3*"):
+        file.unlink()
+
+    code, out, err = run(sandbox, "outbox", "stats", path, "--json")
+
+    assert (code, json.loads(out)["missing"], json.loads(out)["accepted"]) == (1, 3, 3)
+    assert "are missing: 3" in err
+
+
+def test_an_id_that_is_no_dead_letter_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Requeueing it fails; catches a success that did nothing."""
+    path = tmp_path / "outbox"
+    anyio.run(_fill, path, 1)
+
+    code, out, err = run(sandbox, "outbox", "requeue", path, "--transaction-id", "review_0")
+
+    assert code == 1
+    assert out == "Dead letters that wait for delivery again: 0.\n"
+    assert "no dead letter" in err

@@ -87,8 +87,14 @@ CASES: list[tuple[Serializable, dict[str, JSONValue]]] = [
     (ApiResponse({"any": [1]}, META), {"raw": {"any": [1]}, "meta": META_DATA}),
     (META, META_DATA),
     (
-        OutboxStats(*range(7)),
-        dict(zip(("accepted", "delivered", "pending", "dead", "size", "files", "set_aside"), range(7), strict=True)),
+        OutboxStats(*range(8)),
+        dict(
+            zip(
+                ("accepted", "delivered", "pending", "dead", "missing", "size", "files", "set_aside"),
+                range(8),
+                strict=True,
+            )
+        ),
     ),
     (DeadLetter("t1", b'{"a":1}', "422"), {"transaction_id": "t1", "body": '{"a":1}', "reason": "422"}),
 ]

@@ -6,30 +6,33 @@ that survives its death. ``mutant`` plants a bug that the judge must catch; ``po
 """
 
 import os
-import random
+import secrets
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import anyio
 import anyio.to_thread
 
-from perkamo.batching import pacing
 from perkamo.batching.split import EventResult, send_batch
 from perkamo.client import AsyncPerkamoClient
+from perkamo.clock import Clock
 from perkamo.errors import PerkamoError, PerkamoServerError
 from perkamo.events import Event
 from perkamo.models import EventIngestResponse
-from perkamo.outbox import outbox as outbox_module
 from perkamo.outbox import relay
-from perkamo.outbox.errors import PerkamoOutboxStorageError
+from perkamo.outbox.directory import Directory
 from perkamo.outbox.outbox import Outbox
-from perkamo.outbox.sqlite import slots, spool
-from perkamo.outbox.sqlite.spool import SpoolFile, StoredEvent
-from perkamo.outbox.sqlite.writer import Job, Writer
+from perkamo.outbox.sqlite import store
+from perkamo.outbox.sqlite.database import Database
+from perkamo.outbox.sqlite.tables import Tables
+from perkamo.outbox.store import Lease
+from perkamo.outbox.writer import Job
 
 
 def die() -> NoReturn:
@@ -49,22 +52,22 @@ def plant(owner: object, name: str, value: object) -> None:
 def acknowledge_before_commit() -> None:
     """Answer a put as soon as it is in the writer's queue."""
 
-    async def ask(writer: Writer, action: Callable[[SpoolFile], object]) -> None:
-        writer.submit(Job(action, lambda: None))
+    async def put(self: store.SqliteStore, transaction_id: str, space: str, body: bytes) -> None:
+        self._writer._submit(Job(lambda tables: tables.put(transaction_id, space, body, 1 << 30), 0, lambda: None))
 
-    plant(outbox_module, "ask", ask)
+    plant(store.SqliteStore, "put", put)
 
 
 def delete_before_send() -> None:
     """Let go of events when they are taken."""
-    take = SpoolFile.take
+    take = Tables.take
 
-    def take_and_delete(self: SpoolFile, space: bytes, max_events: int, max_size: int) -> list[StoredEvent]:
-        rows = take(self, space, max_events, max_size)
-        self.settle(rows, [])
-        return rows
+    def take_and_delete(self: Tables, *args: Any) -> Lease:
+        lease = take(self, *args)
+        self.connection.executemany("DELETE FROM events WHERE id = ?", [(event.row,) for event in lease.events])
+        return lease
 
-    plant(SpoolFile, "take", take_and_delete)
+    plant(Tables, "take", take_and_delete)
 
 
 def drop_on_503() -> None:
@@ -77,26 +80,23 @@ def drop_on_503() -> None:
         halve: Callable[[PerkamoError], bool],
         continue_on_error: bool,
     ) -> list[EventResult]:
-        told = await send_batch(client, events, halve=halve, continue_on_error=continue_on_error)
+        results = await send_batch(client, events, halve=halve, continue_on_error=continue_on_error)
         fake = EventIngestResponse(
             applied=True, duplicate=False, delta=(), leveled_up=False, unlocked=(), wallet_state={}
         )
-        return [fake if isinstance(answer, PerkamoServerError) else answer for answer in told]
+        return [fake if isinstance(result, PerkamoServerError) else result for result in results]
 
     plant(relay, "send_batch", send)
 
 
 def new_id_on_resend() -> None:
     """Make a transaction id for each sending."""
-    read = relay._read
 
-    def read_with_new_ids(
-        rows: Sequence[StoredEvent],
-    ) -> tuple[list[tuple[StoredEvent, Event]], list[tuple[StoredEvent, str]]]:
-        readable, refused = read(rows)
-        return [(row, event.with_transaction_id(f"tx_{random.random()}")) for row, event in readable], refused
+    async def send(client: AsyncPerkamoClient, events: Iterable[Event], **options: Any) -> list[EventResult]:
+        renamed = [event.with_transaction_id(f"tx_{secrets.token_hex(8)}") for event in events]
+        return await send_batch(client, renamed, **options)
 
-    plant(relay, "_read", read_with_new_ids)
+    plant(relay, "send_batch", send)
 
 
 MUTANTS = {
@@ -116,15 +116,26 @@ class DyingConnection(sqlite3.Connection):
 
     def execute(self, sql: str, parameters: object = ()) -> sqlite3.Cursor:
         """Run a statement, or die before or after it."""
-        for prefix, needed in filter(None, [self.dies_before]):
-            if sql.startswith(prefix) and (needed is None or needed in self.seen):
-                die()
+        self._die(self.dies_before, sql)
         cursor = super().execute(sql, parameters)  # type: ignore[arg-type]
-        for prefix, needed in filter(None, [self.dies_after]):
-            if sql.startswith(prefix) and (needed is None or needed in self.seen):
-                die()
-        self.seen = sql if sql.startswith("BEGIN") else self.seen + sql
+        self._die(self.dies_after, sql)
+        type(self).seen = sql if sql.startswith("BEGIN") else self.seen + sql
         return cursor
+
+    def executemany(self, sql: str, parameters: Iterable[Any]) -> sqlite3.Cursor:
+        """Run a statement several times, or die before or after it."""
+        rows = list(parameters)
+        if not rows:
+            return super().executemany(sql, rows)
+        self._die(self.dies_before, sql)
+        cursor = super().executemany(sql, rows)
+        self._die(self.dies_after, sql)
+        type(self).seen = self.seen + sql
+        return cursor
+
+    def _die(self, at: tuple[str, str | None] | None, sql: str) -> None:
+        if at is not None and f"{sql.strip()};".startswith(at[0]) and (at[1] is None or at[1] in self.seen):
+            die()
 
 
 def at_statement(prefix: str, *, after: bool = False, needed: str | None = None) -> Callable[[], None]:
@@ -155,6 +166,23 @@ def at_call(owner: object, name: str, *, after: bool = False) -> Callable[[], No
     return arm
 
 
+def once_acknowledged() -> None:
+    """Die before the first put is committed, once it was acknowledged; with nothing acknowledged by then, live."""
+    commit = Tables.write_counts
+
+    def dying(self: Tables) -> None:
+        ledger = Path(sys.argv[4])
+        if self.counts.pending:
+            deadline = time.monotonic() + 10
+            while not ledger.stat().st_size and time.monotonic() < deadline:
+                time.sleep(0.001)
+            if ledger.stat().st_size:
+                die()
+        commit(self)
+
+    plant(Tables, "write_counts", dying)
+
+
 def after_response() -> None:
     """Die when the answer is there and nothing was made of it."""
     batch = AsyncPerkamoClient.batch
@@ -166,41 +194,64 @@ def after_response() -> None:
     plant(AsyncPerkamoClient, "batch", dying)
 
 
+PUT, LEASED, SETTLED, MADE = (
+    "INSERT INTO events",
+    "INSERT INTO leases",
+    "DELETE FROM events WHERE",
+    "CREATE TABLE counts",
+)
 POINTS: dict[str, Callable[[], None]] = {
-    "before-insert": at_statement("INSERT INTO pending"),
-    "after-insert": at_statement("INSERT INTO pending", after=True),
-    "before-commit": at_statement("COMMIT", needed="INSERT INTO pending"),
-    "after-commit": at_statement("COMMIT", after=True, needed="INSERT INTO pending"),
-    "before-return": at_call(Job, "finish"),
+    "before-insert": at_statement(PUT),
+    "after-insert": at_statement(PUT, after=True),
+    "before-commit": at_statement("COMMIT", needed=PUT),
+    "after-commit": at_statement("COMMIT", after=True, needed=PUT),
+    "before-record": at_statement("PRAGMA page_count", needed=PUT),
+    "once-acknowledged": once_acknowledged,
+    "before-lease-commit": at_statement("COMMIT", needed=LEASED),
+    "after-lease-commit": at_statement("COMMIT", after=True, needed=LEASED),
     "before-send": at_call(AsyncPerkamoClient, "batch"),
     "after-send": lambda: None,  # the test's service kills the worker when the request has come
     "after-response": after_response,
-    "before-delete-commit": at_statement("COMMIT", needed="DELETE FROM pending"),
-    "after-delete-commit": at_statement("COMMIT", after=True, needed="DELETE FROM pending"),
-    "in-adoption": at_call(slots.Slots, "_open_if_left_behind", after=True),
-    "before-giving-back": at_call(SpoolFile, "close"),
-    "after-giving-back": at_call(SpoolFile, "close", after=True),
-    "in-schema-creation": at_statement("CREATE TABLE counts"),
-    "before-schema-commit": at_statement("COMMIT", needed="CREATE TABLE counts"),
-    "in-rescue-before-rename": at_call(spool, "install_rescued"),
-    "in-rescue-after-rename": at_call(spool, "install_rescued", after=True),
+    "before-delete-commit": at_statement("COMMIT", needed=SETTLED),
+    "after-delete-commit": at_statement("COMMIT", after=True, needed=SETTLED),
+    "after-joining": at_call(Directory, "join", after=True),
+    "before-closing": at_call(Database, "_close"),
+    "after-closing": at_call(Database, "_close", after=True),
+    "in-schema-creation": at_statement(MADE),
+    "before-schema-commit": at_statement("COMMIT", needed=MADE),
+    "after-schema-commit": at_statement("COMMIT", after=True, needed=MADE),
+    "before-carrying-is-done": at_statement("DELETE FROM leases;"),
+    "after-carrying-is-done": at_statement("PRAGMA wal_checkpoint", after=True),
 }
+
+
+class Restless(Clock):
+    """Draws short waits."""
+
+    def randomness(self) -> float:
+        """Return little."""
+        return 0.02
 
 
 async def work(name: str, ledger: int, directory: str, url: str, key: str, puts: int) -> None:  # noqa: PLR0917
     """Put and relay until killed."""
     outbox = Outbox(directory)
-    numbers = count() if "rescue" in name else iter(range(puts))
+    outbox._clock = Restless()
+    loses_its_files = "carrying" in name
+    numbers = count() if loses_its_files else iter(range(puts))
+    acknowledged = anyio.Event()
+
+    def take_files_away(_: Tables) -> None:
+        for path in Path(directory).iterdir():
+            path.unlink()
 
     async def put_some() -> None:
         for number in numbers:
             business = f"{name}-{number}"
             event = Event(f"customer-{number % 7}", "purchase.completed", f"tx-{business}", {"business": business})
-            try:
-                await outbox.put(event)
-            except PerkamoOutboxStorageError:  # the file was removed while it was being opened
-                continue
+            await outbox.put(event)
             os.write(ledger, f"{business}\n".encode())
+            acknowledged.set()
             await anyio.sleep(0.001)
 
     async with (
@@ -210,21 +261,16 @@ async def work(name: str, ledger: int, directory: str, url: str, key: str, puts:
     ):
         for _ in range(8):
             tasks.start_soon(put_some)
-        while "rescue" in name:
-            await anyio.sleep(0.02)
-            held = outbox._writer.held
-            if held is not None:  # once, and no file of another: what is removed while nobody has it open is lost
-                await (anyio.Path(directory) / f"events-{held[0]:04}.sqlite3").unlink()
-                await anyio.sleep_forever()
-        if "giving-back" not in name:
+        if loses_its_files:
+            await acknowledged.wait()
+            await outbox._store._writer.do(take_files_away)
+        if "closing" not in name:
             await anyio.sleep_forever()
     await outbox.aclose()
 
 
 def run_worker(name: str, mutant: str, point: str, arguments: Sequence[str]) -> None:
     """Become a worker."""
-    plant(pacing, "FIRST_WAIT", 0.01)
-    plant(outbox_module, "_LOOK_AGAIN", 0.05)
     if mutant in MUTANTS:
         MUTANTS[mutant]()
     if point in POINTS:

@@ -10,12 +10,8 @@ import anyio.lowlevel
 import httpx
 import pytest
 
-from perkamo.clock import Clock
-from perkamo.transport.connect import Connector
-from perkamo.transport.http1 import HTTP1Connection, Origin
+from perkamo.transport.http1 import HTTP1Connection
 from perkamo.transport.pool import Pool
-from perkamo.transport.sockets import Stream
-from perkamo.transport.tls import shared_context
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection as RawConnection
 from tests.faults.rawserver import RawServer, answer
@@ -117,24 +113,19 @@ class Borrowed(httpx.AsyncBaseTransport):
         return await self._transport.handle_async_request(request)
 
 
-async def cancel_everywhere(way: Way, situation: str, **options: Any) -> int:
+async def cancel_everywhere(way: Way, situation: str, pool: type[Pool] = Pool) -> int:
     """Cancel calls at their 1st, 2nd, … suspension point until they have no more; return how many they have."""
-    with RawServer(echo) as server:
-        return await cancel_everywhere_at(way, situation, server.base_url, **options)
-
-
-async def cancel_everywhere_at(way: Way, situation: str, url: str, **options: Any) -> int:
-    """The same against a server that runs, over transports with these options."""
     point = 1
-    while True:
-        transport = GivenTransport(max_connections=1 if situation == "queued" else 3, **options)
-        try:
-            more = await cancel_at(way, situation, point, transport, url)
-        finally:
-            await transport.aclose()
-        if not more:
-            return point - 1
-        point += 1
+    with RawServer(echo) as server:
+        while True:
+            transport = GivenTransport(max_connections=1 if situation == "queued" else 3, pool=pool)
+            try:
+                more = await cancel_at(way, situation, point, transport, server.base_url)
+            finally:
+                await transport.aclose()
+            if not more:
+                return point - 1
+            point += 1
 
 
 @situations
@@ -203,29 +194,6 @@ class PutsBack(Pool):
             self.put_back(connection, 30.0)
 
 
-class Blind:
-    """A stream that never sees that something came in between two calls, as where it comes a moment later."""
-
-    def __init__(self, below: Stream) -> None:
-        self.put = below.put
-        self.send = below.send
-        self.receive = below.receive
-        self.receive_now = below.receive_now
-        self.close = below.close
-
-    def is_idle(self) -> bool:
-        """See nothing."""
-        return True
-
-
-class BlindConnector(Connector):
-    """Makes connections that see nothing between two calls."""
-
-    async def connect(self, origin: Origin) -> Stream:
-        """Connect."""
-        return Blind(await super().connect(origin))
-
-
 class KeepsPlaces(Pool):
     """A pool with a bug: a place that was given up is lost."""
 
@@ -238,19 +206,15 @@ class KeepsPlaces(Pool):
 @situations
 async def test_the_check_sees_a_connection_that_is_put_back_after_a_cancel(situation: str) -> None:
     """The control: with this bug planted, the tests above must fail."""
-
-    def connector(clock: Clock) -> Connector:
-        return BlindConnector(shared_context, clock=clock)
-
     with pytest.raises((AssertionError, httpx.TransportError, ExceptionGroup)):
-        await cancel_everywhere(by_scope, situation, pool=PutsBack, connector=connector)
+        await cancel_everywhere(by_scope, situation, PutsBack)
 
 
 @situations
 async def test_the_check_sees_a_place_that_is_lost(situation: str) -> None:
     """The control: a place that a cancelled call keeps permanently must be seen, whatever the situation."""
     with pytest.raises((AssertionError, ExceptionGroup)):
-        await cancel_everywhere(by_scope, situation, pool=KeepsPlaces)
+        await cancel_everywhere(by_scope, situation, KeepsPlaces)
 
 
 async def test_a_connection_handed_to_a_scope_that_is_cancelled_goes_to_the_next() -> None:

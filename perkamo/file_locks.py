@@ -1,0 +1,107 @@
+"""Locks on files, which processes share and the kernel frees when their holder dies, however it dies."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+HAS_FILE_LOCKS: Final = sys.platform != "win32"
+_FIRST_PAUSE: Final = 0.00005
+_LONGEST_PAUSE: Final = 0.001
+_now, _sleep = time.monotonic, time.sleep
+
+
+class FileLock:
+    """A lock that one process at a time holds, and one thread of it. The file may hold a few bytes.
+
+    Args:
+        path: The file, which is made where it is missing, and made again where somebody removed it.
+        open_file: Opens it for reading and writing, and returns its descriptor.
+        patience: Seconds to wait for the lock.
+
+    Raises:
+        TimeoutError: When it is entered: another process held it for longer than that.
+    """
+
+    def __init__(self, path: Path, open_file: Callable[[Path], int], patience: float) -> None:
+        self._path = path
+        self._open_file = open_file
+        self._patience = patience
+        self._descriptor = -1
+
+    def __enter__(self) -> None:
+        deadline, pause = _now() + self._patience, _FIRST_PAUSE
+        while True:
+            if self._descriptor < 0:
+                self._descriptor = self._open_file(self._path)
+            if hold(self._descriptor):
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
+                        return
+                self.forget()  # somebody removed it, so that others lock another one
+            elif _now() > deadline:
+                raise TimeoutError
+            else:
+                _sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        let_go(self._descriptor)
+
+    def read(self) -> bytes:
+        """Return what the file holds; only within the lock."""
+        return os.pread(self._descriptor, 4096, 0)
+
+    def write(self, data: bytes) -> None:
+        """Write over the beginning of the file; only within the lock."""
+        os.pwrite(self._descriptor, data, 0)
+
+    def forget(self) -> None:
+        """Close the file. In a forked child this leaves the parent's lock as it is."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether a lock's file is there and nobody holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return hold(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+if sys.platform == "win32":
+
+    def hold(descriptor: int) -> bool:
+        """Lock a file until it is closed; tell whether nobody else has."""
+        raise OSError(f"Windows has no such file locks: {descriptor}")
+
+    def let_go(descriptor: int) -> None:
+        """Unlock a file."""
+        raise OSError(f"Windows has no such file locks: {descriptor}")
+
+else:
+    import fcntl
+
+    def hold(descriptor: int) -> bool:
+        """Lock a file until it is closed; tell whether nobody else has."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def let_go(descriptor: int) -> None:
+        """Unlock a file."""
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

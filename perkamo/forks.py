@@ -1,0 +1,73 @@
+"""What a fork must wait for.
+
+A forked child has one thread and a copy of all memory: a lock that another thread held stays locked in it, and whatever
+that thread was in the midst of stays halfway. So a fork waits until nobody is inside a ``ForkGuard``.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+
+_guards: "weakref.WeakSet[ForkGuard]" = weakref.WeakSet()
+_entered: "list[ForkGuard]" = []
+
+
+class ForkGuard:
+    """A lock that is never inherited while somebody holds it; its own thread may take it again."""
+
+    def __init__(
+        self, before: Callable[[], object] | None = None, in_child: Callable[[], object] | None = None
+    ) -> None:
+        """Make the guard.
+
+        Args:
+            before: Called before each fork, inside the guard: to close what a child must not inherit.
+            in_child: Called in each forked child.
+        """
+        self._lock = threading.RLock()
+        self._before = before
+        self._in_child = in_child
+        _guards.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def enter_before_fork(self) -> None:
+        """Wait until nobody is inside, and keep everybody out."""
+        self._lock.acquire()
+        _entered.append(self)
+        if self._before is not None:
+            self._before()
+
+    def begin_in_child(self) -> None:
+        """Take a lock that no thread of the parent's holds."""
+        self._lock = threading.RLock()
+        if self._in_child is not None:
+            self._in_child()
+
+
+def _before() -> None:
+    for guard in list(_guards):
+        guard.enter_before_fork()
+
+
+def _after_in_parent() -> None:
+    while _entered:
+        _entered.pop().__exit__(None, None, None)
+
+
+def _after_in_child() -> None:
+    _entered.clear()
+    for guard in list(_guards):
+        guard.begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

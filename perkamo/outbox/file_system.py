@@ -1,0 +1,49 @@
+"""What a file system must promise to an outbox on it."""
+
+import logging
+from pathlib import Path
+from typing import Final
+
+from perkamo.outbox.errors import PerkamoOutboxStorageError
+
+_NETWORK: Final = frozenset(
+    {
+        "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs",
+        "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs", "smb3", "smbfs",
+    }
+)  # fmt: skip
+_FORGETFUL: Final = frozenset({"overlay", "ramfs", "tmpfs"})
+_LOGGER: Final = logging.getLogger("perkamo.outbox")
+
+
+def check_file_system(path: Path, mounts: str) -> None:
+    """Refuse a network file system, where locks and syncs promise nothing, and warn of one that forgets.
+
+    Args:
+        path: The resolved directory.
+        mounts: The text of ``/proc/self/mountinfo``; empty where the platform has none.
+
+    Raises:
+        PerkamoOutboxStorageError: The directory is on a network file system.
+    """
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        place = before.split()[4].replace("\\040", " ")
+        if len(place) >= len(best) and path.is_relative_to(place):
+            best, kind = place, after.split()[0]
+    if kind in _NETWORK:
+        raise PerkamoOutboxStorageError(
+            f"The outbox directory is on a network file system ({kind}), where locks and syncs are not to be trusted. "
+            "Nothing was kept. Choose a directory on a local disk."
+        )
+    if kind in _FORGETFUL:
+        _LOGGER.warning("The outbox directory is on %s: its events are lost when the machine or container goes", kind)
+
+
+def read_mounts() -> str:
+    """Return what the kernel tells of mounts; nothing where it tells nothing."""
+    try:
+        return Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,158 @@
+"""What becomes of each event of a request: the judgement of its result, and who is to blame for a failure.
+
+A request that fails is made again as it was, for most failures pass. After a few of them, or at once where others pass
+meanwhile, its events travel in tens, then alone. An event that keeps failing alone while others pass waits by itself,
+ever longer; one that breaks the service, or that the service does not decide about, becomes a dead letter after five
+tries alone. While nothing passes, no event is to blame.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from attrs import define, field
+
+from perkamo.batching.pacing import FIRST_WAIT
+from perkamo.batching.split import MAX_REQUEST_EVENTS, EventResult, judge
+from perkamo.clock import Clock
+from perkamo.errors import (
+    PerkamoConflictError,
+    PerkamoError,
+    PerkamoEventError,
+    PerkamoRateLimitError,
+    PerkamoResponseError,
+    PerkamoServerError,
+    PerkamoTimeoutError,
+)
+from perkamo.outbox.store import StoredEvent
+
+MAX_SOLO_FAILURES: Final = 5
+"""How often an event may fail alone before it is a dead letter, or is left to wait where time may yet mend it."""
+LONGEST_PUT_OFF: Final = 300.0
+"""The longest, in seconds, that an event waits by itself between two tries."""
+_WHOLE: Final = 4
+"""How often a request is made as it was, before its events travel in tens."""
+ALONE: Final = _WHOLE + 1
+SIZES: Final = (*[MAX_REQUEST_EVENTS] * _WHOLE, 10, 1)
+"""How many events travel together, by the number of their failures."""
+_AFTER_OTHERS: Final = 0.1
+"""Seconds for which an event that failed alone lets others go first, so that it is seen whether these pass."""
+_SERVER_ERROR: Final = 500
+
+
+@define
+class Settled:
+    """What became of the events of one request.
+
+    Attributes:
+        delivered: The service answered for these.
+        dead: These will never be accepted, each with the reason.
+        later: These go on waiting, each with its number of failures and the seconds for which nobody takes it.
+        trouble: Why everything waits; None while others pass.
+        is_answered: Whether the service accepted the key.
+    """
+
+    delivered: list[StoredEvent] = field(factory=list)
+    dead: list[tuple[StoredEvent, str]] = field(factory=list)
+    later: list[tuple[StoredEvent, int, float]] = field(factory=list)
+    trouble: PerkamoError | None = None
+    is_answered: bool = False
+
+
+@define
+class _Suspect:
+    """An event that failed alone: when it did so first, and when last."""
+
+    first: float
+    last: float = -math.inf
+
+
+class Settler:
+    """Settles the events of one relay's requests."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.given_up: set[int] = set()
+        """Rows of events that failed alone again and again, and wait by themselves."""
+        self._clock = clock
+        self._answered_at = -math.inf
+        self._suspects: dict[int, _Suspect] = {}
+        self._failed_last: int | None = None
+
+    def settle(self, events: Sequence[StoredEvent], results: Sequence[EventResult], sent_at: float) -> Settled:
+        """Judge each result.
+
+        Args:
+            events: The events of one request.
+            results: Their results, in order.
+            sent_at: When they were sent, by the clock.
+        """
+        settled = Settled(is_answered=any(_is_answer(result) for result in results))
+        if settled.is_answered:
+            self._answered_at = self._clock.now()
+        for event, result in zip(events, results, strict=True):
+            verdict = judge(result)
+            if not isinstance(result, PerkamoError) or verdict == "accepted":
+                settled.delivered.append(event)
+            elif verdict == "rejected":
+                settled.dead.append((event, str(result)))
+            elif verdict == "undecided":
+                is_alone = len(events) == 1 or isinstance(result, PerkamoConflictError)
+                self._put_off(settled, event, max(event.failures, ALONE) + is_alone, result)
+            else:
+                self._fail(settled, event, result, sent_at, is_alone=len(events) == 1)
+        if settled.dead:
+            self._answered_at = self._clock.now()
+        for event in settled.delivered + [event for event, _ in settled.dead]:
+            self._suspects.pop(event.row, None)
+            self.given_up.discard(event.row)
+        return settled
+
+    def _fail(
+        self, settled: Settled, event: StoredEvent, error: PerkamoError, sent_at: float, *, is_alone: bool
+    ) -> None:
+        """Settle an event whose request failed."""
+        if not error.retryable or isinstance(error, PerkamoRateLimitError):
+            settled.trouble = error
+            settled.later.append((event, event.failures, 0.0))
+        elif is_alone:
+            self._fail_alone(settled, event, error, sent_at)
+        else:
+            others_pass = self._answered_at > sent_at
+            failures = event.failures + 1
+            if others_pass or isinstance(error, PerkamoTimeoutError):  # a request that hangs is not made again for long
+                failures = max(failures, _WHOLE)
+            settled.later.append((event, failures, 0.0))
+            settled.trouble = None if others_pass else error
+            self._failed_last = None
+
+    def _fail_alone(self, settled: Settled, event: StoredEvent, error: PerkamoError, sent_at: float) -> None:
+        suspect = self._suspects.setdefault(event.row, _Suspect(sent_at))
+        others_passed = self._answered_at > suspect.first
+        is_to_blame = others_passed and (self._answered_at > suspect.last or self._failed_last == event.row)
+        if is_to_blame or event.failures >= ALONE + MAX_SOLO_FAILURES:
+            self._put_off(settled, event, max(event.failures, ALONE) + 1, error)
+        else:
+            settled.trouble = error
+            settled.later.append((event, event.failures, _AFTER_OTHERS))
+        suspect.last, self._failed_last = self._clock.now(), event.row
+
+    def _put_off(self, settled: Settled, event: StoredEvent, failures: int, error: PerkamoError) -> None:
+        """Let an event wait by itself, or for good if it is its own fault and was tried often enough."""
+        solo = failures - ALONE
+        may_pass = judge(error) == "failed" and not _breaks_the_service(error)
+        if solo >= MAX_SOLO_FAILURES and not may_pass:
+            settled.dead.append((event, str(error)))
+            return
+        if solo >= MAX_SOLO_FAILURES:
+            self.given_up.add(event.row)
+        wait = min(LONGEST_PUT_OFF, FIRST_WAIT * 2.0 ** min(solo - 1, 20)) if solo else 0.0
+        settled.later.append((event, failures, wait * self._clock.randomness()))
+
+
+def _is_answer(result: EventResult) -> bool:
+    return not isinstance(result, PerkamoError) or isinstance(result, PerkamoEventError)
+
+
+def _breaks_the_service(error: PerkamoError) -> bool:
+    is_server_error = isinstance(error, PerkamoServerError) and error.status == _SERVER_ERROR
+    return is_server_error or isinstance(error, PerkamoResponseError)

@@ -1,0 +1,347 @@
+"""The one database of an outbox: opened, checked, written to and left, each under the directory's lock.
+
+WAL with ``synchronous=FULL`` makes a commit durable against power loss. The lock's file says beside the database what
+it holds and which files it consists of, so that it is noticed when something outside deletes, truncates or overwrites
+them. A process whose files were taken away goes on in a fresh database, under a name of its own, and carries into it
+what the lost one holds; it never renames or removes a file that another may use.
+"""
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final, Literal, cast
+from urllib.parse import quote
+
+from attrs import asdict
+
+from perkamo.forks import ForkGuard
+from perkamo.outbox import errors
+from perkamo.outbox.directory import LOCK_PATIENCE, Directory
+from perkamo.outbox.errors import PerkamoOutboxCorruptError, PerkamoOutboxError, PerkamoOutboxStorageError
+from perkamo.outbox.sqlite.tables import Counts, Tables
+
+SCHEMA_VERSION: Final = 1
+_APPLICATION_ID: Final = 1346720331  # "PERK"
+_PAGE_SIZE: Final = 4096
+_FREE_PAGES_KEPT: Final = 256
+_BUSY_MILLISECONDS: Final = 1000
+_NO_SPACE: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_LOGGER: Final = logging.getLogger("perkamo.outbox")
+
+
+class Database:
+    """One process's access to the database, for one thread at a time."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory: Directory = directory
+        self.most_bytes: int = directory.log_bytes // 2
+        self._guard = ForkGuard(self._close, self._begin_in_child)
+        self._tables: Tables | None = None
+        self._path = directory.path
+        self._files: list[int] = []
+        self._lost: list[Tables] = []
+        self._checked = (0, 0, 0)
+        self._is_suspect = False
+        self._seen = -1
+
+    @contextmanager
+    def transaction(self) -> Generator[Tables]:
+        """Make everything inside durable at once, or nothing of it.
+
+        Raises:
+            PerkamoOutboxError: Nothing was kept, or ``outcome`` is ``"unknown"``; the message says why.
+        """
+        with self._entered() as tables:
+            try:
+                with _transaction(tables):
+                    yield tables
+            except BaseException as error:
+                code: int = getattr(error, "sqlite_errorcode", 0)
+                if isinstance(error, PerkamoOutboxStorageError) or (code and code not in _NO_SPACE):
+                    self._close()  # after a failed sync nobody knows what the page cache holds: read the file anew
+                    self._checked, self._is_suspect = (0, 0, 0), code & 0xFF in _DAMAGED
+                raise
+            with suppress(sqlite3.Error, OSError):
+                self._write_record()
+                _give_back_pages(tables.connection, self.most_bytes // _PAGE_SIZE)
+            is_in_place = _identify(self._path) == self._files
+        if not is_in_place:  # what was committed must be found under its name
+            try:
+                with self._entered():
+                    pass
+            except PerkamoOutboxError as error:
+                raise _unknown() from error
+
+    def has_changed(self) -> bool:
+        """Tell whether another process has written since the last look, or the files were taken away."""
+        if self._lost or (self._tables is not None and _identify(self._path) != self._files):
+            with self._entered():
+                pass
+        with _translated(self.directory), self._guard:
+            if self._tables is None:
+                return True
+            seen, self._seen = self._seen, _number(self._tables.connection, "PRAGMA data_version")
+            return seen != self._seen
+
+    def close(self) -> None:
+        """Let go of leases and files. It is opened again when it is used again."""
+        if self._tables is not None or self._lost:
+            with self.transaction() as tables:
+                tables.release([self.directory.user])
+            with _translated(self.directory), self.directory.lock, self._guard:
+                self._close()
+
+    @contextmanager
+    def _entered(self) -> Generator[Tables]:
+        """Hold the lock, keep forks away, and have the tables open that stand under their name now."""
+        with _translated(self.directory), self.directory.lock, self._guard:
+            tables = self._current()
+            while self._lost:
+                _carry(self._lost[0], tables)
+                self._lost.pop(0).connection.close()
+            yield tables
+
+    def _close(self) -> None:
+        # Before a fork this runs without the directory's lock: SQLite writes at closing only where nobody else has the
+        # database open.
+        tables, self._tables = self._tables, None
+        if tables is not None:
+            with suppress(sqlite3.Error):
+                tables.connection.close()
+            self._checked = _stamp(self._path)
+            self.directory.leave()
+
+    def _begin_in_child(self) -> None:
+        self.directory.begin_in_child()
+        self._lost.clear()
+
+    def _current(self) -> Tables:
+        if self._tables is not None:
+            name, *_ = self._read_record()
+            if name in {"", self._path.name} and _identify(self._path) == self._files:
+                return self._tables
+            _LOGGER.error("The files of the outbox %s were taken away in use; they are written anew", self._path)
+            self._lost.append(self._tables)
+            self._tables = None
+            self.directory.leave()
+        self._tables = self._open()
+        self._files, self._is_suspect = _identify(self._path), False
+        self._write_record()
+        return self._tables
+
+    def _open(self) -> Tables:
+        directory = self.directory
+        others_live, dead = directory.join()
+        try:
+            name, files, last = self._read_record()
+            path = next((path for path in directory.databases() if name in {path.name, ""}), None)
+            state = "gone" if path is None else self._examine(path)
+            # One whose log or index is not the one that its users have is left to them.
+            is_good = state == "alone" or (state == "shared" and path is not None and _identify(path) == files)
+            self._path = path if path is not None and is_good and not self._is_suspect else directory.new_database()
+            tables = _connect(self._path, directory)
+            with _transaction(tables):
+                if self._path != path:
+                    tables.succeed(name, last)
+                elif state == "alone":
+                    tables.count_rows()
+                    tables.counts.find_missing(last)
+                tables.release(dead if state == "shared" else None)
+            for beside in directory.databases():
+                if beside != self._path:
+                    self._take_in(beside, tables)
+        except BaseException:
+            directory.leave()
+            raise
+        directory.remove(*dead)
+        if (missing := tables.counts.missing - last.missing) > 0 and not others_live and not self._lost:
+            _LOGGER.error(
+                "%d events that were acknowledged are missing from the outbox %s: its files were deleted, truncated or "
+                "overwritten. Put the events again, or restore a copy of the files beside the present ones",
+                *(missing, directory.path),
+            )
+        return tables
+
+    def _examine(self, path: Path) -> Literal["alone", "shared", "damaged"]:
+        """Tell whether others have a database open; check it if not, unless it is as this process left it."""
+        check = "SELECT 'ok'" if _stamp(path) == self._checked else "PRAGMA quick_check(1)"
+        with suppress(PerkamoOutboxCorruptError), _translated(self.directory):
+            try:
+                with closing(_connect(path, self.directory, alone=True).connection) as connection:
+                    if connection.execute(check).fetchone() == ("ok",):
+                        return "alone"
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                    return "shared"
+                raise
+        return "damaged"
+
+    def _take_in(self, path: Path, tables: Tables) -> None:
+        """Take in what a database beside the current one holds, unless it has users, who carry it over themselves."""
+        state = self._examine(path)
+        if state == "alone":
+            with closing((other := _connect(path, self.directory)).connection):
+                _carry(other, tables)
+            self.directory.remove(path.name, f"{path.name}-wal", f"{path.name}-shm")
+        elif state == "damaged":
+            place = self.directory.move_aside(path)
+            with _transaction(tables), closing(sqlite3.connect(place, isolation_level=None)) as connection:
+                waiting = tables.counts.pending + tables.counts.dead
+                tables.absorb(Tables(connection, path.name))
+                saved = tables.counts.pending + tables.counts.dead - waiting
+            _LOGGER.error("A database of the outbox was damaged or foreign: see %s. %d events are saved", place, saved)
+
+    def _read_record(self) -> tuple[str, list[int], Counts]:
+        """Return the name and the files of the database in use, and its counts, as the lock's file has them."""
+        try:
+            name, files, counts = json.loads(self.directory.lock.read())
+            return name, files, Counts(**counts)
+        except (ValueError, TypeError):
+            return "", [], Counts()
+
+    def _write_record(self) -> None:
+        if self._tables is not None:
+            record = json.dumps([self._path.name, self._files, asdict(self._tables.counts)])
+            self.directory.lock.write(record.ljust(400).encode())
+
+
+@contextmanager
+def _translated(directory: Directory) -> Generator[None]:
+    """Turn what SQLite and the system refuse into errors of the outbox."""
+    try:
+        yield
+    except TimeoutError:
+        raise PerkamoOutboxStorageError(
+            f"Another process has held the lock of the outbox {directory.path} for {LOCK_PATIENCE:g} s: it hangs or "
+            "was stopped. Nothing was kept; try again.",
+            retryable=True,
+        ) from None
+    except OSError as error:
+        raise errors.of_system(error, directory.path) from error
+    except sqlite3.Error as error:
+        code: int = getattr(error, "sqlite_errorcode", 0)
+        if code in _NO_SPACE:
+            raise errors.disk_full() from error
+        if code & 0xFF in _DAMAGED:
+            raise PerkamoOutboxCorruptError(
+                "The database of the outbox is damaged or foreign. Nothing was kept; try again.", retryable=True
+            ) from error
+        raise errors.unusable(directory.path, error, retryable=True) from error
+
+
+def _connect(path: Path, directory: Directory, *, alone: bool = False) -> Tables:
+    """Open a database that exists, and bring it to this version's schema."""
+    uri = f"file:{quote(str(path))}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        if alone:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute(f"PRAGMA busy_timeout = {0 if alone else _BUSY_MILLISECONDS}")
+        _set_up(connection, directory.log_bytes)
+    except BaseException:
+        connection.close()
+        raise
+    return Tables(connection, path.name, directory.user)
+
+
+def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
+    run = connection.execute
+    is_new = _number(connection, "SELECT count(*) FROM sqlite_master") == 0
+    if not is_new and _number(connection, "PRAGMA application_id") != _APPLICATION_ID:
+        raise PerkamoOutboxCorruptError("The database belongs to something else.")
+    version = _check_version(connection)
+    if is_new:
+        run("PRAGMA auto_vacuum = INCREMENTAL")
+    mode = run("PRAGMA journal_mode = WAL").fetchone()
+    run("PRAGMA synchronous = FULL")
+    if mode != ("wal",) or _number(connection, "PRAGMA synchronous") != 2:
+        raise PerkamoOutboxStorageError("SQLite can't make commits durable here (WAL, synchronous=FULL).")
+    # SQLite writes the log back at the end of a commit, which is under the lock as all else is.
+    run(f"PRAGMA wal_autocheckpoint = {log_bytes // _PAGE_SIZE}")
+    run(f"PRAGMA journal_size_limit = {log_bytes}")
+    for number in range(version + 1, SCHEMA_VERSION + 1):
+        script = (Path(__file__).parent / "migrations" / f"{number:04}.sql").read_text("utf-8")
+        for statement in ["BEGIN IMMEDIATE", *script.split(";\n"), f"PRAGMA user_version = {number}", "COMMIT"]:
+            run(statement)
+    run("SELECT * FROM counts").fetchall()  # its log and its index are open from here on
+
+
+def _check_version(connection: sqlite3.Connection) -> int:
+    version = _number(connection, "PRAGMA user_version")
+    if version > SCHEMA_VERSION:
+        raise PerkamoOutboxStorageError(
+            f"The outbox was written by a newer perkamo (format {version}; this one knows up to {SCHEMA_VERSION}). "
+            "Nothing was changed and nothing was kept. Use that version, or a newer one."
+        )
+    return version
+
+
+@contextmanager
+def _transaction(tables: Tables) -> Generator[None]:
+    connection = tables.connection
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _check_version(connection)
+        tables.read_counts()
+        yield
+        tables.write_counts()
+        connection.execute("COMMIT")
+    except BaseException as error:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        if getattr(error, "sqlite_errorcode", 0) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}:
+            raise _unknown() from error
+        raise
+
+
+def _carry(other: Tables, tables: Tables) -> None:
+    """Move all that another database holds, with its counts, into the tables."""
+    with _transaction(other):
+        with _transaction(tables):
+            tables.absorb(other)
+        other.connection.execute("DELETE FROM leases")
+        other.connection.execute("DELETE FROM events")
+        other.counts = Counts()
+    other.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _give_back_pages(connection: sqlite3.Connection, most: int) -> None:
+    """Give pages back to the disk, a few at a time, where most of the database is free."""
+    pages, free = _number(connection, "PRAGMA page_count"), _number(connection, "PRAGMA freelist_count")
+    if free > max(_FREE_PAGES_KEPT, pages // 2):
+        with suppress(sqlite3.Error):  # the disk may be full
+            connection.execute(f"PRAGMA incremental_vacuum({min(free - _FREE_PAGES_KEPT, most)})").fetchall()
+
+
+def _identify(path: Path) -> list[int]:
+    """Return what tells a database, its log and its index from all other files."""
+    files: list[int] = []
+    with suppress(OSError):
+        files.extend(os.stat(f"{path}{suffix}").st_ino for suffix in ("", "-wal", "-shm"))  # noqa: PTH116 - for speed
+    return files
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a closed database is written to."""
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    return 0, 0, 0
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    return cast("tuple[int]", connection.execute(query).fetchone())[0]
+
+
+def _unknown() -> PerkamoOutboxStorageError:
+    return PerkamoOutboxStorageError(
+        "The disk failed while the outbox was written to. It is not known whether the event was kept. Put the same "
+        "event again: it is kept once.",
+        retryable=True,
+        outcome="unknown",
+    )

@@ -1,0 +1,82 @@
+"""The store on a local disk, for the event loops that use it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from attrs import asdict
+
+from perkamo.event_loop import Wakeup
+from perkamo.outbox.directory import Directory
+from perkamo.outbox.errors import disk_full
+from perkamo.outbox.sqlite.database import Database
+from perkamo.outbox.sqlite.tables import Tables
+from perkamo.outbox.store import DeadLetter, Lease, OutboxStats, Settlement
+from perkamo.outbox.writer import Writer
+
+_AT_ONCE = 5_000
+"""How many rows one transaction changes at most where an operator changes them all; others wait for it."""
+_ROW_BYTES = 8192
+"""About how many bytes of pages a row costs besides its own."""
+
+
+class SqliteStore:
+    """See ``Store``."""
+
+    def __init__(self, directory: Directory, max_bytes: int) -> None:
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._writer = Writer[Tables](Database(directory))
+
+    async def put(self, transaction_id: str, space: str, body: bytes) -> None:
+        """Keep an event durably; see ``Outbox.put``."""
+
+        def put(tables: Tables) -> None:
+            if not self._directory.has_room():
+                raise disk_full()
+            tables.put(transaction_id, space, body, self._max_bytes)
+
+        await self._writer.do(put, _ROW_BYTES + len(body))
+        self._writer.notify()
+
+    async def take(self, spaces: Sequence[str], sizes: Sequence[int], max_bytes: int, seconds: float) -> Lease:
+        """See ``Store.take``."""
+        is_dead = self._directory.is_dead
+        return await self._writer.do(lambda tables: tables.take(spaces, sizes, max_bytes, seconds, is_dead))
+
+    async def settle(self, lease: Lease, settlement: Settlement) -> None:
+        """See ``Store.settle``."""
+        await self._writer.do(lambda tables: tables.settle(lease, settlement))
+
+    async def count(self) -> OutboxStats:
+        """See ``Store.count``."""
+        counts = await self._writer.do(lambda tables: tables.counts)
+        files, set_aside = len(self._directory.databases()), len(self._directory.set_aside())
+        return OutboxStats(accepted=counts.accepted, **asdict(counts), files=files, set_aside=set_aside)
+
+    async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:
+        """See ``Store.dead``."""
+        return await self._writer.do(lambda tables: tables.dead(after, limit))
+
+    async def requeue(self, transaction_id: str | None) -> int:
+        """See ``Store.requeue``."""
+        return await self._all(lambda tables: tables.requeue(transaction_id, _AT_ONCE))
+
+    async def rebind(self, space: str, former: str | None) -> int:
+        """See ``Store.rebind``."""
+        return await self._all(lambda tables: tables.rebind(space, former, _AT_ONCE))
+
+    def watch(self) -> AbstractContextManager[Wakeup]:
+        """See ``Store.watch``."""
+        return self._writer.watch()
+
+    async def aclose(self) -> None:
+        """See ``Store.aclose``."""
+        await self._writer.aclose()
+
+    async def _all(self, some: Callable[[Tables], int]) -> int:
+        total = number = await self._writer.do(some)
+        while number == _AT_ONCE:
+            number = await self._writer.do(some)
+            total += number
+        self._writer.notify()
+        return total

@@ -1,0 +1,278 @@
+"""The tables of an outbox, and all that is done in them, each within a transaction of ``database.py``.
+
+An event is a row until the service has answered for it; a dead letter is the same row with a reason. Who has which
+event out stands in a small table beside it, so that a lease does not write the event anew. The bytes of an event are
+kept exactly as they will be sent.
+"""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, cast
+from zlib import crc32
+
+from attrs import astuple, define, evolve, fields
+
+from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError
+from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, StoredEvent
+
+LONGEST_LEASE: Final = 600.0
+"""Seconds. What is leased or put off for longer was so before the machine was started anew."""
+_LOOK_AT_THE_DEAD: Final = 0.25
+"""Seconds between two looks at whether those who hold the rest have died."""
+_WAITING: Final = "FROM events e LEFT JOIN leases l ON l.id = e.id WHERE e.reason IS NULL AND e.space = ?"
+
+_boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+_wall_time = time.time
+
+
+@define
+class Counts:
+    """What became of all events that were ever put."""
+
+    delivered: int = 0
+    pending: int = 0
+    dead: int = 0
+    missing: int = 0
+    size: int = 0
+
+    @property
+    def accepted(self) -> int:
+        """How many there were."""
+        return self.delivered + self.pending + self.dead + self.missing
+
+    def find_missing(self, last: "Counts") -> None:
+        """Count as missing what these last said that waited, and know nothing of."""
+        gap = max(0, last.accepted - self.accepted)
+        gone = min(gap, last.pending + last.dead)
+        self.missing += gone
+        self.delivered += gap - gone
+
+
+_NAMES: Final = [field.name for field in fields(Counts)]
+
+
+class Tables:
+    """One connection's view of the tables."""
+
+    def __init__(self, connection: sqlite3.Connection, name: str, user: str = "") -> None:
+        self.connection: sqlite3.Connection = connection
+        self.name: str = name
+        self.counts: Counts = Counts()
+        self._user = user
+        self._stored = self.counts
+        self._run, self._run_many = connection.execute, connection.executemany
+
+    def read_counts(self) -> None:
+        """Read the counts, which other processes change too."""
+        self.counts = Counts(*self._one(f"SELECT {', '.join(_NAMES)} FROM counts"))
+        self._stored = evolve(self.counts)
+
+    def write_counts(self) -> None:
+        """Write the counts, if they changed."""
+        if self.counts != self._stored:
+            self._run(f"UPDATE counts SET {' = ?, '.join(_NAMES)} = ?", astuple(self.counts))
+
+    def put(self, transaction_id: str, space: str, body: bytes, max_size: int) -> None:
+        """Keep an event that waits. The same event again is kept once, another one under its id is refused."""
+        row = (transaction_id, space, int(_wall_time() * 1000), None, None, crc32(body), body)
+        has_room = self.counts.size + len(body) <= max_size
+        if (has_room and self._insert(row)) or (known := self._known(transaction_id)) == body:
+            return
+        if known is None:
+            raise PerkamoOutboxFullError(
+                "The outbox is full. The event was not kept. Deliver what waits, or allow it more bytes (max_bytes)."
+            )
+        raise PerkamoOutboxConflictError(
+            "The outbox holds another event with this transaction id. This one was not kept. Give each event an id of "
+            "its own, and keep an event's id, content and occurred_at when you put it again."
+        )
+
+    def take(
+        self,
+        spaces: Sequence[str],
+        sizes: Sequence[int],
+        max_bytes: int,
+        seconds: float,
+        is_dead: Callable[[str], bool],
+    ) -> Lease:
+        """Lease events, see ``Store.take``; ``is_dead`` tells whether somebody who leased some has died."""
+        now = _boot_time()
+        held = (now, now + LONGEST_LEASE)
+        paused = (
+            f"SELECT max(paused_until) FROM spaces WHERE space IN ({_marks(spaces)}) AND paused_until BETWEEN ? AND ?"
+        )
+        (until,) = self._one(paused, *spaces, *held)
+        if until:
+            return Lease(wait=until - now, waiting=self.counts.pending)
+        found = self._free(spaces, sizes[0], held) or (self._bury(is_dead) and self._free(spaces, sizes[0], held))
+        if not found:
+            return self._nothing(spaces, now)
+        most, *_ = limits = [sizes[min(failures, len(sizes) - 1)] for *_, failures in found]
+        chosen: list[StoredEvent] = []
+        for (row, transaction_id, checksum, body, failures), limit in zip(found, limits, strict=True):
+            if limit == most:  # what failed before travels with its like
+                max_bytes -= len(body)
+                if chosen and (max_bytes < 0 or len(chosen) == most):
+                    break
+                chosen.append(StoredEvent(row, transaction_id, body, failures, checksum != crc32(body)))
+        token, end = secrets.randbits(62), now + min(seconds, LONGEST_LEASE)
+        self._run_many(
+            "INSERT INTO leases VALUES (?, ?, ?, ?, ?) ON CONFLICT(id) DO UPDATE "
+            "SET token = excluded.token, holder = excluded.holder, until = excluded.until",
+            [(event.row, token, self._user, end, event.failures) for event in chosen],
+        )
+        return Lease(token, chosen)
+
+    def settle(self, lease: Lease, settlement: Settlement) -> None:
+        """Note what became of leased events, see ``Store.settle``."""
+        ours = {row for (row,) in self._run("SELECT id FROM leases WHERE token = ?", (lease.token,))}
+        now = _boot_time()
+        delivered = [event for event in settlement.delivered if event.row in ours]
+        dead = [(reason, event.row) for event, reason in settlement.dead if event.row in ours]
+        later = [(now + min(s, LONGEST_LEASE), n, event.row) for event, n, s in settlement.later if event.row in ours]
+        gone = [(event.row,) for event in delivered]
+        self._run_many("DELETE FROM events WHERE id = ?", gone)
+        self._run_many("UPDATE events SET reason = ? WHERE id = ?", dead)
+        self._run_many("DELETE FROM leases WHERE id = ?", gone + [(row,) for _, row in dead])
+        self._run_many("UPDATE leases SET holder = NULL, until = ?, failures = ? WHERE id = ?", later)
+        if settlement.accepted:
+            bound = [(settlement.space, row, UNBOUND) for *_, row in (*dead, *later)]
+            self._run_many("UPDATE events SET space = ? WHERE id = ? AND space = ?", bound)
+        self.counts.delivered += len(delivered)
+        self.counts.pending -= len(delivered) + len(dead)
+        self.counts.dead += len(dead)
+        self.counts.size -= sum(len(event.body) for event in delivered)
+        self._note(settlement, now, len(delivered))
+
+    def dead(self, after: int, limit: int) -> list[DeadLetter]:
+        """Return dead letters from behind a row on."""
+        select = "SELECT transaction_id, body, reason, id FROM events WHERE reason IS NOT NULL AND id > ?"
+        rows = self._run(f"{select} ORDER BY id LIMIT ?", (after, limit))
+        return [DeadLetter(*cast("tuple[str, bytes, str, int]", row)) for row in rows]
+
+    def requeue(self, transaction_id: str | None, limit: int) -> int:
+        """Let one dead letter wait again, or so many of them, and return how many did."""
+        which = "transaction_id = ? AND reason IS NOT NULL"
+        if transaction_id is None:
+            which = "id IN (SELECT id FROM events WHERE reason IS NOT NULL ORDER BY id LIMIT ?)"
+        moved = self._run(f"UPDATE events SET reason = NULL WHERE {which}", (transaction_id or limit,)).rowcount
+        self.counts.pending += moved
+        self.counts.dead -= moved
+        return moved
+
+    def rebind(self, space: str, former: str | None, limit: int) -> int:
+        """Let so many events that wait, and all dead letters, of a former Space or of any key be of this one."""
+        which, given = "space = ?", former
+        if former is None:
+            which, given = f"(space = '' OR space GLOB '{KEY_PREFIX}*') AND space <> ?", space
+        self._run(f"UPDATE events SET space = ? WHERE reason IS NOT NULL AND {which}", (space, given))
+        some = f"SELECT id FROM events WHERE reason IS NULL AND {which} LIMIT ?"
+        return self._run(f"UPDATE events SET space = ? WHERE id IN ({some})", (space, given, limit)).rowcount
+
+    def release(self, users: Sequence[str] | None) -> None:
+        """End the leases of these; None for all leases and all that is put off."""
+        which = "" if users is None else f"WHERE holder IN ({_marks(users)})"
+        self._run(f"UPDATE leases SET holder = NULL, until = 0 {which}", tuple(users or ()))
+
+    def succeed(self, name: str, last: Counts) -> None:
+        """Take the place of a database whose files are gone: all that waited in it is missing, until it is found."""
+        missing = last.missing + last.pending + last.dead
+        self.counts = Counts(delivered=last.delivered, missing=missing)
+        self._run("UPDATE counts SET predecessor = ?", (name,))
+
+    def absorb(self, other: "Tables") -> None:
+        """Take over what another database holds; what can't be read of it is missing."""
+        counts = self.counts
+        (is_predecessor,) = self._one("SELECT predecessor = ? FROM counts", other.name)
+        select = "SELECT id, transaction_id, space, put_at, reason, trace_context, checksum, body FROM events"
+        last = found = 0
+        try:
+            for last, *row in other.connection.execute(f"{select} ORDER BY id"):  # noqa: B007 - where it broke off
+                found += self._take_over(row)
+        except sqlite3.DatabaseError:  # read on from the other end, up to the damage
+            with suppress(sqlite3.DatabaseError):
+                for _, *row in other.connection.execute(f"{select} WHERE id > ? ORDER BY id DESC", (last,)):
+                    found += self._take_over(row)
+        if is_predecessor:
+            counts.missing -= min(found, counts.missing)
+        else:
+            counts.delivered += other.counts.delivered
+            counts.missing += other.counts.missing + max(0, other.counts.pending + other.counts.dead - found)
+
+    def count_rows(self) -> None:
+        """Let the counts say what the tables hold; what does not is missing."""
+        counts = self.counts
+        (pending,) = self._one("SELECT count(*) FROM events WHERE reason IS NULL")
+        (dead,) = self._one("SELECT count(*) FROM events WHERE reason IS NOT NULL")
+        if (pending, dead) != (counts.pending, counts.dead):
+            counts.missing += max(0, counts.pending + counts.dead - pending - dead)
+            counts.pending, counts.dead = pending, dead
+            (counts.size,) = self._one("SELECT coalesce(sum(length(body)), 0) FROM events")
+
+    def _insert(self, row: Sequence[object]) -> bool:
+        columns = "transaction_id, space, put_at, reason, trace_context, checksum, body"
+        insert = f"INSERT INTO events({columns}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        if self._run(insert, row).rowcount == 0:
+            return False
+        self.counts.pending += row[3] is None
+        self.counts.dead += row[3] is not None
+        self.counts.size += len(cast("bytes", row[-1]))
+        return True
+
+    def _known(self, transaction_id: object) -> bytes | None:
+        row = self._run("SELECT body FROM events WHERE transaction_id = ?", (transaction_id,)).fetchone()
+        return None if row is None else cast("bytes", row[0])
+
+    def _take_over(self, row: Sequence[object]) -> bool:
+        *_, checksum, body = row
+        is_sound = isinstance(body, bytes) and crc32(body) == checksum
+        return is_sound and (self._insert(row) or self._known(row[0]) == body)
+
+    def _free(
+        self, spaces: Sequence[str], most: int, held: tuple[float, float]
+    ) -> "list[tuple[int, str, int, bytes, int]]":
+        free = f"{_WAITING} AND (l.id IS NULL OR l.until NOT BETWEEN ? AND ?) ORDER BY e.id LIMIT ?"
+        select = f"SELECT e.id, e.transaction_id, e.checksum, e.body, coalesce(l.failures, 0) {free}"
+        return sorted(row for space in (UNBOUND, *spaces) for row in self._run(select, (space, *held, most)))
+
+    def _bury(self, is_dead: Callable[[str], bool]) -> bool:
+        """End the leases of those who died; tell whether there were any."""
+        holders = self._run("SELECT DISTINCT holder FROM leases WHERE holder IS NOT NULL").fetchall()
+        dead = [holder for (holder,) in holders if is_dead(holder)]
+        self.release(dead)
+        return bool(dead)
+
+    def _nothing(self, spaces: Sequence[str], now: float) -> Lease:
+        waiting, wait = 0, LONGEST_LEASE
+        for space in (UNBOUND, *spaces):
+            number, until, out = self._one(f"SELECT count(*), min(l.until), count(l.holder) {_WAITING}", space)
+            if number:
+                waiting, wait = waiting + number, min(wait, until - now, _LOOK_AT_THE_DEAD if out else wait)
+        others = f"SELECT 1 FROM events WHERE reason IS NULL AND space NOT IN ('', {_marks(spaces)})"
+        (has_others,) = self._one(f"SELECT EXISTS ({others})", *spaces)
+        return Lease(wait=wait if waiting else None, waiting=waiting, others_wait=bool(has_others))
+
+    def _note(self, settlement: Settlement, now: float, delivered: int) -> None:
+        """Note for the statistics when events of the Space passed, and why they do not."""
+        space, wall = settlement.space, int(_wall_time() * 1000)
+        paused_until = now + settlement.pause if settlement.pause else 0
+        self._run(
+            "INSERT INTO spaces VALUES (?, ?, ?, ?, ?) ON CONFLICT(space) DO UPDATE SET "
+            "delivered_at = coalesce(excluded.delivered_at, delivered_at), error = coalesce(excluded.error, error), "
+            "error_at = coalesce(excluded.error_at, error_at), paused_until = max(excluded.paused_until, paused_until)",
+            (space, wall if delivered else None, settlement.error, wall if settlement.error else None, paused_until),
+        )
+        upsert = "INSERT INTO deliveries VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET events = events + excluded.events"
+        self._run(upsert, (space, int(now), delivered))
+        self._run("DELETE FROM deliveries WHERE space = ? AND second NOT BETWEEN ? AND ?", (space, now - 60, now))
+
+    def _one(self, query: str, *parameters: object) -> tuple[int, ...]:
+        return cast("tuple[int, ...]", self._run(query, parameters).fetchone())
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))

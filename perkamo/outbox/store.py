@@ -1,0 +1,192 @@
+"""What a store of waiting events does for a relay, and the values that go between them.
+
+A store knows no client and no HTTP; a relay knows no SQL. Every event that is taken is *leased*: no other relay takes
+it until the lease ends, and whoever settles it shows the token of the lease. What was leased to others meanwhile is
+theirs: what a former holder says changes nothing.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Protocol, cast
+
+from attrs import field, frozen
+
+from perkamo.encoding.serializable import Serializable
+from perkamo.errors import PerkamoConfigurationError
+
+UNBOUND: Final = ""
+"""The Space of events that were put before the service had accepted a key."""
+KEY_PREFIX: Final = "key:"
+"""How the Spaces begin that are told by the client's key; all others were named by the user."""
+
+
+@frozen
+class OutboxStats(Serializable):
+    """What became of every event that was ever put; ``accepted`` is the sum of the next four.
+
+    Attributes:
+        accepted: Events taken.
+        delivered: Events the service answered for.
+        pending: Events that wait.
+        dead: Events the service refused, kept with the reason.
+        missing: Events that waited or were dead when something outside deleted, truncated or overwrote their file.
+        size: Bytes of the events that wait or are dead.
+        files: Database files in use: 1, and more only for as long as one that was damaged from outside is read out.
+        set_aside: Damaged or foreign files that were moved out of the way, for you to look at.
+    """
+
+    accepted: int
+    delivered: int
+    pending: int
+    dead: int
+    missing: int
+    size: int
+    files: int
+    set_aside: int
+
+
+@frozen
+class DeadLetter(Serializable):
+    """An event that the service refused.
+
+    Attributes:
+        transaction_id: The event's transaction id.
+        body: The event's bytes, as they were sent; ``Event.from_bytes`` reads them.
+        reason: Why it was refused.
+        row: Where it stands in its store; ``Store.dead`` goes on from there.
+    """
+
+    transaction_id: str = field(repr=False)
+    body: bytes = field(repr=False)
+    reason: str
+    row: int = field(default=0, eq=False, repr=False)
+
+
+@frozen(repr=False)
+class StoredEvent:
+    """An event that is leased.
+
+    Attributes:
+        row: Its number in the store.
+        transaction_id: Its transaction id.
+        body: Its bytes, as they were put.
+        failures: How many requests with it failed, as its relays counted.
+        is_damaged: Whether these are not the bytes that were put, so that they must not be sent.
+    """
+
+    row: int
+    transaction_id: str
+    body: bytes
+    failures: int = 0
+    is_damaged: bool = False
+
+
+@frozen
+class Lease:
+    """What one ``take`` returned.
+
+    Attributes:
+        token: Stands for this very lease.
+        events: The events, oldest first.
+        wait: Without events: seconds after which looking again is worth while; None where nothing waits.
+        waiting: Without events: how many events of these Spaces wait nevertheless, leased or put off.
+        others_wait: Without events: whether events wait for other Spaces.
+    """
+
+    token: int = 0
+    events: Sequence[StoredEvent] = ()
+    wait: float | None = None
+    waiting: int = 0
+    others_wait: bool = False
+
+
+@frozen
+class Settlement:
+    """What became of leased events. Those that it does not name stay leased.
+
+    Attributes:
+        space: The Space that they were sent to.
+        accepted: Whether the service accepted its key, so that events that belonged to none yet are bound to it.
+        delivered: The service answered for these.
+        dead: These will never be accepted, each with the reason.
+        later: These go on waiting, each with its number of failures and the seconds for which nobody takes it.
+        pause: Seconds for which the service wants no request from anybody; 0 for none.
+        error: Why events wait, for the statistics; None while they pass.
+    """
+
+    space: str
+    accepted: bool = False
+    delivered: Sequence[StoredEvent] = ()
+    dead: Sequence[tuple[StoredEvent, str]] = ()
+    later: Sequence[tuple[StoredEvent, int, float]] = ()
+    pause: float = 0.0
+    error: str | None = None
+
+
+class Changes(Protocol):
+    """Tells when there may be more to take."""
+
+    async def wait(self, seconds: float) -> None:
+        """Return when something changed since the last return, and no later than after so many seconds."""
+        ...
+
+    def notify(self) -> None:
+        """Let who waits go on, as if something had changed."""
+        ...
+
+
+class Store(Protocol):
+    """What the relay, the dead letters and the statistics ask for. A Space is named by a text, see ``relay.py``."""
+
+    async def take(self, spaces: Sequence[str], sizes: Sequence[int], max_bytes: int, seconds: float) -> Lease:
+        """Lease the oldest events that wait for these Spaces, or for none yet, and that nobody has leased or put off.
+
+        Args:
+            spaces: The Spaces, of which the first is this relay's own.
+            sizes: The most events that are taken together, by their number of failures; the last one stands for all
+                further ones. Events of different sizes are not mixed.
+            max_bytes: The most bytes, but one event is taken in any case.
+            seconds: How long the lease lasts.
+        """
+        ...
+
+    async def settle(self, lease: Lease, settlement: Settlement) -> None:
+        """Note what became of leased events; what was leased to others meanwhile is left alone."""
+        ...
+
+    async def count(self) -> OutboxStats:
+        """Count what became of the events."""
+        ...
+
+    async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:
+        """Return dead letters, oldest first, from behind this row on."""
+        ...
+
+    async def requeue(self, transaction_id: str | None) -> int:
+        """Let one dead letter wait again, or all of them, and return how many did."""
+        ...
+
+    async def rebind(self, space: str, former: str | None) -> int:
+        """Let what waits for a former Space, or for any other that is no name, wait for this one; count it."""
+        ...
+
+    def watch(self) -> AbstractContextManager[Changes]:
+        """Watch for changes, by this process or another, for as long as the block lasts."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was asked for and let go of leases, files and connections."""
+        ...
+
+
+def check_space(name: str) -> str:
+    """Return the name of a Space as it was given.
+
+    Raises:
+        PerkamoConfigurationError: It can't be one.
+    """
+    if not isinstance(cast("object", name), str) or not 0 < len(name) <= 100 or not name.isprintable():
+        raise PerkamoConfigurationError("space must be printable text of 1 to 100 characters, or None.")
+    if name.startswith(KEY_PREFIX):
+        raise PerkamoConfigurationError(f"space must not begin with {KEY_PREFIX!r}, as Spaces without a name do.")
+    return name
