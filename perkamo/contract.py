@@ -135,7 +135,10 @@ _BEHAVIOURS: Final = (
     ),
     Fact("batch.size", "up to 100 events in a batch, each with its transaction id", "published", _JS),
     Fact(
-        "error.message", "error bodies with a message; request id, retry-after and ratelimit headers", "published", _PHP
+        "error.status",
+        "every status but 2xx is an error, with a message, retry-after and a request id where there are any",
+        "published",
+        _PHP,
     ),
     Fact(
         "token.endpoint", "POST /v1/browser-tokens, its fields, its answer and TTLs of 1 to 1800 s", "published", _PHP

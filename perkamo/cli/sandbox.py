@@ -11,12 +11,14 @@ from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from perkamo.cli import stdio
+from perkamo.cli.checking.findings import saved_dialect
 from perkamo.cli.exit_codes import DONE, FAILED, WRONG_USAGE
 from perkamo.cli.help import explain
 from perkamo.cli.output import print_json, print_lines
 from perkamo.cli.running import explained, print_error
 from perkamo.cli.sandbox_replay import Replay, recording
 from perkamo.sandbox.blueprint import ProgramError
+from perkamo.sandbox.dialect import DialectError
 from perkamo.sandbox.ledger import LedgerCleared
 from perkamo.sandbox.process import SandboxError
 from perkamo.sandbox.sandbox import Sandbox
@@ -42,6 +44,7 @@ def add_options(parser: ArgumentParser) -> None:
         "perkamo sandbox --webhook http://127.0.0.1:8000/hooks/perkamo --webhook-header 'X-Shop-Secret: s3cret'\n"
         "perkamo sandbox --record today.jsonl --pseudonyms\n"
         "perkamo sandbox --replay today.jsonl --speed 10\n"
+        "perkamo sandbox --like service.json\n"
         "perkamo sandbox --host 0.0.0.0 --expose     # in Compose and CI",
         exit_codes="0  Ctrl-C or SIGTERM\n1  failed: the port is in use, or a file can't be used\n2  wrong usage",
     )
@@ -53,6 +56,12 @@ def add_options(parser: ArgumentParser) -> None:
         help="let other machines use the API, read everything, reset the sandbox and arm faults",
     )
     parser.add_argument("--program", type=Path, metavar="FILE", help="a program as JSON (default: a shop's)")
+    parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="FILE",
+        help="answer as a service did, whose 'perkamo check --save' wrote this file",
+    )
     parser.add_argument(
         "--webhook", metavar="URL", help="post a delivery to this http URL of this machine after each applied event"
     )
@@ -99,11 +108,15 @@ def _run(args: Namespace) -> int:
     wrong = _wrong_usage(args)
     if wrong is not None:
         return print_error("sandbox", wrong, WRONG_USAGE)
+    like: Path | None = args.like
     file: Path | None = args.program
     try:
         program = None if file is None else file.read_bytes()
+        dialect = None if like is None else saved_dialect(like.read_bytes())
     except OSError as error:
-        return print_error("sandbox", f"cannot read {file}: {error.strerror}", FAILED)
+        return print_error("sandbox", f"cannot read {error.filename}: {error.strerror}", FAILED)
+    except ValueError as error:
+        return print_error("sandbox", f"--like {like}: {error}", FAILED)
     stop = Event()
 
     def end(_: int, __: "FrameType | None") -> None:
@@ -111,9 +124,9 @@ def _run(args: Namespace) -> int:
 
     before = [(number, signal.signal(number, end)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        with Sandbox(program, host=args.host, port=args.port, expose=args.expose) as sandbox:
+        with Sandbox(program, host=args.host, port=args.port, expose=args.expose, dialect=dialect) as sandbox:
             return _serve(sandbox, args, stop)
-    except (ProgramError, SandboxError) as error:
+    except (DialectError, ProgramError, SandboxError) as error:
         return print_error("sandbox", str(error), FAILED)
     finally:
         for number, handler in before:

@@ -1,0 +1,329 @@
+"""What shape the parts of an answer have, in the words of the table; each function takes the object that has the part.
+
+It answers ``CONFIRMED``, the name of an alternative, another difference in words, or None where that can't be told.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
+
+from perkamo.cli.checking.findings import CONFIRMED
+from perkamo.decoding.structure import name_of
+from perkamo.encoding.encode import JSONValue
+
+JsonObject: TypeAlias = dict[str, JSONValue]
+Question: TypeAlias = Callable[[JsonObject], str | None]
+
+
+def _otherwise(value: JSONValue) -> str:
+    return f"has {name_of(value)}"
+
+
+def _typed(name: str, *kinds: type, optional: bool = False) -> Question:
+    """Ask whether a field is of a type."""
+
+    def ask(value: JsonObject) -> str | None:
+        if name not in value:
+            return CONFIRMED if optional else "is missing"
+        inner = value[name]
+        return CONFIRMED if type(inner) in kinds or (optional and inner is None) else _otherwise(inner)
+
+    return ask
+
+
+def _user_id(customer: JsonObject) -> str | None:
+    match customer:
+        case {"user_id": str()}:
+            return CONFIRMED
+        case {"user_id": int() | float() as value}:
+            return "number" if not isinstance(value, bool) else _otherwise(value)
+        case {"user_id": value}:
+            return _otherwise(value)
+        case {"id": _}:
+            return "id"
+        case _:
+            return "absent"
+
+
+def _traits(customer: JsonObject) -> str | None:
+    match customer:
+        case {"traits": dict()}:
+            return CONFIRMED
+        case {"traits": list()}:
+            return "list"
+        case {"traits": None}:
+            return "null"
+        case {"traits": value}:
+            return _otherwise(value)
+        case _:
+            return "absent"
+
+
+def _wallets(customer: JsonObject) -> str | None:  # noqa: PLR0911 - one flat dispatch
+    match customer:
+        case {"wallets": dict() as wallets}:
+            kinds = {name_of(value) for value in wallets.values()}
+            if not kinds:
+                return None
+            if kinds <= {"an integer", "a number"}:
+                return CONFIRMED
+            return {"an object": "objects", "a text": "texts"}.get(" ".join(kinds), "has other balances")
+        case {"wallets": list()}:
+            return "list"
+        case {"wallets": None}:
+            return "null"
+        case {"wallets": value}:
+            return _otherwise(value)
+        case _:
+            return "is missing"
+
+
+LEVEL_FIELDS: Final = ("wallet", "level", "current", "currentLevelAt", "progress")
+
+
+def _level(customer: JsonObject) -> str | None:  # noqa: PLR0911 - one flat dispatch
+    match customer:
+        case {"level": None}:
+            return None
+        case {"level": dict() as level}:
+            missing = [name for name in LEVEL_FIELDS if name not in level]
+            if missing:
+                return f"object without {' and '.join(missing)}"
+            return "fractions" if type(level["level"]) is float else CONFIRMED
+        case {"level": str()}:
+            return "text"
+        case {"level": int() | float()}:
+            return "number"
+        case {"level": value}:
+            return _otherwise(value)
+        case _:
+            return "absent"
+
+
+def _perks(customer: JsonObject) -> str | None:  # noqa: PLR0911 - one flat dispatch
+    match customer:
+        case {"perks": []}:
+            return None
+        case {"perks": [dict() as perk, *_]}:
+            return "objects with translated names" if isinstance(perk.get("name"), dict) else CONFIRMED
+        case {"perks": [str(), *_]}:
+            return "texts"
+        case {"perks": dict()}:
+            return "map"
+        case {"perks": None}:
+            return "null"
+        case {"perks": value}:
+            return _otherwise(value)
+        case _:
+            return "is missing"
+
+
+def _flags(customer: JsonObject) -> str | None:
+    match customer:
+        case {"flags": list()}:
+            return "list"
+        case {"flags": dict()}:
+            return "object"
+        case {"flags": value}:
+            return _otherwise(value)
+        case _:
+            return CONFIRMED
+
+
+def _achievements(customer: JsonObject) -> str | None:
+    match customer:
+        case {"achievements": list()}:
+            return CONFIRMED
+        case {"achievements": value}:
+            return _otherwise(value)
+        case _:
+            return "absent"
+
+
+CUSTOMER: Final[Mapping[str, Question]] = {
+    "customer.user_id": _user_id,
+    "customer.traits": _traits,
+    "customer.wallets": _wallets,
+    "customer.level": _level,
+    "customer.perks": _perks,
+    "customer.flags": _flags,
+    "customer.achievements": _achievements,
+}
+
+RESULT: Final[Mapping[str, Question]] = {
+    "result.applied": _typed("applied", bool),
+    "result.duplicate": _typed("duplicate", bool),
+    "result.delta": _typed("delta", list),
+    "result.leveled_up": _typed("leveled_up", bool),
+    "result.unlocked": _typed("unlocked", list),
+    "result.wallet_state": _typed("wallet_state", dict),
+    "result.level": _typed("level", dict, optional=True),
+}
+DELTA: Final[Mapping[str, Question]] = {
+    "delta.wallet": _typed("wallet", str),
+    "delta.amount": _typed("amount", int, float),
+}
+LEVEL: Final[Mapping[str, Question]] = {
+    "level.wallet": _typed("wallet", str),
+    "level.level": _typed("level", int),
+    "level.current": _typed("current", int, float),
+    "level.currentLevelAt": _typed("currentLevelAt", int, float),
+    "level.progress": _typed("progress", int, float),
+    "level.nextLevelAt": _typed("nextLevelAt", int, float, optional=True),
+}
+UNLOCKED: Final[Mapping[str, Question]] = {
+    "unlocked.type": _typed("type", str, optional=True),
+    "unlocked.key": _typed("key", str, optional=True),
+    "unlocked.name": _typed("name", str, optional=True),
+}
+TOKEN: Final[Mapping[str, Question]] = {
+    "token.token": _typed("token", str),
+    "token.token_type": _typed("token_type", str),
+    "token.expires_at": _typed("expires_at", str),
+    "token.expires_in": _typed("expires_in", int),
+}
+
+
+def whole_customer(value: JSONValue) -> tuple[str, JsonObject | None]:
+    """Tell whether a customer is the whole answer, and return it."""
+    match value:
+        case {"customer": dict() as inner}:
+            return "in customer", inner
+        case {"data": dict() as inner}:
+            return "in data", inner
+        case dict():
+            return CONFIRMED, value
+        case _:
+            return _otherwise(value), None
+
+
+def whole_program(value: JSONValue) -> tuple[str, JsonObject | None]:
+    """Tell whether the program is the whole answer, and return it."""
+    match value:
+        case {"data": dict() as inner}:
+            return "in data", inner
+        case dict():
+            return CONFIRMED, value
+        case None:
+            return "null", None
+        case _:
+            return _otherwise(value), None
+
+
+def blueprint(program: JsonObject) -> tuple[str, JsonObject | None]:
+    """Tell what shape the blueprint has, and return it."""
+    match program:
+        case {"blueprint": dict() as inner}:
+            return CONFIRMED, inner
+        case {"earningRules": _}:
+            return "flat", program
+        case {"blueprint": None}:
+            return "null", None
+        case {"blueprint": str()}:
+            return "text", None
+        case {"blueprint": value}:
+            return _otherwise(value), None
+        case _:
+            return "is missing", None
+
+
+def rules(plan: JsonObject) -> tuple[str | None, list[JsonObject]]:
+    """Tell what shape the earning rules have, and return those that name an event."""
+    match plan:
+        case {"earningRules": list() as items}:
+            named = [item for item in items if isinstance(item, dict) and isinstance(item.get("event"), str)]
+            if not items:
+                return None, []
+            return (CONFIRMED if len(named) == len(items) else "one without event"), named
+        case {"earningRules": dict() as items}:
+            return "map", [{"event": key, **item} for key, item in items.items() if isinstance(item, dict)]
+        case {"earningRules": None}:
+            return "null", []
+        case {"earningRules": value}:
+            return _otherwise(value), []
+        case _:
+            return "is missing", []
+
+
+def label(rule: JsonObject) -> str:
+    """Tell what shape the label of a rule has."""
+    match rule:
+        case {"label": str()}:
+            return CONFIRMED
+        case {"label": dict()}:
+            return "object"
+        case {"label": value}:
+            return _otherwise(value)
+        case _:
+            return "absent"
+
+
+def reward(rule: JsonObject) -> str:
+    """Tell what shape the reward of a rule has."""
+    match rule:
+        case {"reward": {"amount": int() | float()} | {"formula": str()}}:
+            return CONFIRMED
+        case {"reward": int() | float()}:
+            return "number"
+        case {"reward": str()}:
+            return "text"
+        case {"reward": value}:
+            return _otherwise(value)
+        case _:
+            return "is missing"
+
+
+def failed_item(item: JSONValue) -> str:  # noqa: C901, PLR0911 - one flat dispatch
+    """Tell what shape a failed item of a batch has."""
+    match item:
+        case {"applied": False, "error": dict()}:
+            return CONFIRMED
+        case {"applied": False}:
+            return "unexplained"
+        case {"detail": str()}:
+            return "problem"
+        case {"code": str(), "message": str()}:
+            return "code and message"
+        case {"error": dict()}:
+            return "error object"
+        case {"error": str()}:
+            return "error text"
+        case {"status": int()}:
+            return "status"
+        case None:
+            return "null"
+        case str():
+            return "text"
+        case {}:
+            return "empty" if not item else "has another shape"
+        case _:
+            return _otherwise(item)
+
+
+def error(body: bytes, value: JSONValue) -> str:
+    """Tell what shape the body of an error has."""
+    match value:
+        case {"message": str()}:
+            return CONFIRMED
+        case {"error": dict()}:
+            return "nested"
+        case {"detail": str()} | {"title": str()}:
+            return "problem"
+        case None:
+            return "text" if body.strip() else "empty"
+        case _:
+            return "has no message"
+
+
+def identified(body: bytes, value: JSONValue) -> str:
+    """Tell what the answer to identify is."""
+    match value:
+        case {"wallets": _} | {"perks": _}:
+            return "customer"
+        case {"user_id": str(), "traits": dict()}:
+            return CONFIRMED
+        case list():
+            return "list"
+        case None:
+            return "null" if body.strip() else "empty"
+        case _:
+            return "has another shape"
