@@ -1,12 +1,13 @@
-"""Reads a fault that was sent to ``POST /_sandbox/faults``. Pure."""
+"""Reads a fault that was sent to ``POST /_sandbox/faults``, and says in words what is armed. Pure."""
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Final
 
 from attrs import frozen
 
 from perkamo.sandbox.checks import CheckError
-from perkamo.sandbox.faults import Delay, Fault, Lost, Reset, Stall, Status, Truncate
+from perkamo.sandbox.faults import ArmedFault, Delay, Fault, Lost, Reset, Stall, Status, Truncate
 from perkamo.sandbox.messages import JsonObject
 from perkamo.sandbox.routes import ROUTES
 
@@ -41,6 +42,42 @@ def read_order(body: JsonObject) -> FaultRequest:
     return FaultRequest(route, _fault(body), times)
 
 
+def in_words(armed: ArmedFault) -> str:
+    """Say what is armed: ``The next 2 calls of POST /v1/events are answered with status 503; nothing is applied``."""
+    runs = [(fault, len(list(run))) for fault, run in groupby(armed.faults)]
+    if armed.share is not None:
+        of = "all calls" if armed.route is None else f"the calls of {armed.route}"
+        return f"{armed.share * 100:g} % of {of} {_happens(armed.faults[0])}"
+    if len(runs) == 1:
+        fault, count = runs[0]
+        if count == 1:
+            return f"The next call of {armed.route} {_happens(fault, plural=False)}"
+        return f"The next {count} calls of {armed.route} {_happens(fault)}"
+    steps = [f"{count} {_happens(fault, plural=count > 1)}" for fault, count in runs]
+    return f"Of the next calls of {armed.route} {', then '.join(steps)}"
+
+
+def _happens(fault: Fault | None, *, plural: bool = True) -> str:
+    verb, are, lose, end, fall = ("pass", "are", "lose", "end", "fall") if plural else _SINGULAR
+    match fault:
+        case None:
+            words = f"{verb} undisturbed"
+        case Status():
+            words = f"{are} answered with status {fault.code}; nothing is applied"
+        case Delay():
+            words = f"{are} applied and answered {fault.seconds:g} s late"
+        case Lost():
+            words = f"{are} applied and {lose} the answer"
+        case Reset():
+            when = "before anything is applied" if fault.before else "after it was applied"
+            words = f"{end} with a reset connection, {when}"
+        case Truncate():
+            words = f"{are} applied, and the answer is cut after {fault.length} bytes"
+        case Stall():
+            words = f"{are} applied and {fall} silent after {fault.length} bytes of the answer"
+    return words
+
+
 def _fault(body: JsonObject) -> Fault:
     kind = body.get("kind")
     if not isinstance(kind, str) or kind not in _MAKERS:
@@ -67,6 +104,7 @@ def _whole(body: JsonObject) -> int:
     return value
 
 
+_SINGULAR: Final = ("passes", "is", "loses", "ends", "falls")
 _MAKERS: Final[dict[str, Callable[[JsonObject], Fault]]] = {
     "status": lambda body: Status(_whole(body)),
     "delay": lambda body: Delay(_number(body)),

@@ -122,10 +122,28 @@ class Interceptor(Protocol):
         ...
 
 
+@frozen
+class ArmedFault:
+    """What strikes next requests.
+
+    Attributes:
+        number: By which it is removed.
+        route: Of which requests; None for all.
+        faults: What happens, in order; None lets a request through.
+        share: The share of requests that it strikes at random; None where it strikes the next ones.
+    """
+
+    number: int
+    route: str | None
+    faults: tuple[Fault | None, ...]
+    share: float | None
+
+
 @define
 class _Armed:
     """Faults waiting on a route, in order; None lets one request through."""
 
+    number: int
     route: str
     waiting: list[Fault | None]
 
@@ -134,6 +152,7 @@ class _Armed:
 class _Chance:
     """A fault that strikes at random."""
 
+    number: int
     route: str | None
     share: float
     fault: Fault
@@ -155,6 +174,7 @@ class Faults:
         self._lock = lock
         self._armed: list[_Armed] = []
         self._chances: list[_Chance] = []
+        self._number = 0
 
     def next(self, route: str, fault: Fault, *, times: int = 1) -> None:
         """Arm a fault for the next requests on a route.
@@ -185,7 +205,7 @@ class Faults:
         if not any(fault is not None for fault in faults):
             raise ValueError("a sequence holds at least one fault")
         with self._lock:
-            self._armed.append(_Armed(route, list(faults)))
+            self._armed.append(_Armed(self._next_number(), route, list(faults)))
 
     def rate(self, share: float, fault: Fault, *, seed: int, route: str | None = None) -> None:
         """Arm a fault that strikes a share of the requests, the same ones for the same seed, until ``clear``.
@@ -204,7 +224,22 @@ class Faults:
         if not 0 < share <= 1:
             raise ValueError("a share is above 0 and at most 1")
         with self._lock:
-            self._chances.append(_Chance(route, share, fault, Random(seed)))  # noqa: S311 - repeatable, not secret
+            self._chances.append(_Chance(self._next_number(), route, share, fault, Random(seed)))  # noqa: S311 - repeatable, not secret
+
+    def listed(self) -> tuple["ArmedFault", ...]:
+        """Return what strikes next requests, each by itself; a rate is there until it is removed, fired or not."""
+        with self._lock:
+            waiting = [ArmedFault(armed.number, armed.route, tuple(armed.waiting), None) for armed in self._armed]
+            rates = [ArmedFault(one.number, one.route, (one.fault,), one.share) for one in self._chances]
+            return (*waiting, *rates)
+
+    def remove(self, number: int) -> bool:
+        """Disarm one of those listed; returns whether it was there."""
+        with self._lock:
+            before = len(self._armed) + len(self._chances)
+            self._armed = [armed for armed in self._armed if armed.number != number]
+            self._chances = [chance for chance in self._chances if chance.number != number]
+            return len(self._armed) + len(self._chances) < before
 
     def clear(self) -> None:
         """Disarm everything, whether it fired or not."""
@@ -258,6 +293,10 @@ class Faults:
                     chance.fired += 1
                     return chance.fault
             return None
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
 
     def _describe(self) -> Iterator[str]:
         for armed in self._armed:

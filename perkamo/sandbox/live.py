@@ -1,76 +1,63 @@
 """What the sandbox's page is told while things happen: everything at first, then what is new. Always bounded."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
+import anyio.lowlevel
 
-from perkamo.sandbox.clock import Clock, stamp
-from perkamo.sandbox.faults import Faults
-from perkamo.sandbox.ledger import CustomerChange, Ledger, LedgerCleared, SandboxEvent
+from perkamo.sandbox.ledger import CustomerChange, LedgerCleared
 from perkamo.sandbox.messages import Json, JsonObject, Request, StreamingResponse, dump
-from perkamo.sandbox.process import ProcessLock
-from perkamo.sandbox.requestlog import RequestLog, RequestRecord
+from perkamo.sandbox.shown import (
+    MAX_SHOWN,
+    Filter,
+    Shown,
+    customer_row,
+    event_row,
+    read_filter,
+    request_row,
+)
 
-MAX_SHOWN: Final = 200
-"""How many customers, events and requests one message carries at most: the newest."""
-MAX_TEXT: Final = 500
-"""How many characters of a context, of traits and of a body are shown."""
 INTERVAL_SECONDS: Final = 0.1
 HEARTBEAT_SECONDS: Final = 10.0
+SEARCH_STEP: Final = 500
+"""How many entries are looked at before other connections have their turn."""
 _BEGIN: Final = b"retry: 1000\n\n"
 _BEAT: Final = b": heartbeat\n\n"
+_T = TypeVar("_T")
 
 
 class Live:
-    """Serves ``/_sandbox/live``: server-sent events, each an ``update``.
+    """Serves ``/_sandbox/live``: server-sent events, each an ``update`` with what the filter in the query leaves.
 
     An open page looks for news at an interval: a load test in full swing makes ten updates a second, and calls cost
     nothing more while no page is open.
 
     Args:
-        ledger: The customers and events.
-        log: The requests.
-        faults: What is armed.
-        clock: The sandbox's time.
-        lock: The lock of the whole sandbox.
+        shown: What the page looks at.
+        api_key: The key that a user has to set, shown where nothing has come yet.
     """
 
-    def __init__(self, ledger: Ledger, log: RequestLog, faults: Faults, clock: Clock, lock: ProcessLock) -> None:
-        self._ledger = ledger
-        self._log = log
-        self._faults = faults
-        self._clock = clock
-        self._lock = lock
+    def __init__(self, shown: Shown, api_key: str) -> None:
+        self._shown = shown
+        self._api_key = api_key
 
-    def answer(self, _: Request) -> StreamingResponse:
+    def answer(self, request: Request) -> StreamingResponse:
         """Answer a request for the stream."""
-        return StreamingResponse(200, (("content-type", "text/event-stream; charset=utf-8"),), self._chunks)
+        wanted = read_filter(request)
+        kind = (("content-type", "text/event-stream; charset=utf-8"),)
+        return StreamingResponse(200, kind, lambda: self._chunks(wanted))
 
-    def search(self, text: str) -> JsonObject:
-        """Return the newest customers whose id contains a text, in any case of letters, and how many there are."""
-        wanted = text.casefold()
-        with self._lock:
-            newest: list[str] = []
-            total = 0
-            for user_id in self._ledger.newest_ids():
-                if wanted in user_id.casefold():
-                    total += 1
-                    if total <= MAX_SHOWN:
-                        newest.append(user_id)
-            return {"customers": self._customers(newest), "total": total}
-
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        news = _News()
-        with self._lock:
-            end = self._ledger.listen(news.changed)
+    async def _chunks(self, wanted: Filter) -> AsyncGenerator[bytes, None]:
+        news = _News(wanted)
+        with self._shown.lock:
+            end = self._shown.ledger.listen(news.changed)
         silent_since = anyio.current_time()
         try:
             yield _BEGIN
             while True:
-                with self._lock:
-                    update = self._update(news)
+                update = await self._first(news) if news.fresh else self._next(news)
                 if update is not None:
                     silent_since = anyio.current_time()
                     yield b"event: update\ndata: " + dump(update) + b"\n\n"
@@ -79,96 +66,120 @@ class Live:
                     yield _BEAT
                 await anyio.sleep(INTERVAL_SECONDS)
         finally:
-            with self._lock:
+            with self._shown.lock:
                 end()
 
-    def _update(self, news: "_News") -> JsonObject | None:
-        """Return what is new, or None."""
-        applied, logged = self._ledger.events_applied, self._log.total
-        frozen = stamp(self._clock.time()) if self._clock.frozen else None
-        state = (applied, logged, self._faults.armed, frozen)
-        if not news.fresh and not news.customers and state == news.state:
-            return None
-        fresh, (events_before, requests_before) = news.fresh, news.state[:2]
-        customers: list[Json] = [_customer(customer) for customer in news.customers.values()]
-        update: JsonObject = {
-            "fresh": fresh,
-            "customers": self._customers(islice(self._ledger.newest_ids(), MAX_SHOWN)) if fresh else customers,
-            "events": [_event(event) for event in self._ledger.latest(min(applied - events_before, MAX_SHOWN))],
-            "requests": [_request(record) for record in self._log.latest(min(logged - requests_before, MAX_SHOWN))],
-            "armed": [{"route": route, "faults": faults} for route, faults in self._faults.armed],
-            "totals": {"customers": self._ledger.customer_count, "events": applied, "requests": logged},
-            "frozen": frozen,
-        }
-        if fresh:
-            update["program"] = self._ledger.program.blueprint()
+    async def _first(self, news: "_News") -> JsonObject:
+        """Return the newest of everything that the filter leaves."""
+        shown, wanted = self._shown, news.wanted
+        with shown.lock:
+            news.begin()
+            state = self._state()
+            bound = MAX_SHOWN if wanted.is_empty else None
+            entries = [*islice((entry for entry in shown.feed.newest() if entry.kind != "identified"), bound)]
+            records = [*islice(shown.log.newest(), bound)]
+            user_ids = [*islice(shown.ledger.newest_ids(), bound)]
+        found_entries = await _search(entries, wanted.leaves_entry)
+        found_records = await _search(records, lambda item: wanted.leaves_request(item[1]))
+        found_ids = await _search(user_ids, lambda user_id: self._leaves(wanted, user_id))
+        with shown.lock:
+            customers: list[Json] = [customer_row(shown.ledger.customer_json(user_id)) for user_id in found_ids]
+            update = self._update(state, fresh=True)
+            update |= {
+                "customers": customers[::-1],
+                "events": [event_row(entry) for entry in reversed(found_entries)],
+                "requests": [request_row(number, record) for number, record in reversed(found_records)],
+                "program": shown.ledger.program.blueprint(),
+                "key": self._api_key,
+            }
         news.taken(state)
         return update
 
-    def _customers(self, newest_first: Iterable[str]) -> list[Json]:
-        """Return customers, the newest last."""
-        newest: list[Json] = [_customer(self._ledger.customer_json(user_id)) for user_id in newest_first]
-        return newest[::-1]
+    def _leaves(self, wanted: Filter, user_id: str) -> bool:
+        if wanted.customer not in user_id.casefold():
+            return False
+        if not wanted.text:
+            return True
+        with self._shown.lock:
+            return wanted.leaves_customer(self._shown.ledger.customer_json(user_id))
+
+    def _next(self, news: "_News") -> JsonObject | None:
+        """Return what is new, or None."""
+        shown, wanted = self._shown, news.wanted
+        with shown.lock:
+            state = self._state()
+            if news.fresh or (not news.customers and state == news.state):
+                return None
+            happened, logged = news.state[0], news.state[1]
+            entries = [entry for entry in shown.feed.after(happened) if wanted.leaves_entry(entry)]
+            records = [item for item in shown.log.after(logged) if wanted.leaves_request(item[1])]
+            customers: list[Json] = [customer_row(customer) for customer in news.customers.values()]
+            update = self._update(state, fresh=False)
+            update |= {
+                "customers": customers,
+                "events": [event_row(entry) for entry in entries[-MAX_SHOWN:]],
+                "requests": [request_row(number, record) for number, record in records[-MAX_SHOWN:]],
+            }
+            news.taken(state)
+            return update
+
+    def _state(self) -> "_State":
+        shown = self._shown
+        return (shown.feed.total, shown.log.total, tuple(str(one) for one in shown.armed()), shown.frozen_at())
+
+    def _update(self, state: "_State", *, fresh: bool) -> JsonObject:
+        ledger = self._shown.ledger
+        return {
+            "fresh": fresh,
+            "armed": self._shown.armed(),
+            "totals": {"customers": ledger.customer_count, "events": ledger.events_applied, "requests": state[1]},
+            "frozen": state[3],
+        }
 
 
-_State = tuple[int, int, tuple[tuple[str, str], ...], str | None]
+_State = tuple[int, int, tuple[str, ...], str | None]
 
 
 class _News:
     """What one page was told, and which customers changed since."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Filter) -> None:
+        self.wanted = wanted
         self.fresh = True
         self.customers: dict[str, JsonObject] = {}
         self.state: _State = (0, 0, (), None)
 
     def changed(self, change: CustomerChange | LedgerCleared) -> None:
-        """Take note, as a listener of the ledger: in any thread, with the sandbox locked."""
+        """Take note of it, as a listener of the ledger: in any thread, with the sandbox locked."""
         if isinstance(change, LedgerCleared):
-            self.taken((0, 0, (), None))
             self.fresh = True
+            return
+        if not self.wanted.leaves_customer(change.customer):
             return
         self.customers.pop(change.user_id, None)  # the last one changed comes last
         self.customers[change.user_id] = change.customer
         if len(self.customers) > MAX_SHOWN:
             del self.customers[next(iter(self.customers))]
 
+    def begin(self) -> None:
+        """All is going to be told from what there is now."""
+        self.fresh = False
+        self.customers.clear()
+
     def taken(self, state: _State) -> None:
         """Everything up to this state has been told."""
-        self.fresh = False
         self.customers.clear()
         self.state = state
 
 
-def _customer(customer: JsonObject) -> JsonObject:
-    return {**customer, "traits": _text(customer["traits"])}
-
-
-def _event(event: SandboxEvent) -> JsonObject:
-    return {
-        "user_id": event.user_id,
-        "event": event.event,
-        "context": _text(dict(event.context)),
-        "received_at": event.received_at,
-        "delta": {**event.delta},
-    }
-
-
-def _request(record: RequestRecord) -> JsonObject:
-    return {
-        "method": record.method,
-        "path": _short(record.path),
-        "status": record.status,
-        "fault": record.fault,
-        "notes": list(record.notes),
-        "body": _short(record.body[: MAX_TEXT * 4 + 4].decode(errors="replace")),
-        "time": record.time,
-    }
-
-
-def _text(value: Json) -> str:
-    return _short(dump(value).decode()) if value else ""
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+async def _search(items: list[_T], leaves: Callable[[_T], bool]) -> list[_T]:
+    """Return the first of the items that a filter leaves, and let others have their turn meanwhile."""
+    found: list[_T] = []
+    for number, item in enumerate(items, 1):
+        if leaves(item):
+            found.append(item)
+            if len(found) == MAX_SHOWN:
+                break
+        if number % SEARCH_STEP == 0:
+            await anyio.lowlevel.checkpoint()
+    return found

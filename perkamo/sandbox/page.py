@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -10,44 +10,50 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from perkamo.sandbox.arming import KINDS, read_order
-from perkamo.sandbox.checks import read_object
+from perkamo.sandbox.checks import CheckError, read_object
 from perkamo.sandbox.control import Answer
-from perkamo.sandbox.faults import Faults
+from perkamo.sandbox.detail import customer_detail, event_detail, request_detail, send_event
 from perkamo.sandbox.live import Live
-from perkamo.sandbox.messages import JsonObject, Request, Response, json_response
+from perkamo.sandbox.messages import JsonObject, Reply, Request, Response, json_response
 from perkamo.sandbox.routes import ROUTES
+from perkamo.sandbox.shown import Shown
 
 _INLINE: Final = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
-def page_answers(live: Live, faults: Faults) -> Mapping[str, Answer]:
+def page_answers(shown: Shown, api_key: str, send: Callable[[Request], Reply]) -> Mapping[str, Answer]:
     """Return what answers the page and its requests, by method and path.
 
     Args:
-        live: Tells the page what happens.
-        faults: Where faults are armed.
+        shown: What the page looks at.
+        api_key: The key that this sandbox takes.
+        send: Answers a call of the API, for events that are sent from the page.
     """
+    faults = shown.faults
 
     def arm(request: Request) -> Response:
         order = read_order(read_object(request))
         faults.next(order.route, order.fault, times=order.times)
-        return json_response(200, _armed(faults))
+        return json_response(200, _armed(shown))
 
-    def clear(_: Request) -> Response:
-        faults.clear()
-        return json_response(200, _armed(faults))
-
-    def customers(request: Request) -> Response:
-        wanted = parse_qs(request.target.partition("?")[2]).get("contains", [""])[0]
-        return json_response(200, live.search(wanted))
+    def disarm(request: Request) -> Response:
+        numbers = parse_qs(request.target.partition("?")[2], keep_blank_values=True).get("number")
+        if numbers is None:
+            faults.clear()
+        elif not (numbers[0].isascii() and numbers[0].isdigit() and faults.remove(int(numbers[0]))):
+            raise CheckError("there is no such fault, or not any more", 404)
+        return json_response(200, _armed(shown))
 
     return {
         "GET /": lambda _: page(),
-        "GET /_sandbox/live": live.answer,
-        "GET /_sandbox/customers": customers,
-        "GET /_sandbox/faults": lambda _: json_response(200, _armed(faults)),
+        "GET /_sandbox/live": Live(shown, api_key).answer,
+        "GET /_sandbox/customer": lambda request: customer_detail(shown, request),
+        "GET /_sandbox/event": lambda request: event_detail(shown, request),
+        "GET /_sandbox/request": lambda request: request_detail(shown, request),
+        "POST /_sandbox/send": lambda request: send_event(shown, api_key, send, request),
+        "GET /_sandbox/faults": lambda _: json_response(200, _armed(shown)),
         "POST /_sandbox/faults": arm,
-        "DELETE /_sandbox/faults": clear,
+        "DELETE /_sandbox/faults": disarm,
     }
 
 
@@ -80,9 +86,5 @@ def _hash(text: bytes) -> str:
     return f"sha256-{b64encode(sha256(text).digest()).decode()}"
 
 
-def _armed(faults: Faults) -> JsonObject:
-    return {
-        "armed": [{"route": route, "faults": words} for route, words in faults.armed],
-        "routes": list(ROUTES),
-        "kinds": list(KINDS),
-    }
+def _armed(shown: Shown) -> JsonObject:
+    return {"armed": shown.armed(), "routes": list(ROUTES), "kinds": list(KINDS)}

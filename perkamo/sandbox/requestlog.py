@@ -1,5 +1,6 @@
 """The requests that the sandbox saw, bounded, with the keys masked."""
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -7,12 +8,13 @@ from typing import Final
 
 from attrs import field, frozen
 
-from perkamo.sandbox.messages import Headers, JsonObject
+from perkamo.sandbox.messages import Headers, JsonObject, Reply, Request, Response
 from perkamo.signing import API_KEY_HEADER
 
 MAX_RECORDS: Final = 10_000
 MAX_RECORDED_BYTES: Final = 64_000_000
 MASK: Final = "***"
+_TOKEN: Final = re.compile(rb'"token"\s*:\s*"[^"]*"')
 _SECRET_HEADERS: Final = (API_KEY_HEADER, "authorization", "proxy-authorization", "cookie")
 
 
@@ -30,6 +32,9 @@ class RequestRecord:
         fault: The fault that struck, in words, or None.
         notes: What the sandbox thought odd about the request.
         time: When it came, in Unix seconds of the sandbox's clock.
+        answer_headers: Name and value pairs of the answer, names in lower case; none when no answer was sent.
+        answer: The body of the answer as far as it was sent, tokens masked; empty for a stream.
+        seconds: How long the answer took, with the wait of a fault.
     """
 
     method: str
@@ -41,6 +46,9 @@ class RequestRecord:
     fault: str | None
     notes: tuple[str, ...]
     time: float = field(repr=False)
+    answer_headers: Headers = field(default=(), repr=False)
+    answer: bytes = field(default=b"", repr=False)
+    seconds: float = field(default=0.0, repr=False)
 
     def header(self, name: str) -> str | None:
         """Return the first header of this name (lower case), or None."""
@@ -48,8 +56,9 @@ class RequestRecord:
 
     @property
     def size(self) -> int:
-        """About how many bytes it holds: path, headers and body."""
-        return len(self.path) + len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
+        """About how many bytes it holds: path, headers and bodies."""
+        heads = sum(len(name) + len(value) for name, value in (*self.headers, *self.answer_headers))
+        return len(self.path) + len(self.body) + len(self.answer) + heads
 
     def json(self) -> JsonObject:
         """Return it as ``GET /_sandbox/requests`` shows it."""
@@ -63,6 +72,9 @@ class RequestRecord:
             "fault": self.fault,
             "notes": list(self.notes),
             "time": self.time,
+            "answer_headers": [[name, value] for name, value in self.answer_headers],
+            "answer": self.answer.decode(errors="replace"),
+            "seconds": self.seconds,
         }
 
 
@@ -92,6 +104,14 @@ class RequestLog:
         first = self.total - len(self._records)
         return enumerate(islice(self._records, max(number - first, 0), None), max(number, first) + 1)
 
+    def newest(self) -> Iterator[tuple[int, RequestRecord]]:
+        """Return the kept requests with their numbers, the newest first."""
+        return zip(range(self.total, 0, -1), reversed(self._records), strict=False)
+
+    def get(self, number: int) -> RequestRecord | None:
+        """Return the request with a number; None when it is not kept."""
+        return next((record for found, record in self.after(number - 1) if found == number), None)
+
     def latest(self, count: int) -> tuple[RequestRecord, ...]:
         """Return the last so many, oldest first."""
         return tuple(islice(reversed(self._records), count))[::-1]
@@ -102,6 +122,32 @@ class RequestLog:
         self._bytes = self.total = 0
 
 
-def masked(headers: Headers) -> Headers:
-    """Return the headers without keys, tokens and cookies."""
-    return tuple((name, MASK if name in _SECRET_HEADERS else value) for name, value in headers)
+def make_record(
+    request: Request, route: str | None, reply: Reply, *, fault: str | None, time: float, seconds: float
+) -> RequestRecord:
+    """Make the record of a request and of the answer to it, without keys, tokens and cookies.
+
+    Args:
+        request: The request.
+        route: Where it led.
+        reply: What is done about it.
+        fault: What struck it, in words.
+        time: When it came, in Unix seconds of the sandbox's clock.
+        seconds: How long it took to answer, without the wait of a fault.
+    """
+    response = reply.response
+    answer = response.body[: reply.keep] if isinstance(response, Response) else b""
+    return RequestRecord(
+        method=request.method,
+        route=route,
+        path=request.target,
+        headers=tuple((name, MASK if name in _SECRET_HEADERS else value) for name, value in request.headers),
+        body=request.body,
+        status=None if response is None else response.status,
+        fault=fault,
+        notes=() if response is None else response.notes,
+        time=time,
+        answer_headers=() if response is None else response.headers,
+        answer=_TOKEN.sub(rb'"token":"***"', answer) if route == "POST /v1/browser-tokens" else answer,
+        seconds=seconds + reply.delay,
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,7 +17,6 @@ from perkamo.sandbox.faults import Delay, Fault, Faults, Interceptor, Lost, Rese
 from perkamo.sandbox.fidelity import FIDELITY, Fidelity
 from perkamo.sandbox.inspection import inspection_answers
 from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
-from perkamo.sandbox.live import Live
 from perkamo.sandbox.messages import (
     WITHOUT_BODY,
     Handler,
@@ -30,10 +30,11 @@ from perkamo.sandbox.messages import (
 )
 from perkamo.sandbox.page import page_answers
 from perkamo.sandbox.process import ProcessLock, SandboxError
-from perkamo.sandbox.requestlog import RequestLog, RequestRecord, masked
+from perkamo.sandbox.requestlog import RequestLog, RequestRecord, make_record
 from perkamo.sandbox.routes import ROUTES, find
 from perkamo.sandbox.server import Server
 from perkamo.sandbox.shop import SHOP_PROGRAM
+from perkamo.sandbox.shown import Shown
 from perkamo.sandbox.stream import CustomerStreams
 from perkamo.sandbox.tokens import IdMaker, Purpose, Token
 from perkamo.sandbox.webhooks import Webhooks
@@ -110,12 +111,12 @@ class Sandbox:
         self._handlers: list[Handler] = []
         self._request_listeners: list[Callable[[RequestRecord], object]] = []
         self._interceptor: Interceptor | None = None
-        live = Live(self._space.ledger, self._log, self.faults, self.clock, self._lock)
+        shown = Shown(self._space.ledger, self._space.feed, self._log, self.faults, self.clock, self._lock)
         self._control = Control(
             {
                 **inspection_answers(self._space.ledger, self._log, self.faults, self.clock, self._lock),
                 "POST /_sandbox/reset": self._reset,
-                **page_answers(live, self.faults),
+                **page_answers(shown, self.api_key, self.answer),
             },
             exposed=expose,
         )
@@ -327,11 +328,15 @@ class Sandbox:
             control = self._control.handle(request)
             if control is not None:
                 return Reply(control)
+            began = _seconds()
             template = find(request.path).template
             route = None if template is None else f"{request.method} {template}"
             fault = self._fault(route, request) if route in ROUTES else None
             reply = self._strike(request, fault)
-            record = self._record(request, route, reply, fault)
+            struck = None if fault is None else name_of(fault)
+            record = make_record(
+                request, route, reply, fault=struck, time=self.clock.time(), seconds=_seconds() - began
+            )
             self._log.add(record)
             for listener in tuple(self._request_listeners):
                 listener(record)
@@ -382,19 +387,11 @@ class Sandbox:
             response = evolve(response, body=fault.body.encode() if isinstance(fault.body, str) else fault.body)
         return with_headers(response, self._space.common_headers())
 
-    def _record(self, request: Request, route: str | None, reply: Reply, fault: Fault | None) -> RequestRecord:
-        return RequestRecord(
-            method=request.method,
-            route=route,
-            path=request.target,
-            headers=masked(request.headers),
-            body=request.body,
-            status=None if reply.response is None else reply.response.status,
-            fault=None if fault is None else name_of(fault),
-            notes=() if reply.response is None else reply.response.notes,
-            time=self.clock.time(),
-        )
-
     def _reset(self, _: Request) -> Response:
         self.reset()
         return json_response(200, {"reset": True})
+
+
+def _seconds(read: Callable[[], float] = perf_counter) -> float:
+    """Read a clock that no test tool has replaced: a default is bound when this module is imported."""
+    return read()

@@ -9,6 +9,7 @@ from perkamo.events import MAX_USER_ID_LENGTH
 from perkamo.sandbox import checks
 from perkamo.sandbox.checks import CheckError, EventInput, TokenInput
 from perkamo.sandbox.clock import stamp
+from perkamo.sandbox.feed import Feed
 from perkamo.sandbox.ledger import Ledger, failed_result
 from perkamo.sandbox.messages import Headers, Json, JsonObject, Request, Response, json_response, with_headers
 from perkamo.sandbox.program import Program
@@ -41,6 +42,7 @@ class Space:
         self, program: Program, *, api_key: str, browser_key: str, ids: IdMaker, time: Callable[[], float]
     ) -> None:
         self.ledger: Ledger = Ledger(program)
+        self.feed: Feed = Feed()
         self.tokens: TokenBook = TokenBook()
         self._api_key = api_key
         self._browser_key = browser_key
@@ -63,6 +65,7 @@ class Space:
 
     def reset(self) -> None:
         """Forget everything that requests brought."""
+        self.feed.reset()
         self.ledger.reset()
         self.tokens.reset()
         self._ids.reset()
@@ -122,6 +125,7 @@ class Space:
         user_id = checks.read_id(body, "user_id", MAX_USER_ID_LENGTH)
         traits = checks.read_facts(body, "traits")
         notes = checks.notes_on(body, ("user_id", "traits"))
+        self.feed.identified(user_id, traits, self._time())
         return json_response(200, self.ledger.identify(user_id, traits), notes=notes)
 
     def _emit(self, request: Request, _: Place, /) -> Response:
@@ -147,6 +151,7 @@ class Space:
         event = self._read_event(item, path)
         now = self._time()
         result, notes = self.ledger.apply(event, stamp(now), now)
+        self.feed.applied(event, result, notes, self.ledger.program, now)
         known = checks.notes_on(item, EVENT_FIELDS, path) if isinstance(item, dict) else ()
         return result, (*known, *(f"{path.removesuffix('.')}: {note}" if path else note for note in notes))
 
@@ -211,6 +216,7 @@ class Space:
         answer, notes = self.ledger.redeem(wish, reward)
         if answer is None:
             raise CheckError("the balance is too small for this reward", 409)
+        self.feed.redeemed(wish, answer, self._time())
         return json_response(200, answer, notes=tuple(notes))
 
 

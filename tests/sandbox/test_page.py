@@ -1,17 +1,20 @@
 """The sandbox's page over sockets: what is served to whom, faults armed by hand, and the live stream."""
 
+import asyncio
 import base64
 import hashlib
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import IncompleteRead, RemoteDisconnected
+from urllib.parse import quote
 
 import httpx
 import pytest
 
-from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Stall, Status, Truncate, live
-from perkamo.sandbox.arming import KINDS
+from perkamo.sandbox import Delay, Fault, Lost, Reset, Sandbox, Stall, Status, Truncate, live, shown
+from perkamo.sandbox.arming import KINDS, in_words
 from perkamo.sandbox.messages import Request
 from perkamo.sandbox.routes import ROUTES
 from tests.sandbox.browser import wait_for
@@ -62,7 +65,8 @@ def test_the_page_offers_every_kind_of_fault(wire: Sender) -> None:
     """Expect the choices of the form to be those that the sandbox takes: catches a new fault forgotten on the page."""
     html = wire.send("GET", "/", b"", {}).raw.decode()
 
-    assert set(re.findall(r'<option value="([^"]+)"', html)) == set(KINDS)
+    form = html.partition('<select id="kind">')[2].partition("</select>")[0]
+    assert set(re.findall(r'<option value="([^"]+)"', form)) == set(KINDS)
     assert wire.send("GET", "/_sandbox/faults", b"", {}).json["routes"] == list(ROUTES)
 
 
@@ -74,7 +78,9 @@ def test_the_page_offers_every_kind_of_fault(wire: Sender) -> None:
         ("GET", "/_sandbox/nothing", {}),
         ("GET", "/_sandbox/reset", {}),
         ("DELETE", "/_sandbox/faults", {}),
-        ("GET", "/_sandbox/customers?contains=a", {}),
+        ("GET", "/_sandbox/customer?id=a", {}),
+        ("GET", "/_sandbox/request?number=1", {}),
+        ("POST", "/_sandbox/send", {}),
         ("GET", "/_sandbox/state", {"origin": "https://evil.example"}),
         ("OPTIONS", "/_sandbox/faults", {"origin": "https://evil.example", "access-control-request-method": "DELETE"}),
     ],
@@ -212,7 +218,9 @@ def test_each_fault_can_be_armed_by_hand(
     status, told = arm(wire, {"route": EVENTS, "kind": kind, "value": value, "times": 2})
 
     assert status == 200
-    assert told["armed"] == [{"route": EVENTS, "faults": sandbox.faults.armed[0][1]}]
+    [armed] = rows(told, "armed")
+    assert (armed["route"], armed["faults"]) == sandbox.faults.armed[0]
+    assert str(armed["words"]).startswith(f"The next 2 calls of {EVENTS} ")
     assert [sandbox.faults.take(EVENTS) for _ in range(3)] == [fault, fault, None]
 
 
@@ -226,7 +234,8 @@ def test_an_armed_fault_strikes_the_next_call_until_it_is_cleared(sandbox: Sandb
     assert statuses == [503, 500]
     assert [record.fault for record in sandbox.requests] == ["Status(503)", "Status(500)"]
     armed = wire.send("GET", "/_sandbox/faults", b"", {}).json["armed"]
-    assert armed == [{"route": "any route", "faults": "Status(500) at a rate of 1"}]
+    words = "100 % of all calls are answered with status 500; nothing is applied"
+    assert armed == [{"number": 2, "route": "any route", "faults": "Status(500) at a rate of 1", "words": words}]
     assert wire.send("DELETE", "/_sandbox/faults", b"", {}).json["armed"] == []
     assert wire.post("/v1/events", event()).status == 200
 
@@ -287,18 +296,18 @@ def test_using_the_page_is_neither_logged_nor_struck(sandbox: Sandbox, wire: Sen
     """Expect the page to work while every call fails, and to leave the log to the calls."""
     sandbox.faults.rate(1.0, Status(500), seed=1)
 
-    statuses = [wire.send("GET", path, b"", {}).status for path in ("/", "/_sandbox/customers", "/_sandbox/faults")]
+    statuses = [wire.send("GET", path, b"", {}).status for path in ("/", "/_sandbox/fidelity", "/_sandbox/faults")]
 
     assert statuses == [200, 200, 200]
     assert sandbox.requests == ()
 
 
 @contextmanager
-def watching(sandbox: Sandbox) -> Iterator[Iterator[dict[str, object]]]:
-    """Open the live stream; gives its updates as they come."""
+def watching(sandbox: Sandbox, **wanted: str) -> Iterator[Iterator[dict[str, object]]]:
+    """Open the live stream, with a filter; gives its updates as they come."""
     with (
         httpx.Client(trust_env=False, timeout=20) as http,
-        http.stream("GET", f"{sandbox.base_url}/_sandbox/live") as answer,
+        http.stream("GET", f"{sandbox.base_url}/_sandbox/live", params=wanted) as answer,
     ):
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -354,7 +363,8 @@ def test_the_live_stream_tells_of_faults_the_clock_and_resets(sandbox: Sandbox, 
         sandbox.reset()
         forgotten = next(updates)
 
-    assert armed["armed"] == [{"route": EVENTS, "faults": "Status(503)"}]
+    words = "The next call of POST /v1/events is answered with status 503; nothing is applied"
+    assert [fault["words"] for fault in rows(armed, "armed")] == [words]
     assert (armed["frozen"], armed["events"]) == (None, [])
     assert str(stopped["frozen"]).endswith("Z")
     assert (forgotten["fresh"], forgotten["customers"], forgotten["armed"]) == (True, [], [])
@@ -385,8 +395,8 @@ def test_an_update_is_bounded(sandbox: Sandbox, wire: Sender) -> None:
         assert [customer["user_id"] for customer in rows(update, "customers")] == users
         assert [applied["user_id"] for applied in rows(update, "events")] == users
         assert update["totals"] == {"customers": total, "events": total, "requests": total // 100}
-        assert {len(str(applied["context"])) for applied in rows(update, "events")} == {live.MAX_TEXT + 1}
-        assert {len(str(request["body"])) for request in rows(update, "requests")} == {live.MAX_TEXT + 1}
+        assert {len(str(applied["context"])) for applied in rows(update, "events")} == {shown.MAX_TEXT + 1}
+        assert len(json.dumps(update)) < 400_000
 
 
 def test_the_live_stream_is_forgotten_when_the_page_goes(sandbox: Sandbox, wire: Sender) -> None:
@@ -412,32 +422,227 @@ def test_a_silent_live_stream_beats(sandbox: Sandbox, monkeypatch: pytest.Monkey
         assert next(line for line in answer.iter_lines() if line.startswith(":")) == ": heartbeat"
 
 
+def filtered(sandbox: Sandbox, name: str, **wanted: str) -> list[dict[str, object]]:
+    """What a filter leaves of a list."""
+    with watching(sandbox, **wanted) as updates:
+        return rows(next(updates), name)
+
+
 def test_customers_are_found_by_a_part_of_their_id(sandbox: Sandbox, wire: Sender) -> None:
-    """Expect case not to matter, percent-encoding to be undone, and hostile text to be text."""
+    """Expect case not to matter, percent-encoding to be undone, hostile text to be text, and traits to be searched."""
     for number, user_id in enumerate(("Ada+1@shop", "adam", "<b>eve</b>")):
         wire.post("/v1/events", event(user_id=user_id, transaction_id=f"registration_{number}"))
+    wire.post("/v1/identify", {"user_id": "adam", "traits": {"plan": "Premium"}})
 
-    def found(query: str) -> list[object]:
-        answer = wire.send("GET", f"/_sandbox/customers?contains={query}", b"", {})
-        return [customer["user_id"] for customer in answer.objects("customers")]
+    def found(**wanted: str) -> list[object]:
+        return [customer["user_id"] for customer in filtered(sandbox, "customers", **wanted)]
 
-    assert found("ada") == ["Ada+1@shop", "adam"]
-    assert found("%2B1%40") == ["Ada+1@shop"]
-    assert found("%3Cb%3E") == ["<b>eve</b>"]
-    assert found("nobody") == []
-    assert found("") == ["Ada+1@shop", "adam", "<b>eve</b>"]
+    assert found(customer="ada") == ["Ada+1@shop", "adam"]
+    assert found(customer="+1@") == ["Ada+1@shop"]
+    assert found(customer="<B>") == ["<b>eve</b>"]
+    assert found(customer="nobody") == []
+    assert found(text="premium") == ["adam"]
+    assert found() == ["Ada+1@shop", "adam", "<b>eve</b>"]
 
 
-def test_no_key_is_on_the_page(sandbox: Sandbox, wire: Sender) -> None:
-    """Expect neither the server key nor a browser token in anything that the page is told."""
+NOVAK = "jan.novák@shop"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "paths"),
+    [
+        ({}, ["POST", "POST", "POST", "GET", "GET", "GET"]),
+        ({"customer": "novák"}, ["POST", "POST", "GET"]),
+        ({"customer": NOVAK.upper()}, ["POST", "POST", "GET"]),
+        ({"customer": "bob"}, ["POST"]),
+        ({"event": "REGISTERED"}, ["POST", "POST", "POST"]),
+        ({"event": "jan"}, []),
+        ({"status": "2xx"}, ["POST", "POST", "POST", "GET"]),
+        ({"status": "4xx"}, ["GET"]),
+        ({"status": "404"}, ["GET"]),
+        ({"status": "none"}, ["GET"]),
+        ({"text": "Lost()"}, ["GET"]),
+        ({"text": "registration_2", "customer": "novák"}, ["POST"]),
+        ({"text": "no such path"}, ["GET"]),
+    ],
+)
+def test_requests_are_filtered(sandbox: Sandbox, wire: Sender, wanted: dict[str, str], paths: list[str]) -> None:
+    """Expect ids in bodies, escaped or not, and in paths, encoded; statuses, faults, answers and notes."""
+    for number, (user_id, escaped) in enumerate(((NOVAK, True), (NOVAK, False), ("bob", True))):
+        body = json.dumps(event(user_id=user_id, transaction_id=f"registration_{number + 1}"), ensure_ascii=escaped)
+        wire.post("/v1/events", body.encode())
+    wire.get(f"/v1/customer/{quote(NOVAK)}")
+    wire.get("/v1/nothing")
+    sandbox.faults.next("GET /v1/program", Lost())
+    with pytest.raises(RemoteDisconnected):
+        wire.get("/v1/program")
+
+    assert [request["method"] for request in filtered(sandbox, "requests", **wanted)] == paths
+
+
+def test_a_filter_holds_for_what_comes(sandbox: Sandbox, wire: Sender) -> None:
+    """Expect what matches and nothing else, in every list, after the first message too."""
+    with watching(sandbox, customer="ada", event="user") as updates:
+        assert next(updates)["events"] == []
+        wire.post("/v1/events", event(user_id="bob", transaction_id="1"))
+        wire.post("/v1/events", event(user_id="ada", transaction_id="2"))
+        told: list[dict[str, object]] = []
+        while not told or not rows(told[-1], "events"):
+            told.append(next(updates))
+
+    assert [row["user_id"] for update in told for row in rows(update, "events")] == ["ada"]
+    assert [row["user_id"] for update in told for row in rows(update, "customers")] == ["ada"]
+    assert sum(len(rows(update, "requests")) for update in told) == 1
+
+
+def test_a_search_lets_other_connections_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect another task to run meanwhile: catches a text filter that stops a load test."""
+    monkeypatch.setattr(live, "SEARCH_STEP", 10)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def search() -> list[int]:
+        task = asyncio.create_task(other())
+        found = await live._search(list(range(1000)), lambda number: number % 2 == 0)
+        task.cancel()
+        return found
+
+    found = asyncio.run(search())
+
+    assert found == list(range(0, 400, 2))
+    assert turns >= 30
+
+
+def test_a_detail_shows_an_answer_whole(sandbox: Sandbox, wire: Sender) -> None:
+    """Expect all of a request and its answer, tokens masked, and 404 for what is not kept."""
+    wire.post("/v1/events", event(transaction_id=...))
+    token = wire.post("/v1/browser-tokens", {"browser_key": sandbox.browser_key, "user_id": "a"}).json["token"]
+
+    refused = wire.send("GET", "/_sandbox/request?number=1", b"", {}).json
+    given = wire.send("GET", "/_sandbox/request?number=2", b"", {})
+
+    assert (refused["status"], refused["message"]) == (400, "transaction_id is missing")
+    assert json.loads(str(refused["answer"])) == {"message": "transaction_id is missing"}
+    assert str(refused["request_id"]).startswith("req_")
+    assert ["x-perkamo-api-key", "***"] in json.loads(json.dumps(refused["headers"]))
+    assert isinstance(refused["seconds"], float)
+    assert str(token).encode() not in given.raw
+    assert b'\\"token\\": \\"***\\"' in given.raw
+    for path, status in (("request?number=3", 404), ("event?number=1", 404), ("request?number=x", 400), ("event", 400)):
+        assert wire.send("GET", f"/_sandbox/{path}", b"", {}).status == status
+    assert wire.send("GET", "/_sandbox/customer?id=nobody", b"", {}).status == 404
+
+
+def test_an_answer_that_was_cut_is_shown_as_it_was_sent(sandbox: Sandbox, wire: Sender) -> None:
+    """Expect the bytes that left, no more; and how late a late one was."""
+    sandbox.faults.sequence("GET /v1/program", [Truncate(10), Delay(0.01)])
+    with pytest.raises(IncompleteRead):
+        wire.get("/v1/program")
+    wire.close()
+    wire.get("/v1/program")
+
+    cut, late = sandbox.requests
+
+    assert len(cut.answer) == 10
+    assert late.seconds >= 0.01
+
+
+def test_a_customers_history_has_everything_that_changed_them(sandbox: Sandbox, wire: Sender) -> None:
+    """Expect traits, events, duplicates and redemptions, newest first, with the balances after each."""
+    wire.post("/v1/identify", {"user_id": "ada", "traits": {"plan": "pro"}})
+    wire.post("/v1/events", event(user_id="ada", event="referral.completed", transaction_id="r"))
+    wire.post("/v1/events", event(user_id="ada", event="referral.completed", transaction_id="r"))
+    wire.post("/v1/rewards/redeem", {"user_id": "ada", "reward": "voucher_10", "transaction_id": "v"})
+    wire.post("/v1/rewards/redeem", {"user_id": "ada", "reward": "voucher_10", "transaction_id": "v"})
+    wire.post("/v1/events", event(user_id="bob", transaction_id="b"))
+
+    told = wire.send("GET", "/_sandbox/customer?id=ada", b"", {})
+
+    history = told.objects("history")
+    assert [(row["kind"], row["balances"]) for row in history] == [
+        ("redeemed", {"points": 100}),
+        ("duplicate", {}),
+        ("event", {"points": 200}),
+        ("identified", {}),
+    ]
+    assert history[1]["first"] == history[2]["number"]
+    assert history[2]["unlocked"] == ["Welcome member", "Free shipping"]
+    assert len(told.objects("requests")) == 5
+    assert dict(objects_of(told.json["customer"]))["traits"] == {"plan": "pro"}
+
+
+def test_an_event_is_sent_again_by_the_page_only(sandbox: Sandbox, wire: Sender) -> None:
+    """Expect a call in the log for an own page, a clear no for wrong input, and 403 for another site."""
+    wire.post("/v1/events", event())
+    order = json.dumps({"number": 1}).encode()
+
+    sent = wire.send("POST", "/_sandbox/send", order, JSON)
+    foreign = wire.send("POST", "/_sandbox/send", order, {**JSON, "origin": "https://evil.example"})
+
+    assert (sent.json["status"], sent.json["transaction_id"]) == (200, "registration_1")
+    assert foreign.status == 403
+    assert [record.status for record in sandbox.requests] == [200, 200]
+    for wrong in ({}, {"number": "1"}, {"number": 1, "as_new": 1}, {"number": 9}):
+        assert wire.send("POST", "/_sandbox/send", json.dumps(wrong).encode(), JSON).status in (400, 404)
+
+
+def test_one_fault_is_removed_by_its_number(sandbox: Sandbox, wire: Sender) -> None:
+    """Expect the other one to stay, and 404 for a number that is not there."""
+    arm(wire, ORDER)
+    arm(wire, {**ORDER, "value": 500})
+
+    left = wire.send("DELETE", "/_sandbox/faults?number=1", b"", {})
+
+    assert [fault["faults"] for fault in left.objects("armed")] == ["Status(500)"]
+    for number in ("1", "x", ""):
+        assert wire.send("DELETE", f"/_sandbox/faults?number={number}", b"", {}).status == 404
+    assert sandbox.faults.armed == ((EVENTS, "Status(500)"),)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Status(503), "is answered with status 503; nothing is applied"),
+        (Delay(2), "is applied and answered 2 s late"),
+        (Lost(), "is applied and loses the answer"),
+        (Reset(before="apply"), "ends with a reset connection, before anything is applied"),
+        (Reset(after="apply"), "ends with a reset connection, after it was applied"),
+        (Truncate(3), "is applied, and the answer is cut after 3 bytes"),
+        (Stall(3), "is applied and falls silent after 3 bytes of the answer"),
+    ],
+)
+def test_each_fault_has_words(sandbox: Sandbox, fault: Fault, words: str) -> None:
+    """Expect a sentence for one call: what a person reads on the page."""
+    sandbox.faults.next(EVENTS, fault)
+
+    assert in_words(sandbox.faults.listed()[0]) == f"The next call of {EVENTS} {words}"
+
+
+def test_keys_and_tokens_that_were_sent_are_not_on_the_page(sandbox: Sandbox, wire: Sender) -> None:
+    """Expect the sandbox's own key once, where it says what to type, and never what a client sent by mistake."""
     token = wire.post("/v1/browser-tokens", {"browser_key": sandbox.browser_key, "user_id": "customer_123"})
+    wire.send("GET", "/v1/program", b"", {"x-perkamo-api-key": "sk_live_sent_by_mistake"})
 
     with watching(sandbox) as updates:
         told = json.dumps(next(updates))
+    whole = [wire.send("GET", f"/_sandbox/request?number={number}", b"", {}).raw.decode() for number in (1, 2)]
 
     assert "/v1/browser-tokens" in told
-    assert sandbox.api_key not in told + wire.send("GET", "/", b"", {}).raw.decode()
-    assert str(token.json["token"]) not in told
+    assert told.count(sandbox.api_key) == 1
+    assert sandbox.api_key not in wire.send("GET", "/", b"", {}).raw.decode() + "".join(whole)
+    assert str(token.json["token"]) not in told + "".join(whole)
+    assert "sent_by_mistake" not in told + "".join(whole)
+
+
+def objects_of(value: object) -> dict[str, object]:
+    """The same value, known to be an object."""
+    assert isinstance(value, dict)
+    return value
 
 
 def rows(update: dict[str, object], name: str) -> list[dict[str, object]]:
