@@ -3,10 +3,13 @@
 Each says what happened, whether anything was sent, and what to do next; the facts are in attributes as well as in the
 text. No message or repr holds a key, a token or a customer's data: what the service answered is in
 ``PerkamoApiError.body`` only.
+
+Pickling and copying keep everything. Each can also be made from its message alone, because Celery's JSON results and
+others keep no more of an exception than its ``args``; what the message does not tell is unknown then.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 from attrs import frozen
 
@@ -91,7 +94,7 @@ class PerkamoValidationError(PerkamoError, ValueError):
     field: str
     path: str
 
-    def __init__(self, message: str, *, field: str, path: str | None = None) -> None:
+    def __init__(self, message: str, *, field: str = "", path: str | None = None) -> None:
         """Name the field and the path of the offending value, never the value."""
         super().__init__(message, outcome="not_sent")
         self.field = field
@@ -118,7 +121,7 @@ class PerkamoResponseError(PerkamoError):
     After a write the event may have been applied; sending the same transaction id again is safe.
 
     Attributes:
-        status: The HTTP status of the answer.
+        status: The HTTP status of the answer; 0 where it is unknown.
         request_id: The request id of the answer, or None.
     """
 
@@ -129,7 +132,7 @@ class PerkamoResponseError(PerkamoError):
         self,
         message: str,
         *,
-        status: int,
+        status: int = 0,
         request_id: str | None = None,
         outcome: WriteOutcome | None = None,
         attempts: int = 0,
@@ -144,7 +147,7 @@ class PerkamoApiError(PerkamoError):
     """The service answered with a status other than 2xx (published).
 
     Attributes:
-        status: The HTTP status.
+        status: The HTTP status; 0 where it is unknown.
         body: The answer's body: parsed JSON, its text where it was not JSON, None where it was empty. It may hold
             personal data.
         request_id: The request id to quote to Perkamo's support, or None.
@@ -152,6 +155,8 @@ class PerkamoApiError(PerkamoError):
         retry_after_seconds: The same in seconds from the moment of the answer; None when absent or not understood.
         rate_limit: The rate limit as the answer stated it.
     """
+
+    _STATUS: ClassVar[int] = 0
 
     status: int
     body: ErrorBody
@@ -164,7 +169,7 @@ class PerkamoApiError(PerkamoError):
         self,
         message: str,
         *,
-        status: int,
+        status: int | None = None,
         body: ErrorBody = None,
         request_id: str | None = None,
         retry_after: str | None = None,
@@ -176,7 +181,7 @@ class PerkamoApiError(PerkamoError):
     ) -> None:
         """Keep everything the answer told; the message holds only what is fit to be logged."""
         super().__init__(message, outcome=outcome, retryable=retryable, attempts=attempts)
-        self.status = status
+        self.status = self._STATUS if status is None else status
         self.body = body
         self.request_id = request_id
         self.retry_after = retry_after
@@ -187,13 +192,19 @@ class PerkamoApiError(PerkamoError):
 class PerkamoAuthenticationError(PerkamoApiError):
     """401: the key or the signature was not accepted, or this machine's clock is wrong."""
 
+    _STATUS = 401
+
 
 class PerkamoPermissionError(PerkamoApiError):
     """403: the key may not do this."""
 
+    _STATUS = 403
+
 
 class PerkamoNotFoundError(PerkamoApiError):
     """404: there is no such thing in this Space."""
+
+    _STATUS = 404
 
 
 class PerkamoConflictError(PerkamoApiError):
@@ -202,9 +213,13 @@ class PerkamoConflictError(PerkamoApiError):
     It is not retried unless the answer says when (meaning unpublished).
     """
 
+    _STATUS = 409
+
 
 class PerkamoRateLimitError(PerkamoApiError):
     """429: too many requests; ``retry_after_seconds`` says how long to wait, where the answer said so."""
+
+    _STATUS = 429
 
 
 class PerkamoServerError(PerkamoApiError):

@@ -1,13 +1,16 @@
 """errors: one hierarchy, that survives pickling and copying."""
 
 import copy
+import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import perkamo
+from perkamo import PerkamoOutboxError
 from perkamo.errors import (
+    API_ERRORS,
     PerkamoApiError,
     PerkamoAuthenticationError,
     PerkamoConflictError,
@@ -25,6 +28,7 @@ from perkamo.errors import (
     RateLimit,
     api_error_class,
 )
+from perkamo.webhooks import PerkamoWebhookError
 
 MADE: list[PerkamoError] = [
     PerkamoError("a", outcome="unknown", retryable=True, attempts=3),
@@ -58,6 +62,39 @@ def test_an_error_survives_pickling_and_copying(error: PerkamoError, way: str) -
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert again.__dict__ == error.__dict__
+
+
+def all_errors(root: type[PerkamoError] = PerkamoError) -> Iterator[type[PerkamoError]]:
+    """Walk the hierarchy, with the errors of every package of ours."""
+    for name in perkamo.__all__:
+        getattr(perkamo, name)
+    yield root
+    for below in root.__subclasses__():
+        yield from all_errors(below)
+
+
+def test_every_error_can_be_made_from_its_message() -> None:
+    """Celery's JSON results and others rebuild an exception from its args; catches a keyword that is asked for."""
+    kinds = set(all_errors())
+    assert {PerkamoWebhookError, PerkamoOutboxError, PerkamoRateLimitError} <= kinds
+    for kind in kinds:
+        error = kind("message")
+        args = json.loads(json.dumps(error.args))
+
+        again = kind(*args)
+
+        assert (str(again), type(again)) == ("message", kind)
+        assert again.__dict__ == error.__dict__
+        assert str(pickle.loads(pickle.dumps(again))) == "message"
+
+
+def test_an_error_of_one_status_has_it_also_when_made_from_its_message() -> None:
+    """Where the class tells the status, it is known; else it is 0; catches an attribute that is missing."""
+    for status, kind in API_ERRORS.items():
+        assert kind("m").status == status
+    assert (PerkamoApiError("m").status, PerkamoServerError("m").status) == (0, 0)
+    assert PerkamoResponseError("m").status == 0
+    assert (PerkamoValidationError("m").field, PerkamoValidationError("m").path) == ("", "")
 
 
 def test_every_public_error_stands_under_the_root() -> None:
