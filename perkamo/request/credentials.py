@@ -5,11 +5,12 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVar, cast
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import anyio.to_thread
 
 from perkamo.errors import PerkamoConfigurationError
+from perkamo.request.paths import path_problem
 from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 from perkamo.transport.resolver import is_loopback
 
@@ -228,7 +229,7 @@ def _url_problem(url: str, *, allow_insecure_http: bool) -> str | None:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        return "is no URL with a host and a port up to 65535"
+        return "is not a URL with a host and a port up to 65535"
     if parts.scheme not in ("http", "https"):
         return "must begin with https:// (or http:// for a local service)"
     if not host or port == 0:
@@ -243,7 +244,5 @@ def _extras_problem(url: str, parts: SplitResult) -> str | None:
         return "must not hold a user name or password"
     if "?" in url or "#" in url:
         return "must not have a query or a fragment"
-    segments = parts.path.rstrip("/").split("/")[1:]
-    if any(unquote(segment) in {"", ".", ".."} for segment in segments):
-        return "must have a plain path, without empty, . or .. segments"
-    return None
+    problem = path_problem(parts.path.rstrip("/"))
+    return None if problem is None else f"has a path that {problem}"

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from attrs import field, frozen
@@ -26,6 +26,9 @@ from perkamo.events import (
     refusal,
 )
 from perkamo.request.credentials import SERVER_KEY_PREFIX
+from perkamo.request.paths import path_problem
+
+T = TypeVar("T")
 
 MAX_TTL_SECONDS: Final = 1800
 MAX_TIMEOUT: Final = 86_400
@@ -184,6 +187,17 @@ def _checked(one: Event | Mapping[str, object], index: int) -> tuple[Event, byte
     raise PerkamoValidationError(f"events[{index}].{reason}", field="events", path=path)
 
 
+def check_type(value: object, kind: type[T], name: str) -> T:
+    """Return an option's value as it is.
+
+    Raises:
+        PerkamoConfigurationError: It is of another type.
+    """
+    if isinstance(value, kind):
+        return value
+    raise PerkamoConfigurationError(f"{name} must be of type {kind.__name__}, not {type(value).__name__}.")
+
+
 def check_timeout(timeout: object) -> float | None:
     """Return a call's timeout in seconds, None for no limit.
 
@@ -204,7 +218,7 @@ def check_stream_path(path: str) -> str:
         PerkamoConfigurationError: It can't be one.
     """
     try:
-        _path_without_ids(path, "POST")
+        _path_without_ids(path.replace(USER_ID, "id") if isinstance(cast("object", path), str) else path, "POST")
     except PerkamoValidationError as error:
         problem = str(error)
     else:
@@ -241,9 +255,10 @@ def _path_without_ids(path: object, method: str) -> str:
     """Refuse a path that could lead elsewhere; return it without ids, for messages."""
     if not isinstance(path, str) or not path.startswith("/v1/") or not path.isascii() or not path.isprintable():
         raise refusal("path", "must begin with /v1/ and be percent-encoded ASCII")
-    if any(sign in path for sign in " #\\") or ("?" in path and method != "GET"):
+    plain, _, query = path.partition("?")
+    if any(sign in query for sign in " #\\") or ("?" in path and method != "GET"):
         raise refusal("path", "must not hold spaces, # or backslashes, nor a query unless the method is GET")
-    segments = path.partition("?")[0].split("/")[2:]
-    if any(segment.lower().replace("%2e", ".") in {"", ".", ".."} for segment in segments):
-        raise refusal("path", "must not have empty, . or .. segments")
-    return f"/v1/{segments[0]}" + ("/…" if len(segments) > 1 else "")
+    if problem := path_problem(plain):
+        raise refusal("path", problem)
+    first, _, rest = plain.removeprefix("/v1/").partition("/")
+    return f"/v1/{first}/…" if rest else f"/v1/{first}"

@@ -152,6 +152,30 @@ LONG: Final[list[tuple[str, str, int]]] = [
 
 Row = tuple[str, str, tuple[object, ...], dict[str, object], str]
 
+BAD_PATHS: Final = (
+    *(f"/v1/x{sign}y" for sign in '<>"{}|^`[]'),
+    "/v1/x%",
+    "/v1/x%2",
+    "/v1/x%zz",
+    "/v1/..;/x",
+    "/v1/..;a=b/x",
+    "/v1/.;/x",
+    "/v1/;a/x",
+    "/v1/..%3B/x",
+    "/v1/%252e%252e/x",
+    "/v1/%25252e%25252e/x",
+    "/v1/%2525252525/x",
+    "/v1/a%2f..%2fb",
+    "/v1/a%5c..%5Cb",
+    "/v1/..%2Fx",
+    "/v1/%c0%ae%c0%ae/x",
+    "/v1/%ff",
+    "/v1/x%00",
+    "/v1/x%0d%0ahost:evil",
+    "/v1/x/",
+)
+"""Paths that a server or gateway may read as another one, or that httpx would change after they were signed."""
+
 
 def _rows() -> list[Row]:
     rows: list[Row] = []
@@ -254,6 +278,7 @@ _OTHERS: Final[list[Row]] = [
     ("request with a foreign letter", "request", ("GET", "/v1/\u00e9"), {}, "path"),
     ("request POST with a query", "request", ("POST", "/v1/x?y=1", {}), {}, "path"),
     ("request path as bytes", "request", ("GET", b"/v1/x"), {}, "path"),
+    *((f"request to {path}", "request", ("POST", path, {}), {}, "path") for path in BAD_PATHS),
 ]
 
 ROWS: Final = _rows()

@@ -1,0 +1,39 @@
+"""Which paths of a URL may be sent: those that every server and gateway reads alike, and httpx sends as they are."""
+
+import re
+from typing import Final
+from urllib.parse import unquote
+
+_CHARACTERS = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
+"""What RFC 3986 lets stand in a path; httpx would encode the rest after it was signed."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SEPARATORS = re.compile(r"[/\\]")
+_DEEPEST: Final = 3
+"""How many times a path may be percent-encoded; nobody means what is deeper."""
+
+
+def path_problem(path: str) -> str | None:
+    """Say why a path must not be sent, or return None.
+
+    Args:
+        path: Segments, each after a slash; without a query.
+    """
+    if not _CHARACTERS.fullmatch(path):
+        return "must be percent-encoded: letters, digits and -._~!$&'()*+,;=:@/ stand for themselves"
+    if not all(map(_is_plain, path.split("/")[1:])):
+        return "must have no empty, . or .. segments, also none that is encoded or followed by a semicolon"
+    return None
+
+
+def _is_plain(segment: str) -> bool:
+    """Tell whether a segment names something on every server, however often that decodes it."""
+    if not segment.partition(";")[0]:
+        return False
+    decoded = segment
+    try:
+        for _ in range(_DEEPEST):
+            decoded = unquote(decoded, errors="strict")
+    except UnicodeDecodeError:  # some decoders make dots and slashes of overlong sequences
+        return False
+    names = {name.partition(";")[0] for name in _SEPARATORS.split(decoded)}
+    return names.isdisjoint((".", "..")) and not _CONTROL.search(decoded) and unquote(decoded) == decoded
