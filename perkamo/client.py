@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Self, TypeAlias, TypeVar, cast
+from typing import Self, TypeAlias, TypeVar, cast, get_args
 
 import httpx
 from attrs import evolve
@@ -104,6 +104,7 @@ class AsyncPerkamoClient:
             )
         url = check_base_url(base_url, allow_insecure_http=allow_insecure_http)
         limit = endpoints.check_timeout(timeout)
+        endpoints.check_type(retry, RetryPolicy, "retry")
         make = partial(own_client, url, proxy=proxy, ssl_context=ssl_context, max_connections=max_connections)
         client = make() if http_client is None else http_client
         guard_httpx_logs()
@@ -315,10 +316,13 @@ class AsyncPerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoConfigurationError: The timeout is no positive number.
+            PerkamoConfigurationError: An option's value can't work.
         """
         stream_token = token = wrap_secret(stream_token, TokenSource)
         token.check()
+        endpoints.check_type(reconnect, ReconnectPolicy, "reconnect")
+        if bad_data not in get_args(BadData):
+            raise PerkamoConfigurationError("bad_data must be 'raise' or 'skip'.")
         subscription = Subscription(
             origin=self._streams,
             call=endpoints.customer_stream(user_id, self._streams.path),
@@ -380,13 +384,14 @@ class AsyncPerkamoClient:
             A client of the same class, with all that a subclass has added. It needs no closing and ends with this one.
 
         Raises:
-            PerkamoConfigurationError: The timeout is no positive number.
+            PerkamoConfigurationError: A value can't work.
         """
         exchange = self._exchange
+        kept = exchange.retry if isinstance(retry, EllipsisType) else endpoints.check_type(retry, RetryPolicy, "retry")
         limited = evolve(
             exchange,
             timeout=exchange.timeout if isinstance(timeout, EllipsisType) else endpoints.check_timeout(timeout),
-            retry=exchange.retry if isinstance(retry, EllipsisType) else retry,
+            retry=kept,
         )
         return copied(self, _exchange=limited, _owns_connections=False)
 

@@ -283,7 +283,7 @@ class PerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoConfigurationError: The timeout is no positive number.
+            PerkamoConfigurationError: An option's value can't work.
         """
         stream_token = wrap_secret(stream_token, TokenSource)
         return SyncCustomerStream._over(
@@ -343,7 +343,7 @@ class PerkamoClient:
             A client of the same class, with all that a subclass has added. It needs no closing and ends with this one.
 
         Raises:
-            PerkamoConfigurationError: The timeout is no positive number.
+            PerkamoConfigurationError: A value can't work.
         """
         return copied(self, _async=self._async.with_options(timeout=timeout, retry=retry), _owner=self)
 

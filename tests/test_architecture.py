@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "forks": set(),
     "file_locks": set(),
     "event_loop": {"clock"},
-    "encoding": {"errors"},
+    "encoding": {"errors", "redaction"},
     "transport": {"clock", "event_loop"},
     "events": {"encoding", "errors"},
     "models": {"encoding", "errors", "redaction"},

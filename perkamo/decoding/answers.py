@@ -47,6 +47,7 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
     Raises:
         PerkamoResponseError: The body is not JSON, or a known field is missing or of the wrong type.
     """
+    value: JSONValue = None
     try:
         value = parse(body)
         if cls in _UNPUBLISHED and not isinstance(value, dict):
@@ -55,6 +56,7 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
         return structure(cls, value, meta)
     except ValueError as error:
         reason = str(error)
+    del body, value  # they may hold a token, and the error leads into this frame
     raise _unusable(call, reason, meta, outcome)
 
 
@@ -74,6 +76,7 @@ def decode_batch(
         PerkamoResponseError: The body can't be used, or there are more or fewer results than events, so that none can
             be told apart.
     """
+    value = items = None
     try:
         value = parse(body)
     except ValueError as error:
@@ -84,6 +87,7 @@ def decode_batch(
             results = _read_results(items, meta, cache(secrets))
             return BatchIngestResponse(results, raw=value if isinstance(value, dict) else {}, meta=meta)
         reason = f"has {len(items)} results for {count} events" if isinstance(items, list) else "has no list of results"
+    del body, value, items
     raise _unusable(call, reason, meta, "unknown")
 
 
@@ -126,6 +130,7 @@ def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome
         return ApiResponse(raw=parse(body) if body else None, meta=meta)
     except ValueError as error:
         reason = str(error)
+    del body
     raise _unusable(call, reason, meta, outcome)
 
 

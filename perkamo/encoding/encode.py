@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, cast
 from uuid import UUID
 
 from perkamo.errors import PerkamoValidationError
+from perkamo.redaction import without_personal_data
 
 MAX_DEPTH: Final = 64
 MAX_SAFE_INTEGER: Final = 2**53 - 1
@@ -268,5 +269,6 @@ def _cycle(value: object, path: str, ancestors: tuple[int, ...] = ()) -> str | N
 
 def _step(key: object) -> str:
     if isinstance(key, str):
+        key = without_personal_data(key)
         return f".{key}" if key.isidentifier() else f"[{encode_basestring_ascii(key)}]"
     return "[?]"

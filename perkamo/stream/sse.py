@@ -45,6 +45,10 @@ class ServerSentEvent(NamedTuple):
     data: str
     id: str
 
+    def __repr__(self) -> str:
+        """Show the type only: the data is a customer."""
+        return f"<ServerSentEvent {self.event!r}>"
+
 
 _make: Final[Callable[[tuple[str, str, str]], ServerSentEvent]] = partial(tuple[str, str, str].__new__, ServerSentEvent)
 """``ServerSentEvent._make`` in three quarters of its time."""

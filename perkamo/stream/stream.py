@@ -254,12 +254,20 @@ class CustomerStream:
         self._decoder.feed(b"")  # raises what came behind the events that are delivered by now
         chunk = await connection.read()
         if not isinstance(chunk, Failure):
-            self._events.extend(self._decoder.feed(chunk))
+            self._decode(chunk)
             return
         healthy = self._subscription.clock.now() - connection.since >= HEALTHY_SECONDS
         failed = not (self._delivered or healthy)
         await self._disconnect()
         await self._pause(chunk, failed=failed)
+
+    def _decode(self, chunk: bytes) -> None:
+        try:
+            return self._events.extend(self._decoder.feed(chunk))
+        except PerkamoStreamError as error:
+            problem = error.with_traceback(None)  # it leads to the data of customers
+        del chunk
+        raise problem
 
     async def _connect(self) -> bool:
         """Make one attempt; returns False when there is nothing to subscribe to."""

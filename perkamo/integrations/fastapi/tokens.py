@@ -2,13 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from perkamo.errors import PerkamoError
+from perkamo.errors import PerkamoConfigurationError, PerkamoError
 from perkamo.integrations.fastapi.answers import NO_STORE, Problem, answer
 from perkamo.integrations.fastapi.client import PerkamoDep
 from perkamo.models import BrowserToken
@@ -50,7 +50,8 @@ def browser_token_router(
     Args:
         browser_key: The Space's public browser key, ``pk_…``.
         get_user_id: A dependency of the application's own that says who is logged in, None for nobody. It must take
-            the id from the session or a checked token, never from what the browser asks for.
+            the id from the session or a checked token, never from what the browser asks for. A number is refused with
+            ``PerkamoConfigurationError``: it may be written in more than one way.
         prefix: Where the routes are.
         ttl_seconds: For how long a token is good, 1 to 1800; the service's own default when None.
         stream_ttl_seconds: The same for a stream token.
@@ -101,6 +102,11 @@ def browser_token_router(
 
 
 async def _issued(user_id: str | None, create: Callable[[str], Awaitable[BrowserToken]]) -> Response:
+    if user_id is not None and not isinstance(cast("object", user_id), str):
+        raise PerkamoConfigurationError(
+            f"get_user_id must return text or None, not {type(user_id).__name__}: convert the id as it is converted "
+            "where events are sent. Nothing was sent."
+        )
     if user_id is None or not user_id.strip():
         problem = Problem(detail="Nobody is logged in.")
         return JSONResponse(problem.model_dump(), 401, {"www-authenticate": "Bearer", **NO_STORE})
