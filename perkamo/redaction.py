@@ -24,7 +24,8 @@ _EMAIL = f"(?<!{_ATOM}){_ATOM}+@{_ATOM}+"
 _KEY = r"\b[sp]k_[A-Za-z0-9_\-]+"
 _JWT = r"\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-.]+"
 _SHAPES = re.compile(f"{_KEY}|{_JWT}|{_EMAIL}")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd]+")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u200a\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd]+")
+"""Also what separates lines, or turns the direction of what follows."""
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _SPACES = str.maketrans("+\t\n\r\xa0", "     ")
 

@@ -213,8 +213,9 @@ _WORDS: Final[Mapping[FailureKind, tuple[str, str | None]]] = {
 def _unusable(attempt: Attempt, reason: str, meta: ResponseMeta) -> PerkamoResponseError:
     outcome = attempt.outcome("unknown")
     advice = _advice(outcome, retry=FAILURES["answer"].later)
+    what = f"the service answered {meta.status}, but the body {reason}{_request(attempt, meta)}"
     return PerkamoResponseError(
-        f"{attempt.call.label}: the service answered {meta.status}, but the body {reason}{_request(meta)}. {advice}",
+        f"{attempt.call.label}: {what}. {advice}",
         status=meta.status,
         request_id=meta.request_id,
         outcome=outcome,
@@ -227,11 +228,11 @@ def _what(attempt: Attempt, meta: ResponseMeta, body: ErrorBody, host: str | Non
         return f"{meta.status}, a redirect to {attempt.clean(host) if host else 'no host'}, which is not followed"
     message = body.get("message") if isinstance(body, dict) else None
     text = f"{meta.status} {attempt.clean(message)}" if isinstance(message, str) and message else str(meta.status)
-    return text.rstrip(".") + _request(meta)
+    return text.rstrip(".") + _request(attempt, meta)
 
 
-def _request(meta: ResponseMeta) -> str:
-    return f" (request id {clean(meta.request_id)})" if meta.request_id else ""
+def _request(attempt: Attempt, meta: ResponseMeta) -> str:
+    return f" (request id {attempt.clean(meta.request_id)})" if meta.request_id else ""
 
 
 def _advice(

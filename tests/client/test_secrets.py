@@ -1,17 +1,28 @@
 """client: no key and no personal data in any text that others may read (P10)."""
 
 import copy
+import json
 import logging
 import pickle
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 import anyio
 import httpx
 import pytest
 
-from perkamo import AsyncPerkamoClient, PerkamoClient, PerkamoConfigurationError, PerkamoError, RetryPolicy
+from perkamo import (
+    AsyncPerkamoClient,
+    Event,
+    PerkamoClient,
+    PerkamoConfigurationError,
+    PerkamoError,
+    PerkamoStreamError,
+    RetryPolicy,
+)
 from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Status, Truncate
 from tests.canary import CANARY_EMAIL, CANARY_KEY, CanaryHandler, find_canary, frames
+from tests.faults.rawserver import RawServer, answer, answering
 
 pytestmark = pytest.mark.anyio
 
@@ -96,6 +107,103 @@ async def test_a_working_call_logs_what_an_operator_needs_and_no_more(
     everything = "\n".join(record.getMessage() + repr(record.__dict__) for record in caplog.records)
     assert find_canary(everything) is None
     assert sandbox.api_key not in everything
+
+
+KEY = "live_key_without_prefix_7d1f0c"
+TOKEN = "stream_token_3f9a"
+USER = "customer 77/ž"
+FACTS = {"name": "Jana Nováková", "note": ["call at eight", {"phone": "420 777 123 456"}], "amount": 5}
+TEXTS = ("Jana Nováková", "call at eight", "420 777 123 456")
+USER_PATH = f"/v1/customer/{quote(USER, safe='')}"
+
+HOLDING: list[tuple[str, Call, tuple[str, ...]]] = [
+    ("identify", lambda client: client.identify(USER, FACTS), (KEY, USER, *TEXTS)),
+    (
+        "emit",
+        lambda client: client.emit(USER, "e", FACTS, transaction_id="order-1092"),
+        (KEY, USER, "order-1092", *TEXTS),
+    ),
+    ("batch", lambda client: client.batch([Event(USER, "e", "order-1092", FACTS)]), (KEY, USER, "order-1092", *TEXTS)),
+    ("customer", lambda client: client.customer(USER), (KEY, USER, USER_PATH)),
+    ("token", lambda client: client.create_stream_token("pk_test_x", USER), (KEY, USER, "pk_test_x")),
+    ("PATCH", lambda client: client.request("PATCH", USER_PATH, {"facts": [*TEXTS]}), (KEY, USER, USER_PATH, *TEXTS)),
+    ("GET", lambda client: client.request("GET", f"/v1/usage?user={quote(USER, safe='')}"), (KEY, USER)),
+    ("stream", lambda client: client.subscribe_customer(USER, TOKEN).receive(), (TOKEN, USER)),
+]
+"""Calls, and the texts that each request holds."""
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [(call, word) for _, call, words in HOLDING for word in words],
+    ids=[f"{name}: {number}" for name, _, words in HOLDING for number, _ in enumerate(words)],
+)
+async def test_what_the_service_repeats_of_a_request_is_hidden(
+    call: Call, word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By value, percent-encoded and cut off too, in message, log and request id; catches a search by shape."""
+    caplog.set_level(logging.DEBUG)
+    body = json.dumps({"message": f"Nothing for {word} or {quote(word, safe='')} here"}).encode()
+    refusal = answer(body, "400 No", [f"x-request-id: {quote(word, safe='')}"])
+    with RawServer(answering(refusal)) as server:
+        async with AsyncPerkamoClient(KEY, base_url=server.base_url, retry=RetryPolicy.none()) as client:
+            with pytest.raises(PerkamoError) as caught:
+                await call(client)
+
+    told = f"{caught.value}\n" + "\n".join(record.getMessage() for record in caplog.records)
+    shown = "/v1/customer/" if word == USER_PATH else "***"
+    assert f"Nothing for {shown}" in told
+    assert word not in told
+    assert quote(word, safe="") not in told
+    assert KEY not in "\n".join(frames(caught.value))
+    assert TOKEN not in "\n".join(frames(caught.value))
+
+
+async def test_an_item_of_a_batch_that_repeats_what_was_sent_is_cleaned() -> None:
+    """The reason becomes a dead letter; catches an event that is refused in words about a customer."""
+    item = {"error": {"message": f"no {USER} with {KEY} for Jana Nováková", "code": "order-1092"}}
+    with RawServer(answering(answer(json.dumps({"results": [item]}).encode()))) as server:
+        async with AsyncPerkamoClient(KEY, base_url=server.base_url) as client:
+            result = await client.batch([Event(USER, "e", "order-1092", FACTS)])
+
+    with pytest.raises(PerkamoError, match=r"no \*\*\* with \*\*\* for \*\*\*") as caught:
+        result.raise_for_failures()
+    assert "order-1092" not in str(caught.value)
+
+
+TRUNCATED = b'{"token":"%s","token_type"' % TOKEN.encode()
+PATIENT = ("identify", "customer", "request", "batch")
+"""Calls whose answers are unpublished, so that other JSON is read, too."""
+UNREADABLE = [TRUNCATED, TRUNCATED + b':"Bearer"}', b'[{"token":"%s"}]' % TOKEN.encode(), b'"%s"' % TOKEN.encode()]
+
+
+@pytest.mark.parametrize("body", UNREADABLE, ids=range(4))
+@pytest.mark.parametrize(("name", "call"), CALLS, ids=[name for name, _ in CALLS])
+async def test_an_answer_that_cannot_be_read_is_in_no_frame(name: str, call: Call, body: bytes) -> None:
+    """A token that came is no token for a crash reporter; catches the body in a local variable."""
+    with RawServer(answering(answer(body))) as server:
+        async with AsyncPerkamoClient(KEY, base_url=server.base_url) as client:
+            caught: list[PerkamoError] = []
+            try:
+                await call(client)
+            except PerkamoError as error:
+                caught.append(error)
+
+    assert caught or name in PATIENT
+    assert [text for error in caught for text in frames(error) if TOKEN in text] == []
+
+
+async def test_the_data_of_a_stream_is_in_no_frame() -> None:
+    """An event that is no customer, and one that is too large; catches a customer in a crash report."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    for data in (b"data: not %s\n\n", b"data: {}\n\ndata: %s" + b"x" * 2_000_000 + b"\n\n"):
+        stream = head + data.replace(b"%s", CANARY_EMAIL.encode())
+        with RawServer(answering(stream)) as server:
+            async with AsyncPerkamoClient(KEY, base_url=server.base_url) as client:
+                events = client.subscribe_customer("u", TOKEN, bad_data="raise" if b"not" in data else "skip")
+                with pytest.raises(PerkamoStreamError) as caught:
+                    await events.receive()
+        assert [text for text in frames(caught.value) if find_canary(text)] == []
 
 
 async def test_other_users_of_httpx_keep_their_log_lines(caplog: pytest.LogCaptureFixture) -> None:
