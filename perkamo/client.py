@@ -37,6 +37,7 @@ from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.stream.stream import BadData, CustomerStream, StreamState
 from perkamo.stream.subscription import StreamOrigin, Subscription
 from perkamo.stream.token import StreamToken, TokenSource
+from perkamo.transport.proxy import hide_proxy
 
 T = TypeVar("T")
 _Attributes: TypeAlias = dict[str, object] | None
@@ -80,7 +81,8 @@ class AsyncPerkamoClient:
                 followed, and its default headers, cookies and parameters are not sent. Its connection pool is
                 httpx's own, which can lose connections when calls are cancelled, unless it has a ``Transport``:
                 ``httpx.AsyncClient(transport=perkamo.Transport(…))``.
-            proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
+            proxy: The URL of an HTTP proxy, or of a SOCKS5 proxy with the extra ``socks``; from the environment
+                (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) when not given.
             ssl_context: What the service must prove and what proves us, for a private CA or a client certificate;
                 what httpx trusts when not given.
             max_connections: The most connections at a time, 1 or more; 100 when not given. Further calls wait.
@@ -91,6 +93,7 @@ class AsyncPerkamoClient:
             PerkamoConfigurationError: A value can't work.
         """
         api_key = key = wrap_secret(api_key, Key)
+        proxy = hide_proxy(proxy)
         if key.problem is not None:
             raise PerkamoConfigurationError(key.problem)
         if http_client is not None and not isinstance(cast("object", http_client), httpx.AsyncClient):

@@ -34,6 +34,7 @@ from perkamo.stream.stream import BadData, StreamState
 from perkamo.stream.sync_stream import SyncCustomerStream
 from perkamo.stream.token import StreamToken, TokenSource
 from perkamo.sync.portal import finalize_soon, run
+from perkamo.transport.proxy import hide_proxy
 
 
 class PerkamoClient:
@@ -76,7 +77,8 @@ class PerkamoClient:
                 followed, and its default headers, cookies and parameters are not sent. Its connection pool is
                 httpx's own, which can lose connections when calls are cancelled, unless it has a ``Transport``:
                 ``httpx.AsyncClient(transport=perkamo.Transport(…))``.
-            proxy: The URL of an HTTP proxy; from the environment as httpx reads it when not given.
+            proxy: The URL of an HTTP proxy, or of a SOCKS5 proxy with the extra ``socks``; from the environment
+                (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) when not given.
             ssl_context: What the service must prove and what proves us, for a private CA or a client certificate;
                 what httpx trusts when not given.
             max_connections: The most connections at a time, 1 or more; 100 when not given. Further calls wait.
@@ -87,6 +89,7 @@ class PerkamoClient:
             PerkamoConfigurationError: A value can't work.
         """
         api_key = wrap_secret(api_key, Key)
+        proxy = hide_proxy(proxy)
         self._async = AsyncPerkamoClient(
             api_key,
             base_url=base_url,

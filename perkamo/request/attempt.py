@@ -22,8 +22,8 @@ from perkamo.request.endpoints import Call
 from perkamo.request.failures import Answered, Problem, result_of
 from perkamo.request.outgoing import Addresses, RequestBody, SentPath
 from perkamo.signing import SIGNATURE_HEADER
-from perkamo.transport.tls import TLSSetupError
-from perkamo.transport.transport import MAX_CONNECTIONS, transport_for
+from perkamo.transport.environment import environment_proxy
+from perkamo.transport.transport import MAX_CONNECTIONS, Transport
 
 USER_AGENT: Final = f"perkamo-python/{__version__}"
 
@@ -68,13 +68,22 @@ def own_client(
 ) -> httpx.AsyncClient:
     """Build the HTTP client that is used when the caller gives none.
 
+    Args:
+        base_url: Where the service is.
+        proxy: What is between us and the service; None to ask the environment.
+        ssl_context: As for ``Transport``.
+        max_connections: As for ``Transport``; None for its default.
+
     Raises:
-        PerkamoConfigurationError: The proxy is none, or ``max_connections`` is below 1.
+        PerkamoConfigurationError: The proxy can't be used, or ``max_connections`` is below 1.
     """
-    most = MAX_CONNECTIONS if max_connections is None else max_connections
     try:
-        transport = transport_for(base_url, proxy, ssl_context=ssl_context, max_connections=most)
-    except (ValueError, TLSSetupError) as error:
+        transport = Transport(
+            proxy=environment_proxy(httpx.URL(base_url)) if proxy is None else proxy,
+            ssl_context=ssl_context,
+            max_connections=MAX_CONNECTIONS if max_connections is None else max_connections,
+        )
+    except ValueError as error:
         problem = str(error)
     else:
         # No timeout: the exchange bounds every call.

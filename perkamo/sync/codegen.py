@@ -96,8 +96,12 @@ def _over(cls, twin: {name}, owner: object) -> Self:
 MADE_BY_OTHERS: Final = frozenset({"CustomerStream"})
 """Classes whose objects come from another object's method."""
 
-SECRETS: Final[Mapping[str, str]] = {"api_key": "Key", "stream_token": "TokenSource"}
-"""Secrets among the arguments, which stand in no frame of a twin either, and the classes that hide them."""
+SECRETS: Final[Mapping[str, str]] = {
+    "api_key": "wrap_secret(api_key, Key)",
+    "stream_token": "wrap_secret(stream_token, TokenSource)",
+    "proxy": "hide_proxy(proxy)",
+}
+"""Secrets among the arguments, which stand in no frame of a twin either, and what hides them."""
 
 WORDS: Final[Sequence[tuple[str, str]]] = (
     (r"await settle\((.*)\)", r"\1"),
@@ -303,7 +307,7 @@ def _indented(*parts: str) -> str:
 def _wrapped_secrets(node: Method) -> str:
     """Write what puts a method's secrets away before anything else."""
     names = [one.partition("=")[0] for one in _arguments(node)]
-    return "".join(f"{name} = wrap_secret({name}, {SECRETS[name]})\n" for name in names if name in SECRETS)
+    return "".join(f"{name} = {SECRETS[name]}\n" for name in names if name in SECRETS)
 
 
 def _arguments(node: Method) -> list[str]:

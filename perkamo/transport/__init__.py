@@ -1,1 +1,1 @@
-"""The httpx transport: a pool of connections, HTTP/1.1, sockets, TLS and names. Knows nothing of Perkamo."""
+"""The httpx transport: connections, HTTP/1.1, sockets, TLS, names and proxies. Knows nothing of Perkamo."""

@@ -3,15 +3,14 @@
 import socket
 import ssl
 from collections.abc import Callable
-from typing import TypeAlias
 
 from perkamo.clock import Clock
+from perkamo.transport.http1 import Origin
+from perkamo.transport.proxy import Proxy
 from perkamo.transport.resolver import HEAD_START, Address, Find, Resolver, connect_any, find_addresses
 from perkamo.transport.sockets import PlainSocket, Stream
 from perkamo.transport.tls import TLSStream
-
-Origin: TypeAlias = tuple[bool, str, int]
-"""Whether TLS is used, the host in ASCII, the port."""
+from perkamo.transport.tunnel import open_tunnel
 
 
 class Connector:
@@ -19,6 +18,7 @@ class Connector:
 
     Args:
         ssl_context: Makes or finds the TLS context, when it is first needed.
+        proxy: What the connections go through, or None.
         local_address: The address of this machine to connect from, or None for the system's choice.
         clock: What deadlines go by.
         find: Finds the addresses of a host.
@@ -29,28 +29,49 @@ class Connector:
         self,
         ssl_context: Callable[[], ssl.SSLContext],
         *,
+        proxy: Proxy | None = None,
         local_address: str | None = None,
         clock: Clock = Clock(),
         find: Find = find_addresses,
         head_start: float = HEAD_START,
     ) -> None:
         self._ssl_context = ssl_context
+        self._proxy = proxy
         self._local_address = local_address
         self._clock = clock
         self._resolver = Resolver(find)
         self._head_start = head_start
 
     async def connect(self, origin: Origin) -> Stream:
-        """Open a connection to whichever of a host's addresses answers first.
+        """Open a connection to a service: through the proxy, or to whichever of the host's addresses answers first.
 
         Raises:
             OSError: It did not work; an ``ssl.SSLError`` when TLS is why.
+            httpx.ProxyError: The proxy refuses.
         """
         tls, host, port = origin
         context = self._ssl_context() if tls else None
+        stream = await self._reach(host, port) if self._proxy is None else await self._through(self._proxy, origin)
+        return stream if context is None else await _secure(stream, context, host)
+
+    async def _through(self, proxy: Proxy, origin: Origin) -> Stream:
+        tls, host, port = origin
+        context = (proxy.ssl_context or self._ssl_context()) if proxy.uses_tls else None
+        stream: Stream = await self._reach(proxy.host, proxy.port)
+        if context is not None:
+            stream = await _secure(stream, context, proxy.host)
+        if not tls and not proxy.is_socks:
+            return stream  # requests are sent to the proxy itself
+        try:
+            await open_tunnel(proxy, stream, host, port)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    async def _reach(self, host: str, port: int) -> Stream:
         addresses = await self._resolver.look_up(host, port)
-        plain = await connect_any(addresses, self._dial, self._head_start)
-        return plain if context is None else await secure(plain, context, host)
+        return await connect_any(addresses, self._dial, self._head_start)
 
     async def _dial(self, address: Address) -> PlainSocket:
         family, kind, protocol, where = address
@@ -63,7 +84,7 @@ class Connector:
         return plain
 
 
-async def secure(stream: Stream, context: ssl.SSLContext, host: str) -> TLSStream:
+async def _secure(stream: Stream, context: ssl.SSLContext, host: str) -> TLSStream:
     """Begin TLS over a stream, which is closed where that does not work.
 
     Raises:

@@ -12,11 +12,13 @@ import h11
 import httpx
 from attrs import define
 
-from perkamo.transport.connect import Origin
+from perkamo.transport.proxy import Proxy, RawHeaders
 from perkamo.transport.sockets import FOREVER, NothingSentError, Stream, reason
 
 MAX_HEAD_BYTES: Final = 100 * 1024
-RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+Origin: TypeAlias = tuple[bool, str, int]
+"""Whether TLS is used, the host in ASCII, the port."""
 
 _CHUNK: Final = 65536
 _NO_HTTP: Final = "the request is not valid HTTP"
@@ -51,12 +53,13 @@ class Exchange:
 
     __slots__ = ("_data", "_h11", "head")
 
-    def __init__(self, request: httpx.Request, body: Sequence[bytes]) -> None:
+    def __init__(self, request: httpx.Request, body: Sequence[bytes], proxy: Proxy | None = None) -> None:
         """Write the request.
 
         Args:
             request: Its head.
             body: The parts of its body.
+            proxy: What forwards it, if anything does.
 
         Raises:
             httpx.LocalProtocolError: It is not HTTP.
@@ -64,7 +67,7 @@ class Exchange:
         self.head: Head | None = None
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         try:
-            self._data = self._write(request, body)
+            self._data = self._write(request, body, proxy)
         except h11.LocalProtocolError:
             del body  # the error leads into this frame
         else:
@@ -114,10 +117,14 @@ class Exchange:
             return bytes(event.data)
         return b"" if event is h11.NEED_DATA else None
 
+    def has_surplus(self) -> bool:
+        """Tell whether bytes followed the answer."""
+        return self._h11.trailing_data != (b"", False)
+
     def leaves_connection(self) -> bool:
         """Tell whether the connection can serve another exchange: both sides said so, and nothing followed."""
         done = self._h11.our_state is self._h11.their_state is h11.DONE
-        return done and self._h11.trailing_data == (b"", False)
+        return done and not self.has_surplus()
 
     def keep_alive(self) -> float:
         """Return for how many seconds the server keeps the idle connection, as far as it says so."""
@@ -126,9 +133,12 @@ class Exchange:
         found = _KEEP_ALIVE.search(said)
         return FOREVER if found is None else max(int(found[1]) - _MARGIN, int(found[1]) / 2)
 
-    def _write(self, request: httpx.Request, body: Sequence[bytes]) -> bytes:
+    def _write(self, request: httpx.Request, body: Sequence[bytes], proxy: Proxy | None) -> bytes:
         target: bytes = request.extensions.get("target", request.url.raw_path)
-        head = h11.Request(method=request.method, target=target, headers=request.headers.raw)
+        headers: RawHeaders = request.headers.raw
+        if proxy is not None:
+            target, headers = proxy.forwarded(request, target)
+        head = h11.Request(method=request.method, target=target, headers=list(headers))
         events = [head, *map(h11.Data, body), h11.EndOfMessage()]
         return b"".join(self._h11.send(event) or b"" for event in events)
 

@@ -13,8 +13,8 @@ import httpx
 from attrs import frozen
 
 from perkamo.clock import Clock
-from perkamo.transport.connect import Connector, Origin
-from perkamo.transport.http1 import HTTP1Connection
+from perkamo.transport.connect import Connector
+from perkamo.transport.http1 import HTTP1Connection, Origin
 from perkamo.transport.sockets import FOREVER, reason
 
 
@@ -104,6 +104,7 @@ class Pool:
         Raises:
             httpx.ConnectTimeout: It took too long.
             httpx.ConnectError: It did not work.
+            httpx.ProxyError: The proxy refuses.
         """
         try:
             with anyio.fail_after(self._seconds(deadline)):

@@ -9,17 +9,16 @@ import os
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Final, Self
-from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary
 
 import anyio.lowlevel
 import httpx
 
-from perkamo.transport.connect import Connector, Origin
-from perkamo.transport.http1 import Exchange, HTTP1Connection
+from perkamo.transport.connect import Connector
+from perkamo.transport.http1 import Exchange, HTTP1Connection, Origin
 from perkamo.transport.pool import Limits, Pool
+from perkamo.transport.proxy import Proxy
 from perkamo.transport.replaced import Place, StandIn, reveal, tool_in_place
-from perkamo.transport.resolver import is_loopback
 from perkamo.transport.sockets import FOREVER, NothingSentError, reason
 from perkamo.transport.tls import shared_context
 
@@ -47,12 +46,15 @@ class Transport(httpx.AsyncBaseTransport):
             that the server tells (``Keep-Alive: timeout=``) is kept.
         max_connection_age: Seconds after which no connection is used for a further request, so that a changed DNS name
             moves the traffic; None for no limit.
+        proxy: The URL of a proxy that everything goes through: ``http://``, ``https://`` or, with the extra ``socks``,
+            ``socks5://``, which looks names up itself; user name and password are percent-decoded. Or an
+            ``httpx.Proxy``, which may have a TLS context of its own. The environment is not looked at.
         local_address: The address of this machine to connect from, or None for the system's choice.
         retries_on_stale: How often a request is sent again, over another connection, when the connection from an
             earlier request turned out to be closed before a single byte left.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or the proxy is not one; the text does not show it.
     """
 
     def __init__(
@@ -62,9 +64,14 @@ class Transport(httpx.AsyncBaseTransport):
         max_connections: int = MAX_CONNECTIONS,
         keepalive_expiry: float | None = 30.0,
         max_connection_age: float | None = 300.0,
+        proxy: str | httpx.URL | httpx.Proxy | Proxy | None = None,
         local_address: str | None = None,
         retries_on_stale: int = 1,
     ) -> None:
+        self._proxy = proxy if proxy is None or isinstance(proxy, Proxy) else Proxy(proxy)
+        del proxy  # it may hold a password, and errors lead into this frame
+        if self._proxy is not None and self._proxy.problem is not None:
+            raise ValueError(self._proxy.problem)
         if max_connections < 1:
             raise ValueError("max_connections must be 1 or more")
         # No method of this object, which its pools would keep in a cycle: dropped, it must free its sockets at once.
@@ -109,11 +116,12 @@ class Transport(httpx.AsyncBaseTransport):
 
     def _new_pool(self) -> Pool:
         """Make the pool of one event loop."""
-        connector = Connector(self._ssl_context, local_address=self._local_address)
+        connector = Connector(self._ssl_context, proxy=self._proxy, local_address=self._local_address)
         return Pool(connector, self._limits)
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         origin = _origin_of(request.url)
+        proxy = self._proxy if self._proxy and self._proxy.forwards(request.url.scheme) else None
         timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
         pool = self._pool()
         retries = self._retries_on_stale
@@ -124,7 +132,7 @@ class Transport(httpx.AsyncBaseTransport):
                 if connection is None:
                     connection = await pool.open(origin, pool.deadline(timeouts.get("connect")))
                 if exchange is None:
-                    exchange = Exchange(request, await _parts_of(request))
+                    exchange = Exchange(request, await _parts_of(request), proxy)
                 await connection.send(exchange, pool.deadline(timeouts.get("write")))
                 head = await connection.receive_head(pool.deadline(timeouts.get("read")))
             except NothingSentError as error:
@@ -176,62 +184,6 @@ class Transport(httpx.AsyncBaseTransport):
                 pool = self._pools.pop(loop, None)
                 if pool is not None:
                     pool.close_sockets()
-
-
-def transport_for(
-    base_url: str,
-    proxy: str | None = None,
-    *,
-    ssl_context: ssl.SSLContext | None = None,
-    max_connections: int = MAX_CONNECTIONS,
-) -> httpx.AsyncBaseTransport:
-    """Return the transport for one service.
-
-    A proxy, given or from the environment, is served by httpx's own pool, which can lose connections when calls are
-    cancelled. This machine itself is never asked for through a proxy of the environment.
-
-    Args:
-        base_url: Where the service is.
-        proxy: The URL of an HTTP proxy, or None to read ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``.
-        ssl_context: As for ``Transport``.
-        max_connections: As for ``Transport``.
-
-    Raises:
-        ValueError: The proxy is no URL of an HTTP proxy; the text does not show it. Or ``max_connections`` is below 1.
-        TLSSetupError: TLS can't be set up on this machine.
-    """
-    direct = Transport(ssl_context=ssl_context, max_connections=max_connections)
-    chosen = proxy or _environment_proxy(httpx.URL(base_url))
-    if chosen is None:
-        return direct
-    context = ssl_context or shared_context()
-    try:
-        address = httpx.Proxy(chosen, ssl_context=context if chosen.startswith("https") else None)
-        if address.url.host:
-            return _ThroughProxy(
-                proxy=address,
-                verify=context,
-                limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=30.0),
-            )
-    except (ValueError, ImportError, httpx.InvalidURL):
-        pass
-    raise ValueError("the proxy is not the URL of an HTTP proxy, such as http://proxy.internal:3128")
-
-
-def _environment_proxy(url: httpx.URL) -> str | None:
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or is_loopback(url.host) or proxy_bypass(url.host):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-class _ThroughProxy(httpx.AsyncHTTPTransport):
-    """httpx's own transport, which sends the path that the extension ``target`` holds."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        reveal(request, tool_in_place())
-        return await super().handle_async_request(request)
 
 
 def _origin_of(url: httpx.URL) -> Origin:

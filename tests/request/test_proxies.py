@@ -1,10 +1,22 @@
 """client: proxies, given and from the environment (rows F06, F07)."""
 
+import sys
+import traceback
+from collections.abc import Callable
+
 import pytest
 
-from perkamo import AsyncPerkamoClient, PerkamoConfigurationError, PerkamoConnectionError, RetryPolicy
+from perkamo import (
+    AsyncPerkamoClient,
+    PerkamoClient,
+    PerkamoConfigurationError,
+    PerkamoConnectionError,
+    RetryPolicy,
+)
 from perkamo.sandbox import Sandbox
+from tests.canary import PACKAGE
 from tests.faults.rawserver import Connection, RawServer, answer, answering
+from tests.transport.proxyserver import ProxyServer
 
 pytestmark = pytest.mark.anyio
 
@@ -108,3 +120,46 @@ async def test_a_text_that_is_no_proxy_is_refused_without_showing_it(url: str) -
         AsyncPerkamoClient("sk_test", proxy=url)
 
     assert "hunter2" not in str(caught.value)
+
+
+async def test_a_login_that_the_proxy_refuses_is_told_without_it() -> None:
+    """Over a real proxy, for https; catches a password in the error, and a key that reaches the proxy."""
+    with RawServer(answering(answer())) as server, ProxyServer(login=("user", "right")) as proxy:
+        url = proxy.url.replace("://", "://user:hunter2@")
+        async with AsyncPerkamoClient(
+            "sk_test", base_url=server.base_url.replace("http", "https"), proxy=url, retry=RetryPolicy.none()
+        ) as client:
+            with pytest.raises(PerkamoConnectionError, match="407") as caught:
+                await client.emit("u", "e")
+
+    assert caught.value.outcome == "not_sent"
+    assert "hunter2" not in str(caught.value)
+    assert server.accepted == 0
+
+
+@pytest.mark.parametrize("name", ["https_proxy", "ALL_PROXY"])
+async def test_a_proxy_of_the_environment_that_cannot_be_used_names_its_variable(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At construction, with the remedy; catches a message that leaves one to search."""
+    monkeypatch.setenv(name, "socks5://user:hunter2@proxy.test")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+
+    with pytest.raises(
+        PerkamoConfigurationError, match=rf"{name} speaks SOCKS5.*pip install 'perkamo\[socks\]'"
+    ) as caught:
+        AsyncPerkamoClient("sk_test", base_url="https://perkamo.test")
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [AsyncPerkamoClient, PerkamoClient], ids=["async", "sync"])
+def test_a_wrong_proxy_stands_in_no_frame(make: Callable[..., object]) -> None:
+    """Its URL may hold a password, which tools that record frames would send on; catches an argument kept."""
+    with pytest.raises(PerkamoConfigurationError) as caught:
+        make("sk_test", proxy="ftp://user:hunter2@proxy.test")
+
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    frames = [frame for frame in shown.stack if frame.filename.startswith(PACKAGE)]
+    assert frames
+    assert not any("hunter2" in text for frame in frames for text in (frame.locals or {}).values())

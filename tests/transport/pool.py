@@ -12,7 +12,6 @@ from perkamo import AsyncPerkamoClient
 from perkamo.clock import Clock
 from perkamo.transport.connect import Connector
 from perkamo.transport.pool import Pool, Usage
-from perkamo.transport.tls import shared_context
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, answer
 
@@ -46,26 +45,30 @@ class GivenTransport(Transport):
     """A transport whose pools are made of what a test gives.
 
     Args:
-        max_connections: As for ``Transport``.
         clock: What its connections expire by, and its deadlines.
         pool: The class of its pools.
         connector: Makes what opens connections, under that clock.
+        options: As for ``Transport``.
     """
 
     def __init__(
         self,
         *,
-        max_connections: int = 100,
         clock: Clock = Clock(),
         pool: type[Pool] = Pool,
-        connector: Callable[[Clock], Connector] = lambda clock: Connector(shared_context, clock=clock),
+        connector: Callable[[Clock], Connector] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(max_connections=max_connections)
-        self._given = (clock, pool, connector)
+        super().__init__(**options)
+        self._clock = clock
+        self._pool_class = pool
+        self._connector = connector or self._usual_connector
 
     def _new_pool(self) -> Pool:
-        clock, pool, connector = self._given
-        return pool(connector(clock), self._limits, clock)
+        return self._pool_class(self._connector(self._clock), self._limits, self._clock)
+
+    def _usual_connector(self, clock: Clock) -> Connector:
+        return Connector(self._ssl_context, proxy=self._proxy, clock=clock)
 
 
 class SetClock(Clock):

@@ -113,19 +113,24 @@ class Borrowed(httpx.AsyncBaseTransport):
         return await self._transport.handle_async_request(request)
 
 
-async def cancel_everywhere(way: Way, situation: str, pool: type[Pool] = Pool) -> int:
+async def cancel_everywhere(way: Way, situation: str, **options: Any) -> int:
     """Cancel calls at their 1st, 2nd, … suspension point until they have no more; return how many they have."""
-    point = 1
     with RawServer(echo) as server:
-        while True:
-            transport = GivenTransport(max_connections=1 if situation == "queued" else 3, pool=pool)
-            try:
-                more = await cancel_at(way, situation, point, transport, server.base_url)
-            finally:
-                await transport.aclose()
-            if not more:
-                return point - 1
-            point += 1
+        return await cancel_everywhere_at(way, situation, server.base_url, **options)
+
+
+async def cancel_everywhere_at(way: Way, situation: str, url: str, **options: Any) -> int:
+    """The same against a server that runs, over transports with these options."""
+    point = 1
+    while True:
+        transport = GivenTransport(max_connections=1 if situation == "queued" else 3, **options)
+        try:
+            more = await cancel_at(way, situation, point, transport, url)
+        finally:
+            await transport.aclose()
+        if not more:
+            return point - 1
+        point += 1
 
 
 @situations
@@ -207,14 +212,14 @@ class KeepsPlaces(Pool):
 async def test_the_check_sees_a_connection_that_is_put_back_after_a_cancel(situation: str) -> None:
     """The control: with this bug planted, the tests above must fail."""
     with pytest.raises((AssertionError, httpx.TransportError, ExceptionGroup)):
-        await cancel_everywhere(by_scope, situation, PutsBack)
+        await cancel_everywhere(by_scope, situation, pool=PutsBack)
 
 
 @situations
 async def test_the_check_sees_a_place_that_is_lost(situation: str) -> None:
     """The control: a place that a cancelled call keeps permanently must be seen, whatever the situation."""
     with pytest.raises((AssertionError, ExceptionGroup)):
-        await cancel_everywhere(by_scope, situation, KeepsPlaces)
+        await cancel_everywhere(by_scope, situation, pool=KeepsPlaces)
 
 
 async def test_a_connection_handed_to_a_scope_that_is_cancelled_goes_to_the_next() -> None:

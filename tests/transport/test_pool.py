@@ -8,7 +8,8 @@ import anyio.lowlevel
 import httpx
 import pytest
 
-from perkamo.transport.connect import Connector, Origin
+from perkamo.transport.connect import Connector
+from perkamo.transport.http1 import Origin
 from perkamo.transport.pool import ConnectionsClosedError
 from perkamo.transport.sockets import PlainSocket, Stream
 from perkamo.transport.tls import shared_context

@@ -7,7 +7,8 @@ import anyio
 import httpx
 import pytest
 
-from perkamo.transport.connect import Connector, Origin
+from perkamo.transport.connect import Connector
+from perkamo.transport.http1 import Origin
 from perkamo.transport.pool import Pool
 from perkamo.transport.sockets import PlainSocket, Stream
 from perkamo.transport.tls import shared_context

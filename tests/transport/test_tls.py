@@ -10,41 +10,11 @@ import httpx
 import pytest
 import trustme
 
-from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, Script, answer
 from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, until
+from tests.transport.tls import https, secured, trusting
 
 pytestmark = pytest.mark.anyio
-
-CA = trustme.CA()
-
-
-def trusting(max_connections: int = 100) -> Transport:
-    """Make a transport that trusts the test's own CA."""
-    context = ssl.create_default_context()
-    CA.configure_trust(context)
-    return Transport(ssl_context=context, max_connections=max_connections)
-
-
-def secured(
-    script: Script, *names: str, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, ca: trustme.CA = CA
-) -> Script:
-    """Make a script that speaks TLS with a certificate for these names."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.maximum_version = version
-    ca.issue_cert(*names).configure_cert(context)
-
-    def wrapped(connection: Connection) -> None:
-        with context.wrap_socket(connection.socket, server_side=True) as secure:
-            connection.socket = secure
-            script(connection)
-
-    return wrapped
-
-
-def https(server: RawServer) -> str:
-    """Return where the server is, by its name."""
-    return server.base_url.replace("http://127.0.0.1", "https://localhost")
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -1,0 +1,102 @@
+"""What a proxy is: where it stands, what it asks for, and what it is sent. No text of it shows credentials."""
+
+import ssl
+from base64 import b64encode
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Final, TypeAlias, cast
+
+import httpx
+
+RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
+"""Names and values, as they are sent."""
+
+_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+
+class Proxy:
+    """An HTTP proxy, spoken to in plain text or over TLS, or a SOCKS5 proxy.
+
+    Making one never fails, because the arguments, which may hold a password, stand in the frame.
+
+    Args:
+        given: Its URL, whose user name and password are percent-decoded, or httpx's object for it.
+        name: What it is called in errors.
+
+    Attributes:
+        problem: Why it can't be used, or None.
+        host: Its host, in ASCII.
+        port: Its port.
+        is_socks: Whether it speaks SOCKS5; else HTTP.
+        uses_tls: Whether it is spoken to over TLS.
+        ssl_context: What it must prove, or None for what the service must.
+    """
+
+    def __init__(self, given: str | httpx.URL | httpx.Proxy, name: str = "the proxy") -> None:
+        proxy = _parse(given)
+        url = httpx.URL() if proxy is None else proxy.url
+        self.host: str = url.raw_host.decode("ascii")
+        self.port: int = url.port or _PORTS.get(url.scheme, 0)
+        self.is_socks: bool = url.scheme.startswith("socks")
+        self.uses_tls: bool = url.scheme == "https"
+        self.ssl_context: ssl.SSLContext | None = None if proxy is None else proxy.ssl_context
+        self.problem: str | None = None
+        if not self.host:
+            self.problem = f"{name} is not the URL of an HTTP or SOCKS5 proxy, such as http://proxy.internal:3128"
+        elif self.is_socks and find_spec("socksio") is None:
+            self.problem = f"{name} speaks SOCKS5, which needs the package socksio: pip install 'perkamo[socks]'"
+        self._login = None if proxy is None else proxy.raw_auth
+        self._headers = [] if proxy is None else proxy.headers.raw
+        if self._login is not None:
+            self._headers.append((b"Proxy-Authorization", b"Basic " + b64encode(b":".join(self._login))))
+
+    def __repr__(self) -> str:
+        return f"<Proxy {self.host}:{self.port}>"
+
+    @property
+    def has_login(self) -> bool:
+        """Whether there is a user name or password."""
+        return self._login is not None
+
+    def forwards(self, scheme: str) -> bool:
+        """Tell whether it is sent such requests itself, in absolute form; else they go through a tunnel."""
+        return scheme == "http" and not self.is_socks
+
+    def forwarded(self, request: httpx.Request, target: bytes) -> tuple[bytes, RawHeaders]:
+        """Return the target in absolute form and the headers of a request that it forwards."""
+        own = {name.lower() for name, _ in request.headers.raw}
+        added = [(name, value) for name, value in self._headers if name.lower() not in own]
+        return b"http://%b%b" % (request.url.netloc, target), [*request.headers.raw, *added]
+
+    def connect_request(self, host: str, port: int) -> httpx.Request:
+        """Return the request that asks an HTTP proxy for a tunnel."""
+        authority = b"%b:%d" % ((f"[{host}]" if ":" in host else host).encode("ascii"), port)
+        headers = [(b"Host", authority), (b"Accept", b"*/*"), *self._headers]
+        return httpx.Request("CONNECT", "http://proxy", headers=headers, extensions={"target": authority})
+
+    def socks_login(self) -> bytes:
+        """Return the message that gives a SOCKS5 proxy the credentials.
+
+        Raises:
+            OverflowError: One is longer than 255 bytes.
+        """
+        from socksio.socks5 import SOCKS5UsernamePasswordRequest  # noqa: PLC0415 - an extra
+
+        name, password = self._login or (b"", b"")
+        return SOCKS5UsernamePasswordRequest(name, password).dumps()
+
+
+def hide_proxy(proxy: str | None) -> str | None:
+    """Put the URL of a proxy, which may hold a password, where no traceback shows it.
+
+    What takes one begins with this, because arguments stand in frames. The result is of use to ``Transport`` alone.
+    """
+    return proxy if proxy is None or isinstance(proxy, Proxy) else cast("str", Proxy(proxy))
+
+
+def _parse(given: str | httpx.URL | httpx.Proxy) -> httpx.Proxy | None:
+    try:
+        proxy = given if isinstance(given, httpx.Proxy) else httpx.Proxy(given)
+    except (ValueError, httpx.InvalidURL):
+        return None
+    return proxy
