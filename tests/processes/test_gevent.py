@@ -158,7 +158,7 @@ def test_gunicorn_s_gevent_workers_serve_with_preload(sandbox: Sandbox, tmp_path
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "gunicorn", "-k", "gevent", "--preload", "--workers", "2"),
-            *("--bind", "127.0.0.1:0", "--log-level", "info", "shop:application"),
+            *("--graceful-timeout", "1", "--bind", "127.0.0.1:0", "shop:application"),  # a worker may miss its signal
         ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": ROOT, "KEY": sandbox.api_key, "URL": sandbox.base_url},
