@@ -77,10 +77,14 @@ class LoopThread:
 
         Raises:
             OSError: There are too many open files.
+            PerkamoError: The process was forked meanwhile, and this is the child.
         """
         while not self.has_started:
-            with suppress(TimeoutError):
+            try:
                 self._started.result(GLANCE)
+            except TimeoutError:
+                if self.pid != os.getpid():
+                    raise self.ended_error("not_sent") from None
 
     def start_soon(self, function: Callable[[], Coroutine[object, object, None]]) -> None:
         """Start a task in the loop, with a copy of the caller's context.
@@ -90,11 +94,12 @@ class LoopThread:
         Args:
             function: The task's coroutine function. It must see to its own errors.
         """
-        self._in_loop(partial(self._start, function))
+        self.call_soon(partial(self._start, function))
 
     def call_soon(self, function: Callable[[], object]) -> None:
-        """Call a function in the loop. Never waits; nothing happens where it is too late."""
-        self._in_loop(function)
+        """Call a function in the loop. Never waits; nothing happens where it is too late, or in a forked child."""
+        if self.pid == os.getpid():
+            self._in_loop(function)
 
     def stop(self) -> None:
         """Cancel what is under way and end the loop; give up waiting where something refuses to end."""

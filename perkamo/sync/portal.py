@@ -41,9 +41,8 @@ class Portal:
         self._closing_seconds = closing_seconds
         self._usage = AsyncUsageWarnings()
         self._thread: LoopThread | None = None
-        self._lock = (
-            threading.RLock()
-        )  # a finalizer may take it again, which the collector runs in the midst of anything
+        # A finalizer may take it again: the collector runs them in the midst of anything.
+        self._lock = threading.RLock()
         # A fork's copies of threads that do not exist here. Dropping one would touch what is the parent's.
         self._of_parents: list[LoopThread] = []
         self._exiting = False
