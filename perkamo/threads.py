@@ -11,6 +11,10 @@ import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from typing import TypeAlias
+
+Join: TypeAlias = Callable[[float], bool]
+"""Waits for the end of a thread, for so many seconds, and tells whether it has come."""
 
 
 def is_gevent() -> bool:
@@ -19,17 +23,39 @@ def is_gevent() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
-def start_thread(function: Callable[[], object], name: str) -> None:
+def start_thread(function: Callable[[], object], name: str) -> Join:
     """Run a function in a daemon thread of the operating system.
 
     Args:
         function: It must see to its own errors.
         name: The thread's name; without effect under gevent.
 
+    Returns:
+        What waits for the thread's end, for so many seconds, and tells whether it has come.
+
     Raises:
         RuntimeError: There are too many threads, or the interpreter is exiting.
     """
     if is_gevent():
-        import_module("gevent.monkey").get_original("_thread", "start_new_thread")(function, ())
-    else:
-        threading.Thread(target=function, name=name, daemon=True).start()
+        return _start_under_gevent(function)
+    thread = threading.Thread(target=function, name=name, daemon=True)
+    thread.start()
+
+    def join(seconds: float) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
+    return join
+
+
+def _start_under_gevent(function: Callable[[], object]) -> Join:
+    ended = threading.Event()
+
+    def run() -> None:
+        try:
+            function()
+        finally:
+            ended.set()
+
+    import_module("gevent.monkey").get_original("_thread", "start_new_thread")(run, ())
+    return ended.wait

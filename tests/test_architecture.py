@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outbox": CORE | TWINS | {"batching"},
     "webhooks": {"encoding", "errors", "models", "decoding", "client"},
     "integrations": CORE | TWINS | DELIVERY | {"webhooks"},
-    "sandbox": {"contract", "signing", "event_loop", "events"},
+    "sandbox": {"contract", "signing", "event_loop", "events", "threads"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
     "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "__main__": {"cli"},

@@ -19,6 +19,7 @@ from typing import Final
 from perkamo.event_loop import EventLoop
 from perkamo.sandbox.messages import WITHOUT_BODY, Reply, Request, Response, StreamingResponse
 from perkamo.sandbox.process import SandboxError, servers
+from perkamo.threads import Join, start_thread
 
 try:
     import h11
@@ -58,7 +59,7 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._connections: dict[asyncio.Task[None], int] = {}
-        self._thread = threading.Thread(target=self._run, name="perkamo-sandbox", daemon=True)
+        self._join: Join | None = None
         self._pid = os.getpid()
 
     def start(self) -> None:
@@ -68,7 +69,7 @@ class Server:
             SandboxError: The thread did not come up in time.
         """
         servers.add(self)
-        self._thread.start()
+        self._join = start_thread(self._run, "perkamo-sandbox")
         if not self._ready.wait(START_SECONDS):
             self._socket.close()
             raise SandboxError(f"the sandbox's thread did not start within {START_SECONDS:.0f} s")
@@ -79,12 +80,11 @@ class Server:
         Raises:
             SandboxError: The thread did not end in time.
         """
-        if os.getpid() != self._pid or self._loop is None or self._stop is None:
+        if os.getpid() != self._pid or self._loop is None or self._stop is None or self._join is None:
             return
         with suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(STOP_SECONDS)
-        if self._thread.is_alive():
+        if not self._join(STOP_SECONDS):
             raise SandboxError(f"the sandbox's thread did not end within {STOP_SECONDS:.0f} s")
 
     def descriptors(self) -> list[int]:

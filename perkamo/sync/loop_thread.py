@@ -53,8 +53,7 @@ class LoopThread:
         self._gevent = is_gevent()
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps none from being collected
         self._started: Future[None] = Future()
-        self._ended: Future[None] = Future()
-        start_thread(self._run, "perkamo-portal")
+        self._join = start_thread(self._run, "perkamo-portal")
 
     @property
     def is_serving(self) -> bool:
@@ -106,7 +105,7 @@ class LoopThread:
         with suppress(TimeoutError, OSError):  # the latter where it never started
             self._started.result(_ENDING)
             self._in_loop(self._stop.set)
-            self._ended.result(_ENDING)
+            self._join(_ENDING)
 
     def ended_error(self, outcome: WriteOutcome) -> PerkamoError:
         """Return the error of a call that can't be made or finished any more."""
@@ -123,7 +122,6 @@ class LoopThread:
             self._started.set_exception(error)
         finally:
             self.ending = self._has_ended = True
-            self._ended.set_result(None)
 
     async def _serve(self) -> None:
         self._in_loop = caller_into_loop()

@@ -87,6 +87,29 @@ def test_one_call_leaves_everybody_s_asyncio_alone() -> None:
     assert (ended.code, ended.out, ended.err) == (0, "one\nfine fine\nleft\n", "")
 
 
+SANDBOX = """
+from gevent import monkey
+monkey.patch_all()
+import asyncio
+from perkamo import PerkamoClient
+from perkamo.sandbox import Sandbox
+
+async def other():
+    return "fine"
+
+with Sandbox() as sandbox, PerkamoClient(sandbox.api_key, base_url=sandbox.base_url, timeout=20) as client:
+    print(client.emit("ada", "purchase.completed", {"amount": 100}).applied, asyncio.run(other()))
+print("stopped")
+"""
+
+
+def test_the_sandbox_serves_from_a_thread_of_its_own() -> None:
+    """Tests of a gevent application have one too; catches a server in everybody's event loop."""
+    ended = run(SANDBOX, options=STRICT)
+
+    assert (ended.code, ended.out, ended.err) == (0, "True fine\nstopped\n", "")
+
+
 WAITING = """
 from gevent import monkey
 monkey.patch_all()
