@@ -9,10 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from perkamo.clock import Clock
+
 HAS_FILE_LOCKS: Final = sys.platform != "win32"
 _FIRST_PAUSE: Final = 0.00005
 _LONGEST_PAUSE: Final = 0.001
-_now, _sleep = time.monotonic, time.sleep
+_now, _sleep = Clock().now, time.sleep
 
 
 class FileLock:

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clock": set(),
     "threads": set(),
     "forks": set(),
-    "file_locks": set(),
+    "file_locks": {"clock"},
     "event_loop": {"clock"},
     "encoding": {"errors", "redaction"},
     "transport": {"clock", "event_loop"},
