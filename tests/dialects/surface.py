@@ -16,6 +16,7 @@ from perkamo import (
     Batcher,
     Event,
     EventFailure,
+    Outbox,
     Outcome,
     PerkamoApiError,
     PerkamoClient,
@@ -24,6 +25,7 @@ from perkamo import (
     PerkamoNotFoundError,
     RetryPolicy,
     SyncBatcher,
+    SyncOutbox,
     emit_many,
     sync_emit_many,
 )
@@ -37,6 +39,7 @@ from perkamo.sandbox.messages import Json
 CUSTOMER = "customer_1"
 QUICK = RetryPolicy(base_delay=0.001, max_delay=0.002)
 NUMBER = 6
+OUTBOX_SECONDS = 30
 
 
 class Report:
@@ -106,8 +109,8 @@ def events(prefix: str) -> list[Event]:
     return [Event(CUSTOMER, "review.created", f"{prefix}_{name}", {"n": name}) for name in names]
 
 
-async def run_async(sandbox: Sandbox, report: Report) -> None:
-    """Do everything with the async client, its batcher and its stream of events."""
+async def run_async(sandbox: Sandbox, report: Report, folder: Path) -> None:
+    """Do everything with the async client, its batcher, its stream of events and an outbox."""
     async with AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=QUICK) as client:
         await _calls(client, sandbox, report)
         try:
@@ -129,7 +132,19 @@ async def run_async(sandbox: Sandbox, report: Report) -> None:
             for event in events("batcher"):
                 tasks.start_soon(emit, event)
         _batcher(report, settled)
-    report.ledger(sandbox, ["many", "batcher"])
+        drained = False
+        async with Outbox(folder / "outbox") as outbox:
+            for event in events("outbox"):
+                await outbox.put(event)
+            with anyio.move_on_after(OUTBOX_SECONDS):
+                stats = await outbox.drain(client)
+                counts = (stats.delivered, stats.pending, stats.dead)
+                report.note(f"outbox: delivered, pending and dead are {counts}", fine=counts == (NUMBER, 0, 1))
+                letters = [letter.transaction_id async for letter in outbox.dead()]
+                report.note(f"outbox: dead are {letters}", fine=letters == ["outbox_poison"])
+                drained = True
+            report.note("outbox: stands still", fine=drained)
+    report.ledger(sandbox, ["many", "batcher", "outbox"])
 
 
 async def _calls(client: AsyncPerkamoClient, sandbox: Sandbox, report: Report) -> None:
@@ -172,7 +187,7 @@ async def _calls(client: AsyncPerkamoClient, sandbox: Sandbox, report: Report) -
 
 
 def run_sync(sandbox: Sandbox, report: Report, folder: Path) -> None:
-    """Do everything with the sync client, its batcher and its stream of events, and import a file."""
+    """Do everything with the sync client, its batcher, its stream of events and an outbox, and import a file."""
     with PerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=QUICK) as client:
         calls: dict[str, Callable[[], object]] = {
             "sync identify": lambda: client.identify(CUSTOMER, {"name": "Ada"}),
@@ -207,7 +222,13 @@ def run_sync(sandbox: Sandbox, report: Report, folder: Path) -> None:
             for thread in threads:
                 thread.join(60)
         _batcher(report, {name.removeprefix("sync_"): one for name, one in settled.items()})
-    report.ledger(sandbox, ["sync_many", "sync_batcher"])
+        with SyncOutbox(folder / "sync_outbox") as outbox:
+            for event in events("sync_outbox"):
+                outbox.put(event)
+            stats = outbox.drain(client)
+        counts = (stats.delivered, stats.pending, stats.dead)
+        report.note(f"sync outbox: delivered, pending and dead are {counts}", fine=counts == (NUMBER, 0, 1))
+    report.ledger(sandbox, ["sync_many", "sync_batcher", "sync_outbox"])
     _import(report, folder)
     report.ledger(sandbox, ["import"])
 

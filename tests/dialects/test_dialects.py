@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from perkamo.batching import pacing
+from perkamo.outbox import settling
 from perkamo.sandbox import Sandbox
 from perkamo.sandbox.dialect import CHOICES
 from tests.dialects.surface import Report, poison, run_async, run_sync
@@ -30,6 +31,7 @@ def combination(seed: int) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _without_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(settling, "FIRST_WAIT", 0.001)
 
 
 def run(dialect: Mapping[str, str], backend: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -39,7 +41,7 @@ def run(dialect: Mapping[str, str], backend: str, folder: Path, monkeypatch: pyt
         poison(sandbox)
         monkeypatch.setenv("PERKAMO_SECRET_KEY", sandbox.api_key)
         monkeypatch.setenv("PERKAMO_BASE_URL", sandbox.base_url)
-        anyio.run(run_async, sandbox, report, backend=backend)
+        anyio.run(run_async, sandbox, report, folder, backend=backend)
         run_sync(sandbox, report, folder)
     return report.wrong
 
