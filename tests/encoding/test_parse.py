@@ -39,13 +39,23 @@ def test_a_text_that_means_different_things_to_different_readers_is_refused(data
         parse(data)
 
 
+def nested(depth: int, key: str | None = None) -> object:
+    """Return lists of lists down to an empty one, or objects down to the number 1."""
+    value: object = [] if key is None else 1
+    for _ in range(depth - (key is None)):
+        value = [value] if key is None else {key: value}
+    return value
+
+
 @pytest.mark.parametrize(
     ("data", "value"),
     [
         (b' {"a" : [1, 1.5, "\xc3\xa9", null, true]} ', {"a": [1, 1.5, "é", None, True]}),
         (rb'"\ud83d\ude00"', "😀"),
         (rb'"\\ud800"', "\\ud800"),
-        (b"[" * 64 + b"]" * 64, None),
+        (b"[" * 64 + b"]" * 64, nested(64)),
+        (b'{"a":' * 64 + b"1" + b"}" * 64, nested(64, "a")),
+        (b"null", None),
         (b"[" + b"[]," * 99 + b"[]]", [[]] * 100),
         (b"12345678901234567890", 12345678901234567890),
         (rb'{"a":"\":\" : "}', {"a": '":" : '}),
@@ -56,4 +66,5 @@ def test_a_sound_text_is_parsed(data: bytes, value: object) -> None:
     """Sound JSON passes, wide or 64 deep; catches a check that counts brackets in place of levels."""
     parsed = parse(data)
 
-    assert value is None or parsed == value
+    assert parsed == value
+    assert type(parsed) is type(value)

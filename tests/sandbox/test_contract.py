@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from perkamo.sandbox.checks import MAX_DEPTH
 from perkamo.sandbox.messages import Request
 from tests.sandbox.caller import Caller, event, make_caller
 
@@ -216,6 +217,8 @@ def test_nesting_is_bounded_without_a_crash(api: Caller) -> None:
         return json.dumps(event(context={"a": 0})).encode().replace(b'"a": 0', b'"a": ' + inner)
 
     assert api.post("/v1/events", nested(64)).status == 200
+    assert api.post("/v1/events", nested(MAX_DEPTH - 1)).status == 200  # the context itself is the first level
+    assert "nested deeper" in api.post("/v1/events", nested(MAX_DEPTH)).message
     assert "nested deeper" in api.post("/v1/events", nested(400)).message
 
 

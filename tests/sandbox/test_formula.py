@@ -181,6 +181,23 @@ def test_results_agree_with_python(text: str) -> None:
         assert parse_formula(text).evaluate({}) == pytest.approx(float(eval(text)))
 
 
+@pytest.mark.parametrize(
+    ("longest", "one_more", "reason"),
+    [
+        ("1+" * 249 + "11", "1+" * 250 + "1", "longer than 500 characters"),
+        ("(" * 32 + "1" + ")" * 32, "(" * 33 + "1" + ")" * 33, "nested deeper than 32"),
+        ("-" * 32 + "1", "-" * 33 + "1", "nested deeper than 32"),
+        ("+".join(["(1)"] * 50), "+".join(["(1)"] * 50) + "+" + "(" * 33 + "1" + ")" * 33, "nested deeper than 32"),
+        ("{{" + ".".join("a" * 16) + "}}", "{{" + ".".join("a" * 17) + "}}", "more than 16 keys"),
+    ],
+)
+def test_each_size_of_a_formula_has_its_limit(longest: str, one_more: str, reason: str) -> None:
+    """Expect the limit itself to be read, and one more to be refused for that reason: catches a limit that is off."""
+    assert parse_formula(longest).text == longest
+    with pytest.raises(FormulaError, match=reason):
+        parse_formula(one_more)
+
+
 def test_the_longest_formula_is_read_and_evaluated_at_once() -> None:
     """Expect no recursion and no quadratic time in a chain as long as a formula may be."""
     text = "+".join("1" * 250)

@@ -105,6 +105,16 @@ def test_the_smallest_program_needs_one_wallet() -> None:
             "program.achievements[0].count",
         ),
         ({"wallets": POINTS, "rewards": [{"key": "a", "cost": 0}]}, "program.rewards[0].cost"),
+        ({"wallets": [{"key": "points", "nam": "P"}]}, "program.wallets[0].nam"),
+        (
+            {"wallets": POINTS, "perks": [{"key": "p", "unlockAt": {"balance": 1}, "names": "P"}]},
+            "program.perks[0].names",
+        ),
+        (
+            {"wallets": POINTS, "achievements": [{"key": "a", "event": "b", "count": 1, "label": "A"}]},
+            "program.achievements[0].label",
+        ),
+        ({"wallets": POINTS, "rewards": [{"key": "a", "cost": 1, "price": 1}]}, "program.rewards[0].price"),
         ({"wallets": POINTS * 1001}, "program.wallets"),
         ("[]", "program"),
         ("{", "program"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from perkamo.sandbox.ledger import CustomerChange, LedgerCleared
 from perkamo.sandbox.messages import Request
 from tests.sandbox.caller import BROWSER_KEY, Caller, event, make_caller, objects
 
@@ -185,6 +186,31 @@ def test_redeeming_takes_the_cost_once(api: Caller) -> None:
     assert api.post("/v1/rewards/redeem", {**wish, "user_id": "nobody", "transaction_id": "3"}).status == 409
     assert api.post("/v1/rewards/redeem", {**wish, "reward": "moon"}).status == 404
     assert api.space.ledger.customer("nobody").level is None
+
+
+def test_redeeming_tells_those_who_listen(api: Caller) -> None:
+    """Expect one change with the smaller balance, and none for the same id again: streams live on these."""
+    api.post("/v1/events", event(event="referral.completed"))
+    changes: list[CustomerChange | LedgerCleared] = []
+    api.space.ledger.listen(changes.append)
+    wish = {"user_id": "customer_123", "reward": "voucher_10", "transaction_id": "redeem_1"}
+
+    api.post("/v1/rewards/redeem", wish)
+    api.post("/v1/rewards/redeem", wish)
+
+    [change] = changes
+    assert isinstance(change, CustomerChange)
+    assert (change.user_id, change.customer["wallets"]) == ("customer_123", {"points": 100})
+
+
+def test_a_reset_begins_a_new_rate_window(api: Caller) -> None:
+    """Expect the count to begin anew, with the same clock: catches a window that outlives what it counted."""
+    before = [api.get("/v1/program").headers["ratelimit-remaining"] for _ in range(3)]
+
+    api.space.reset()
+
+    assert before == ["99999", "99998", "99997"]
+    assert api.get("/v1/program").headers["ratelimit-remaining"] == "99999"
 
 
 @pytest.mark.parametrize(
