@@ -1,4 +1,4 @@
-"""HTTP/1.1 over one connection: one exchange at a time, with h11 for the bytes.
+"""HTTP/1.1 over one connection: one exchange at a time, with h11 for all that is not plain.
 
 Every error is a fresh one of httpx's, raised outside the ``except`` block: h11 shows headers in the texts of its
 errors, and their tracebacks lead into frames that hold the API key.
@@ -10,8 +10,9 @@ from typing import Final, TypeAlias
 
 import h11
 import httpx
-from attrs import define
 
+from perkamo.transport import plain
+from perkamo.transport.head import Head
 from perkamo.transport.proxy import Proxy, RawHeaders
 from perkamo.transport.sockets import FOREVER, NothingSentError, Stream, reason
 
@@ -22,26 +23,9 @@ Origin: TypeAlias = tuple[bool, str, int]
 
 _CHUNK: Final = 65536
 _NO_HTTP: Final = "the request is not valid HTTP"
-_KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=([0-9]{1,9})(?![0-9])", re.IGNORECASE)
+_KEEP_ALIVE = re.compile(r"(?:^|[,;\s])timeout=([0-9]{1,9})(?![0-9])", re.IGNORECASE)
 _MARGIN: Final = 0.5
 """Seconds by which a connection is left earlier than the server said, which counts from a moment before ours."""
-
-
-@define
-class Head:
-    """The head of an answer.
-
-    Attributes:
-        status: The status code.
-        reason: The reason phrase.
-        http_version: Such as ``b"HTTP/1.1"``.
-        headers: Names as they were sent, and values.
-    """
-
-    status: int
-    reason: bytes
-    http_version: bytes
-    headers: RawHeaders
 
 
 class Exchange:
@@ -51,7 +35,7 @@ class Exchange:
         head: The answer's head, once it is there.
     """
 
-    __slots__ = ("_data", "_h11", "head")
+    __slots__ = ("_data", "_h11", "_missing", "_part", "_surplus", "head")
 
     def __init__(self, request: httpx.Request, body: Sequence[bytes], proxy: Proxy | None = None) -> None:
         """Write the request.
@@ -65,7 +49,10 @@ class Exchange:
             httpx.LocalProtocolError: It is not HTTP.
         """
         self.head: Head | None = None
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._h11: h11.Connection | None = None  # None as long as the short way is good enough
+        self._part = b""
+        self._missing = 0
+        self._surplus = False
         try:
             self._data = self._write(request, body, proxy)
         except h11.LocalProtocolError:
@@ -82,11 +69,19 @@ class Exchange:
         """Take bytes of the answer; none are its end.
 
         Raises:
-            httpx.RemoteProtocolError: There is no answer.
+            httpx.RemoteProtocolError: There is no answer, or its body breaks off.
         """
-        if not data and self._h11.their_state is h11.SEND_RESPONSE:
+        if not data and self.head is None:
             raise httpx.RemoteProtocolError("the server closed the connection without an answer")
-        self._h11.receive_data(data)
+        if self._h11 is not None:
+            self._h11.receive_data(data)
+        elif self.head is not None:
+            self._feed_body(data)
+        elif (found := plain.read(data)) is not None:
+            self.head, self._part, self._missing = found
+        else:
+            self._h11 = _reader()
+            self._h11.receive_data(data)
 
     def find_head(self) -> Head | None:
         """Return the answer's head, or None where it is not there yet.
@@ -94,14 +89,13 @@ class Exchange:
         Raises:
             httpx.RemoteProtocolError: It is not HTTP.
         """
-        while self.head is None:
-            event = self._next_event()
+        while self.head is None and self._h11 is not None:
+            event = self._next_event(self._h11)
             if event is h11.NEED_DATA:
-                return None
+                break
             if isinstance(event, h11.Response):
-                self.head = Head(
-                    event.status_code, event.reason, b"HTTP/" + event.http_version, event.headers.raw_items()
-                )
+                version = b"HTTP/" + event.http_version
+                self.head = Head(event.status_code, event.reason, event.headers.raw_items(), http_version=version)
             elif not isinstance(event, h11.InformationalResponse):
                 raise httpx.RemoteProtocolError("the server changed the protocol unasked")
         return self.head
@@ -112,25 +106,36 @@ class Exchange:
         Raises:
             httpx.RemoteProtocolError: It is not HTTP, or breaks off.
         """
-        event = self._next_event()
+        if self._h11 is None:
+            part, self._part = self._part, b""
+            return part if part or self._missing else None
+        event = self._next_event(self._h11)
         if isinstance(event, h11.Data):
             return bytes(event.data)
         return b"" if event is h11.NEED_DATA else None
 
+    def take_body(self) -> bytes | None:
+        """Return the whole body where it came along with the head; None where it must be read in parts."""
+        if self._h11 is not None or self._missing:
+            return None
+        return self.next_part() or b""
+
     def has_surplus(self) -> bool:
         """Tell whether bytes followed the answer."""
-        return self._h11.trailing_data != (b"", False)
+        return self._surplus if self._h11 is None else self._h11.trailing_data != (b"", False)
 
     def leaves_connection(self) -> bool:
         """Tell whether the connection can serve another exchange: both sides said so, and nothing followed."""
-        done = self._h11.our_state is self._h11.their_state is h11.DONE
-        return done and not self.has_surplus()
+        if self._h11 is None:
+            is_done = self.head is not None and not self._missing
+        else:
+            is_done = self._h11.our_state is self._h11.their_state is h11.DONE
+        return is_done and not self.has_surplus()
 
     def keep_alive(self) -> float:
         """Return for how many seconds the server keeps the idle connection, as far as it says so."""
-        headers = () if self.head is None else self.head.headers
-        said = next((value for name, value in headers if name.lower() == b"keep-alive"), b"")
-        found = _KEEP_ALIVE.search(said)
+        said = None if self.head is None else self.head.fields.get("keep-alive")
+        found = None if said is None else _KEEP_ALIVE.search(said)
         return FOREVER if found is None else max(int(found[1]) - _MARGIN, int(found[1]) / 2)
 
     def _write(self, request: httpx.Request, body: Sequence[bytes], proxy: Proxy | None) -> bytes:
@@ -138,16 +143,35 @@ class Exchange:
         headers: RawHeaders = request.headers.raw
         if proxy is not None:
             target, headers = proxy.forwarded(request, target)
+        data = plain.write(request.method, target, headers, b"".join(body))
+        if data is not None:
+            return data
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         head = h11.Request(method=request.method, target=target, headers=list(headers))
         events = [head, *map(h11.Data, body), h11.EndOfMessage()]
         return b"".join(self._h11.send(event) or b"" for event in events)
 
-    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    def _feed_body(self, data: bytes) -> None:
+        if not data:
+            raise httpx.RemoteProtocolError("the server closed the connection within the body of its answer")
+        self._surplus = len(data) > self._missing
+        self._part = data[: self._missing]
+        self._missing -= len(self._part)
+
+    def _next_event(self, reader: h11.Connection) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         try:
-            return self._h11.next_event()
+            return reader.next_event()
         except h11.RemoteProtocolError as error:
             text = str(error)
         raise httpx.RemoteProtocolError(text)
+
+
+def _reader() -> h11.Connection:
+    """Return h11's reader of an answer to a request that plain.write has written: none that changes how to read it."""
+    reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+    reader.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))
+    reader.send(h11.EndOfMessage())
+    return reader
 
 
 class HTTP1Connection:
@@ -223,6 +247,10 @@ class HTTP1Connection:
         while (part := exchange.next_part()) == b"":
             exchange.feed(await self._receive(deadline))
         return part
+
+    def take_body(self) -> bytes | None:
+        """Return the whole body where it came along with the head; None where it must be read in parts."""
+        return self._under_way().take_body()
 
     def renew(self) -> float | None:
         """Get ready for the next exchange; return for how long the server waits for it, None where there can't be one.

@@ -122,6 +122,14 @@ class Pool:
             return connection
         raise problem
 
+    def finish(self, connection: HTTP1Connection) -> None:
+        """Give back a place after an answer was read to its end, with its connection if that can serve another call."""
+        keep_alive = connection.renew()
+        if keep_alive is None:
+            self.drop(connection)
+        else:
+            self.put_back(connection, keep_alive)
+
     def put_back(self, connection: HTTP1Connection, keep_alive: float) -> None:
         """Give back a place whose connection is ready for another exchange, for which the server waits so long."""
         now = connection.idle_since = self._clock.now()

@@ -8,17 +8,18 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Final, Self
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import anyio.lowlevel
 import httpx
 
 from perkamo.transport.connect import Connector
-from perkamo.transport.http1 import Exchange, HTTP1Connection, Origin
+from perkamo.transport.http1 import Exchange, Origin
 from perkamo.transport.pool import Limits, Pool
 from perkamo.transport.proxy import Proxy
 from perkamo.transport.replaced import Place, StandIn, reveal, tool_in_place
+from perkamo.transport.response import ComingBody, WholeBody, respond
 from perkamo.transport.sockets import FOREVER, NothingSentError, reason
 from perkamo.transport.tls import shared_context
 
@@ -141,12 +142,11 @@ class Transport(httpx.AsyncBaseTransport):
                 pool.drop(connection, failed=isinstance(error, httpx.TransportError))
                 raise
             else:
-                return httpx.Response(
-                    head.status,
-                    headers=head.headers,
-                    stream=_ResponseStream(pool, connection, timeouts.get("read")),
-                    extensions={"http_version": head.http_version, "reason_phrase": head.reason},
-                )
+                body = connection.take_body()
+                if body is None:
+                    return respond(head, ComingBody(pool, connection, timeouts.get("read")))
+                pool.finish(connection)
+                return respond(head, WholeBody(body))
             pool.drop(connection, failed=True)
             if not retries:
                 raise httpx.WriteError(text)
@@ -197,49 +197,3 @@ async def _parts_of(request: httpx.Request) -> list[bytes]:
     """Take a body whole before it is sent: a generator that is left in the middle would outlive the call."""
     assert isinstance(request.stream, httpx.AsyncByteStream)
     return [part async for part in request.stream]
-
-
-class _ResponseStream(httpx.AsyncByteStream):
-    """The body of an answer, at whose end the connection is put back; broken off, it is closed.
-
-    An iterator and no generator, which would live on when a cancelled call leaves it.
-    """
-
-    __slots__ = ("_held", "_seconds")
-
-    def __init__(self, pool: Pool, connection: HTTP1Connection, seconds: float | None) -> None:
-        # Let go of at the end, or an answer that somebody keeps would keep an event loop's connections alive.
-        self._held: tuple[Pool, HTTP1Connection] | None = (pool, connection)
-        self._seconds = seconds
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._held is None:
-            raise StopAsyncIteration
-        pool, connection = self._held
-        try:
-            part = await connection.receive_body(pool.deadline(self._seconds))
-        except BaseException as error:
-            self._end(failed=isinstance(error, httpx.TransportError))
-            raise
-        if part is not None:
-            return part
-        self._end(whole=True)
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        """Close the connection, unless the body was read to its end."""
-        self._end()
-
-    def _end(self, *, whole: bool = False, failed: bool = False) -> None:
-        if self._held is None:
-            return
-        pool, connection = self._held
-        self._held = None
-        keep_alive = connection.renew() if whole else None
-        if keep_alive is None:
-            pool.drop(connection, failed=failed)
-        else:
-            pool.put_back(connection, keep_alive)

@@ -27,6 +27,10 @@ def echo(connection: Connection) -> None:
         connection.send(body)
 
 
+HELD = b"h" * 200_000
+"""Echoed, more than comes in one piece: whoever reads the head alone holds the connection."""
+
+
 async def ask(client: httpx.AsyncClient, url: str, text: str) -> str:
     """Send a text and return what comes back."""
     return (await client.post(url, content=text.encode())).text

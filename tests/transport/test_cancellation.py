@@ -19,7 +19,7 @@ from perkamo.transport.tls import shared_context
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection as RawConnection
 from tests.faults.rawserver import RawServer, answer
-from tests.transport.pool import GivenTransport, ask, assert_sound, client_over, echo, state, stepping, until
+from tests.transport.pool import HELD, GivenTransport, ask, assert_sound, client_over, echo, state, stepping, until
 
 pytestmark = pytest.mark.anyio
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -96,7 +96,7 @@ async def cancel_at(way: Way, situation: str, point: int, transport: Transport, 
             await way(call)
         else:
             async with (
-                client.stream("POST", url, content=b"the only connection") as holder,
+                client.stream("POST", url, content=HELD) as holder,
                 anyio.create_task_group() as group,
             ):
                 group.start_soon(way, call)
@@ -265,7 +265,7 @@ async def test_a_connection_handed_to_a_scope_that_is_cancelled_goes_to_the_next
                     got.append(await ask(client, server.base_url, text))
 
             scopes = [anyio.CancelScope() for _ in range(3)]
-            async with client.stream("POST", server.base_url, content=b"first") as response:
+            async with client.stream("POST", server.base_url, content=HELD) as response:
                 for number, scope in enumerate(scopes):
                     group.start_soon(call, f"{number}", scope)
                     await until(lambda number=number: state(transport).waiting > number)  # type: ignore[misc]  # mypy can't infer it
@@ -284,7 +284,7 @@ async def test_what_is_granted_to_a_task_that_is_cancelled_goes_to_the_next(*, s
     with RawServer(echo) as server, RawServer(echo) as other:
         url = server.base_url if same else other.base_url
         async with client_over(transport, pool=5) as client:
-            async with client.stream("POST", server.base_url, content=b"first") as response:
+            async with client.stream("POST", server.base_url, content=HELD) as response:
                 tasks = [asyncio.create_task(ask(client, url, f"{number}")) for number in range(3)]
                 await until(lambda: state(transport).waiting == 3)
                 await response.aread()

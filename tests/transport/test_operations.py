@@ -7,7 +7,7 @@ import pytest
 
 from perkamo import AsyncPerkamoClient, Event, RetryPolicy
 from tests.faults.rawserver import RESULT, Connection, RawServer, answer
-from tests.transport.pool import inside, lost_places, state, stepping
+from tests.transport.pool import HELD, inside, lost_places, state, stepping
 from tests.transport.test_cancellation import Cancel, Way, by_scope, by_task, by_task_soon, by_timeout, on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +41,8 @@ class Service:
             body = RESULT
             if path.startswith("/v1/customer/"):
                 body = b'{"user_id":"%s"}' % path.rsplit("/", 1)[1].encode()
+            elif path == "/v1/held":
+                body = HELD
             elif path.endswith(":batch"):
                 body = b'{"results":[%s]}' % RESULT
             data = answer(body)
@@ -84,7 +86,7 @@ async def cancel_at(way: Way, operation: str, situation: str, point: int) -> boo
                 service.refusals = 1
             if situation == "queued":
                 async with (
-                    inner.stream("GET", f"{server.base_url}/v1/customer/x") as holder,
+                    inner.stream("GET", f"{server.base_url}/v1/held") as holder,
                     anyio.create_task_group() as group,
                 ):
                     group.start_soon(way, call)

@@ -1,5 +1,6 @@
 """connections: reuse, idle connections, surplus bytes, streaming, timeouts, errors, closing."""
 
+import threading
 import traceback
 from collections.abc import AsyncIterator
 
@@ -17,6 +18,7 @@ from perkamo.transport.transport import Transport
 from tests.canary import PACKAGE
 from tests.faults.rawserver import Connection, RawServer, Script, answer, answering
 from tests.transport.pool import (
+    HELD,
     GivenTransport,
     SetClock,
     ask,
@@ -53,8 +55,8 @@ async def test_the_connection_used_last_is_used_first() -> None:
     """So that connections that a quiet time does not need grow old; catches a round robin."""
     with RawServer(echo) as server:
         async with client_over(Transport()) as client:
-            async with client.stream("POST", server.base_url, content=b"a") as first:
-                async with client.stream("POST", server.base_url, content=b"b") as second:
+            async with client.stream("POST", server.base_url, content=HELD) as first:
+                async with client.stream("POST", server.base_url, content=HELD) as second:
                     await second.aread()
                 await first.aread()
             for text in "cde":
@@ -145,16 +147,19 @@ SURPLUS = {
 }
 
 
-def surplus(at_once: bytes, later: bytes, sent: list[int]) -> Script:
-    """Make a script that sends more than it was asked for."""
+def surplus(at_once: bytes, later: bytes, go_on: threading.Event, sent: threading.Event) -> Script:
+    """Make a script that sends more than it was asked for, the first answer in two pieces."""
 
     def script(connection: Connection) -> None:
         connection.read_request()
-        connection.send(at_once)
+        piece = at_once.index(b"good") + 2
+        connection.send(at_once[:piece])
+        go_on.wait(20)
+        connection.send(at_once[piece:])
         if later:
             connection.server.stopping.wait(0.01)
             connection.send(later)
-        sent.append(1)
+        sent.set()
         connection.stall()
 
     return script
@@ -164,10 +169,10 @@ def surplus(at_once: bytes, later: bytes, sent: list[int]) -> Script:
 @pytest.mark.parametrize("queued", [False, True], ids=["idle", "handed over"])
 async def test_bytes_after_an_answer_never_reach_the_next_call(case: str, *, queued: bool) -> None:
     """Rows F25, F45: the connection is dropped, also where a call waits for it; catches a poisoned answer."""
-    sent: list[int] = []
+    go_on, sent = threading.Event(), threading.Event()
     transport = Transport(max_connections=1)
     got: list[str] = []
-    with RawServer(surplus(*SURPLUS[case], sent), answering(answer(b"fresh"))) as server:
+    with RawServer(surplus(*SURPLUS[case], go_on, sent), answering(answer(b"fresh"))) as server:
         async with client_over(transport) as client, anyio.create_task_group() as group:
 
             async def call() -> None:
@@ -177,12 +182,34 @@ async def test_bytes_after_an_answer_never_reach_the_next_call(case: str, *, que
                 if queued:
                     group.start_soon(call)
                     await until(lambda: state(transport).waiting)
-                await until(lambda: sent)
+                go_on.set()
+                await until(sent.is_set)
                 assert await response.aread() == b"good"
             if not queued:
                 await call()
 
     assert got == ["fresh"]
+
+
+@pytest.mark.parametrize("case", SURPLUS)
+async def test_bytes_after_an_answer_in_one_piece_never_reach_the_next_call(case: str) -> None:
+    """As above where nothing holds the answer back; catches the short way that ends too early."""
+    go_on, sent = threading.Event(), threading.Event()
+    go_on.set()
+    at_once, later = SURPLUS[case]
+
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(at_once)
+        connection.send(later)
+        sent.set()
+        connection.stall()
+
+    with RawServer(script, answering(answer(b"fresh"))) as server:
+        async with client_over(Transport(max_connections=1)) as client:
+            assert await ask(client, server.base_url, "first") == "good"
+            await until(sent.is_set)
+            assert await ask(client, server.base_url, "next") == "fresh"
 
 
 async def test_a_full_pool_gives_up_an_idle_connection_to_another_service() -> None:
@@ -208,7 +235,7 @@ async def test_a_connection_of_another_service_that_comes_free_makes_room() -> N
         async with client_over(transport) as client:
             async with (
                 anyio.create_task_group() as group,
-                client.stream("POST", first.base_url, content=b"x") as response,
+                client.stream("POST", first.base_url, content=HELD) as response,
             ):
 
                 async def call() -> None:
@@ -399,7 +426,7 @@ async def test_a_call_that_waits_too_long_for_a_connection_times_out() -> None:
     transport = Transport(max_connections=1)
     with RawServer(echo) as server:
         async with client_over(transport, pool=0.05) as client:
-            async with client.stream("POST", server.base_url, content=b"x") as response:
+            async with client.stream("POST", server.base_url, content=HELD) as response:
                 with pytest.raises(httpx.PoolTimeout):
                     await ask(client, server.base_url, "y")
                 await response.aread()

@@ -15,6 +15,7 @@ from perkamo.transport.tls import shared_context
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, answer
 from tests.transport.pool import (
+    HELD,
     GivenTransport,
     SetClock,
     ask,
@@ -111,7 +112,7 @@ async def test_a_new_connection_that_fails_says_nothing_about_older_ones() -> No
     with RawServer(once_then_silent) as server, RawServer(Failover()) as other:
         async with client_over(transport) as client:
             await ask(client, server.base_url, "first")
-            async with client.stream("POST", server.base_url, content=b"held") as held:
+            async with client.stream("POST", server.base_url, content=HELD) as held:
                 await lose(client, server.base_url)
                 await lose(client, other.base_url)
                 await held.aread()

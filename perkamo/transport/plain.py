@@ -1,0 +1,83 @@
+"""The short way for what nearly all requests and answers look like; everything else goes to h11 from its first byte.
+
+What is written or accepted here, h11 would write or accept alike: a fuzz compares the two. Where this module sees
+anything but plain HTTP/1.1, it returns None and leaves the verdict to h11.
+"""
+
+import re
+from typing import Final
+
+from perkamo.transport.head import Head
+from perkamo.transport.proxy import RawHeaders
+
+_TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
+_VALUE: Final = rb"[!-~\x80-\xff]++(?:[ \t]++[!-~\x80-\xff]++)*+"
+_REQUEST = re.compile(rb"%b [!-~]++ HTTP/1\.1\r\n(?:%b: (?:%b)?\r\n)++\r\n" % (_TOKEN, _TOKEN, _VALUE))
+_ANSWER = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([ -~]*+)\r\n((?:%b: %b\r\n)++)\r\n" % (_TOKEN, _VALUE))
+_MAX_DIGITS: Final = 15
+
+_BODILESS: Final = frozenset({204, 304})
+_OWN_RULES: Final = frozenset({"HEAD", "CONNECT"})
+"""Methods whose answers are read by rules of their own."""
+_CHANGING: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+"""Headers of a request that change what may follow."""
+
+
+def write(method: str, target: bytes, headers: RawHeaders, body: bytes) -> bytes | None:
+    """Return the bytes of a request, or None where h11 must write it or refuse it.
+
+    Args:
+        method: Its method.
+        target: Its target, in origin or absolute form.
+        headers: Its headers.
+        body: Its whole body.
+    """
+    lines = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii", "replace"), target)]
+    hosts, lengths = 0, 0
+    for name, value in headers:
+        lines.append(b"%b: %b\r\n" % (name, value))
+        small = name.lower()
+        if small == b"host":
+            hosts += 1
+        elif small == b"content-length":
+            lengths += 1 if value == b"%d" % len(body) else 2
+        elif small in _CHANGING or b":" in name or (small == b"connection" and value.lower() != b"keep-alive"):
+            return None
+    lines.append(b"\r\n")
+    head = b"".join(lines)
+    if hosts != 1 or lengths != (1 if body else lengths & 1) or method in _OWN_RULES:
+        return None
+    # A line end within a name or a value would be one more header, or the end of the head.
+    is_whole = _REQUEST.fullmatch(head) and head.count(b"\r\n") == len(lines)
+    return head + body if is_whole else None
+
+
+def read(data: bytes) -> tuple[Head, bytes, int] | None:
+    """Read an answer's head, and what is there of its body.
+
+    Args:
+        data: Everything that came so far.
+
+    Returns:
+        The head, the bytes of the body, and how many are still to come; None where h11 must read it, also where the
+        head is not there to its end or bytes follow the body.
+    """
+    found = _ANSWER.match(data)
+    if found is None:
+        return None
+    fields: dict[str, str] = {}
+    lines = found[3][:-2].decode("latin-1").split("\r\n")
+    for line in lines:
+        name, _, value = line.partition(": ")
+        fields[name.lower()] = value
+    status, length = int(found[1]), fields.get("content-length", "")
+    is_repeated = len(fields) != len(lines)
+    if is_repeated or status in _BODILESS or not length.isdecimal() or len(length) > _MAX_DIGITS:
+        return None
+    if "transfer-encoding" in fields or fields.get("connection", "keep-alive").lower() != "keep-alive":
+        return None
+    body = data[found.end() :]
+    missing = int(length) - len(body)
+    if missing < 0:
+        return None
+    return Head(status, found[2], found[3], fields), body, missing

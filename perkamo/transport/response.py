@@ -1,0 +1,89 @@
+"""What an httpx client gets back: the head of an answer, and its body, whole or as it comes."""
+
+from typing import Self
+
+import httpx
+
+from perkamo.transport.head import Head
+from perkamo.transport.http1 import HTTP1Connection
+from perkamo.transport.pool import Pool
+
+
+class WholeBody(httpx.AsyncByteStream):
+    """A body that is there already. It may be read any number of times.
+
+    Args:
+        data: The body.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __aiter__(self) -> "_Once":
+        return _Once(self._data)
+
+
+class _Once:
+    """An iterator and no generator, which would live on when a cancelled call leaves it."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._data:
+            raise StopAsyncIteration
+        data, self._data = self._data, b""
+        return data
+
+
+class ComingBody(httpx.AsyncByteStream):
+    """A body that is still to come. At its end the connection is put back; broken off, it is closed.
+
+    Args:
+        pool: Where the connection belongs.
+        connection: What it comes on.
+        seconds: For how long the server may be silent, or None.
+    """
+
+    __slots__ = ("_held", "_seconds")
+
+    def __init__(self, pool: Pool, connection: HTTP1Connection, seconds: float | None) -> None:
+        # Let go of at the end, or an answer that somebody keeps would keep an event loop's connections alive.
+        self._held: tuple[Pool, HTTP1Connection] | None = (pool, connection)
+        self._seconds = seconds
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._held is None:
+            raise StopAsyncIteration
+        pool, connection = self._held
+        try:
+            part = await connection.receive_body(pool.deadline(self._seconds))
+        except BaseException as error:
+            self._held = None
+            pool.drop(connection, failed=isinstance(error, httpx.TransportError))
+            raise
+        if part is not None:
+            return part
+        self._held = None
+        pool.finish(connection)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the body was read to its end."""
+        if self._held is not None:
+            (pool, connection), self._held = self._held, None
+            pool.drop(connection)
+
+
+def respond(head: Head, stream: httpx.AsyncByteStream) -> httpx.Response:
+    """Make httpx's object for an answer."""
+    extensions = {"http_version": head.http_version, "reason_phrase": head.reason}
+    return httpx.Response(head.status, headers=list(head.headers), stream=stream, extensions=extensions)

@@ -1,0 +1,81 @@
+"""Answers of servers, good and bad: what the fuzz of the reader begins with."""
+
+from typing import Final
+
+_BODY: Final = b'{"applied":true,"delta":[{"wallet":"points","amount":50}]}'
+_LENGTH: Final = b"content-length: %d\r\n" % len(_BODY)
+
+ANSWERS: Final = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + _LENGTH + b"x-request-id: req_1\r\n\r\n" + _BODY,
+    b"HTTP/1.1 200 OK\r\nDate: Mon\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 3\r\ncontent-length: 5\r\nconnection: close\r\n\r\nlater",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5;ext=1\r\nhello\r\n0\r\ntrailer: x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 3, 3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+    b"HTTP/1.1 200 OK\r\ncontent-length: +3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 03\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 0x3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\ncontent-length: \xb2\r\n\r\nab",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\nab",
+    b"HTTP/1.1 200 OK\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200 OK\r\nx-empty:\r\nx-tight:v\r\nx-wide:   v   \r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200 OK\r\nx-folded: a\r\n b\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200 OK\r\nx name: a\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200 OK\r\nx-name : a\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200 OK\r\nx-latin: caf\xe9\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200 OK\r\nx-nul: a\x00b\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200 OK\ncontent-length: 1\n\na",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\naHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nb",
+    b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+    b"HTTP/1.1 200 OK\r\nconnection: keep-alive, upgrade\r\nupgrade: h2c\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 200 \r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1  200 OK\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/2.0 200 OK\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na",
+    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\nabc",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 304 Not Modified\r\ncontent-length: 3\r\n\r\n",
+    b"HTTP/1.1 600 Odd\r\ncontent-length: 1\r\n\r\na",
+    b"\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na",
+    b"<html>",
+)
+
+PIECES: Final = (
+    *(
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\r\n\r\n",
+        b" ",
+        b"\t",
+        b":",
+        b": ",
+        b",",
+        b";",
+        b"\x00",
+        b"\x0b",
+        b"\x7f",
+        b"\x85",
+        b"\xb2",
+    ),
+    *(
+        b"content-length: 1\r\n",
+        b"Content-Length: 0\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"Transfer-Encoding: x\r\n",
+    ),
+    *(b"connection: close\r\n", b"Connection: Keep-Alive\r\n", b"keep-alive: timeout=1\r\n", b"upgrade: x\r\n"),
+    *(b"0\r\n\r\n", b"5\r\nhello\r\n", b"HTTP/1.1 ", b"200", b"204", b"-1", b"+1", b"1_0", b"1e1", b"0000000000000001"),
+)
+"""What a mutation puts in."""
