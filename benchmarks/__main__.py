@@ -36,6 +36,7 @@ FAMILIES: Final[Mapping[str, Sequence[str]]] = {
     "scale": ("22", "23"),
     "pieces": ("-",),
     "sandboxes": ("-",),
+    "page": ("-",),
 }
 """The modules that measure, and the numbers of the targets that each is about."""
 

@@ -44,6 +44,7 @@ def add_options(parser: ArgumentParser) -> None:
         "perkamo sandbox --webhook http://127.0.0.1:8000/hooks/perkamo --webhook-header 'X-Shop-Secret: s3cret'\n"
         "perkamo sandbox --record today.jsonl --pseudonyms\n"
         "perkamo sandbox --replay today.jsonl --speed 10\n"
+        "perkamo sandbox --replay /var/lib/shop/perkamo-outbox\n"
         "perkamo sandbox --like service.json\n"
         "perkamo sandbox --host 0.0.0.0 --expose     # in Compose and CI",
         exit_codes="0  Ctrl-C or SIGTERM\n1  failed: the port is in use, or a file can't be used\n2  wrong usage",
@@ -87,7 +88,13 @@ def add_options(parser: ArgumentParser) -> None:
         help="with --record: other ids of customers and transactions in their place",
     )
     parser.add_argument(
-        "--replay", type=Path, metavar="FILE", help="play a recording, or a file of events, one JSON object a line"
+        "--replay",
+        type=Path,
+        metavar="FILE",
+        help="play a recording, a file of events, one JSON object a line, or what waits in an outbox's directory",
+    )
+    parser.add_argument(
+        "--space", metavar="NAME", help="with --replay of an outbox: the name that it has for its Space"
     )
     parser.add_argument(
         "--speed",
@@ -140,11 +147,14 @@ def _serve(sandbox: Sandbox, args: Namespace, stop: Event) -> int:
     replay = Replay(sandbox, args.speed, stop)
     file: Path | None = args.record
     try:
-        lines = None if args.replay is None else args.replay.open(encoding="utf-8")
+        source: Path | None = args.replay
+        lines = None if source is None or source.is_dir() else source.open(encoding="utf-8")
         with recording(sandbox, file, pseudonyms=args.pseudonyms):
             _greet(sandbox, as_json=args.json, exposed=args.expose)
             if lines is not None:
                 replay.start(lines, lambda: _tell(replay, as_json=args.json))
+            elif source is not None:
+                replay.start_outbox(source, args.space, lambda: _tell(replay, as_json=args.json))
             while not stop.wait(timeout=1):  # a wait without a limit would not notice Ctrl-C on Windows
                 pass
     except OSError as error:

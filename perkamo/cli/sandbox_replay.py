@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copytree, ignore_patterns
+from tempfile import TemporaryDirectory
 from typing import IO
 
+import anyio
 from attrs import define, field
 
+from perkamo import AsyncPerkamoClient, Outbox, PerkamoError
 from perkamo.sandbox.recording import Recorder, RecordingError, play, read_recording
+from perkamo.sandbox.requestlog import RequestRecord
 from perkamo.sandbox.sandbox import Sandbox
 
 
@@ -69,6 +74,50 @@ class Replay:
                 done()
 
         threading.Thread(target=work, name="perkamo-sandbox-replay", daemon=True).start()
+
+    def start_outbox(self, directory: Path, space: str | None, done: Callable[[], None]) -> None:
+        """Begin to deliver what waits in a copy of an outbox, which itself is not touched.
+
+        Args:
+            directory: The outbox's, to which nobody writes meanwhile.
+            space: The name that it was given for its Space, if any.
+            done: Called at the end, in the thread that delivers.
+        """
+
+        def work() -> None:
+            try:
+                with TemporaryDirectory(prefix="perkamo-replay-") as place:
+                    copy = Path(place, "outbox")
+                    copytree(directory, copy, ignore=ignore_patterns("*.lock", "process-*"))
+                    copy.chmod(0o700)
+                    anyio.run(self._deliver, copy, space)
+            except (PerkamoError, OSError) as error:
+                self.problem = f"the outbox can't be replayed: {error}"
+                self.stop.set()
+            else:
+                done()
+
+        threading.Thread(target=work, name="perkamo-sandbox-replay", daemon=True).start()
+
+    async def _deliver(self, directory: Path, space: str | None) -> None:
+        with self._counting():
+            async with (
+                AsyncPerkamoClient(self.sandbox.api_key, base_url=self.sandbox.base_url) as client,
+                Outbox(directory, space=space) as outbox,
+            ):
+                await outbox.rebind(client)
+                await outbox.drain(client)
+
+    @contextmanager
+    def _counting(self) -> Generator[None]:
+        def count(record: RequestRecord) -> None:
+            self.statuses[record.status] += 1
+
+        end = self.sandbox.on_request(count)
+        try:
+            yield
+        finally:
+            end()
 
     def summary(self) -> str:
         """Return what was played, in one line."""

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import anyio
 import pytest
 
-from perkamo import PerkamoClient
+from perkamo import Event, Outbox, PerkamoClient
 from perkamo.cli.main import COMMANDS, main
 from perkamo.sandbox import Sandbox
 from tests.sandbox.browser import wait_for
@@ -220,6 +221,31 @@ def test_what_was_recorded_is_replayed(tmp_path: Path) -> None:
     assert line == "Replayed 1 requests. 200: 1\n"
     assert [customer["wallets"] for customer in state["customers"]] == [{"points": 50}]
     assert "customer_1" not in file.read_text()
+
+
+@pytest.mark.parametrize("space", [None, "shop"])
+def test_what_waits_in_an_outbox_is_replayed_and_stays(space: str | None, tmp_path: Path) -> None:
+    """Expect its events in the sandbox, and the outbox as it was: a look at what a stuck outbox would do."""
+    place = tmp_path / "outbox"
+
+    async def use(put: int) -> int:
+        async with Outbox(place, space=space) as outbox:
+            for number in range(put):
+                await outbox.put(Event("customer_1", "review.created", f"review_{number}"))
+            return (await outbox.stats()).pending
+
+    assert anyio.run(use, 3) == 3
+    words = [] if space is None else ["--space", space]
+    with running("--port", "0", "--replay", str(place), *words) as (process, greeting):
+        assert process.stdout is not None
+        while not (line := process.stdout.readline()).startswith("Replayed"):
+            assert line
+        url = re.findall(r"PERKAMO_BASE_URL=(\S+)", greeting)[0]
+        with urllib.request.urlopen(f"{url}/_sandbox/state", timeout=20) as answer:
+            state = json.loads(answer.read())
+
+    assert [event["transaction_id"] for event in state["events"]] == ["review_0", "review_1", "review_2"]
+    assert anyio.run(use, 0) == 3
 
 
 def test_a_recording_that_can_not_be_read_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

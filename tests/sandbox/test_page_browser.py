@@ -13,8 +13,8 @@ import pytest
 
 from perkamo import PerkamoApiError, PerkamoClient, PerkamoConnectionError, PerkamoServerError, RetryPolicy
 from perkamo.sandbox import Lost, Sandbox, Status
-from perkamo.sandbox.messages import Json
 from tests.sandbox.browser import BACKSPACE, DOWN, ENTER, HOME, TAB, UP, Browser, chromium, missing, wait_for
+from tests.sandbox.crowd import fill
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "a browser is here")
 
@@ -360,21 +360,6 @@ def test_a_server_that_is_gone_is_told_and_found_again(browser: Browser) -> None
         wait_for(lambda: browser.text("#total-events") == "0")
         assert browser.run("return document.getElementById('gone').hidden") is True
         again.faults.clear()
-
-
-def fill(sandbox: Sandbox) -> None:
-    """100,000 events of 10,000 customers, by the way that takes no HTTP."""
-    space = sandbox._space
-    with sandbox._lock:
-        for number in range(100_000):
-            user_id = f"customer_{number % 10_000:05}"
-            item: dict[str, Json] = {
-                "user_id": user_id,
-                "event": "review.created",
-                "transaction_id": f"t{number}",
-                "context": {"n": number},
-            }
-            space._apply(item, "")
 
 
 def test_the_first_view_of_100_000_events_is_bounded(browser: Browser) -> None:
