@@ -38,7 +38,7 @@ def measure(server: CannedServer, effort: Effort) -> Sequence[Row]:
         return [Row("-", what, absolute=missing()) for what, *_ in ROWS]
     with ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox())
-        fill(sandbox)
+        fill(sandbox, effort.times(100_000))
         browser = stack.enter_context(chromium(Path(stack.enter_context(TemporaryDirectory()))))
         browser.size(1440, 1000)
         return [
