@@ -26,7 +26,7 @@ from perkamo.models import (
     Program,
     ProgramEvent,
 )
-from perkamo.redaction import guard_httpx_logs
+from perkamo.redaction import guard_logs
 from perkamo.request import endpoints
 from perkamo.request.attempt import Sender, own_client
 from perkamo.request.credentials import ApiKey, Key, check_base_url, wrap_secret
@@ -110,7 +110,7 @@ class AsyncPerkamoClient:
         endpoints.check_type(retry, RetryPolicy, "retry")
         make = partial(own_client, url, proxy=proxy, ssl_context=ssl_context, max_connections=max_connections)
         client = make() if http_client is None else http_client
-        guard_httpx_logs()
+        guard_logs()
         sender = Sender(key=key, base_url=url, client=client, owned=http_client is None)
         self._exchange = Exchange(sender=sender, timeout=limit, retry=retry)
         self._owns_connections = http_client is None

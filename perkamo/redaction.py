@@ -130,8 +130,23 @@ class _NoIds(logging.Filter):
         return True
 
 
-def guard_httpx_logs() -> None:
-    """Keep customers' ids out of httpx's own log records. Doing it again changes nothing."""
-    logger = logging.getLogger("httpx")
-    if not any(isinstance(one, _NoIds) for one in logger.filters):
-        logger.addFilter(_NoIds())
+class _NoHeaders(logging.Filter):
+    """At DEBUG, HTTP/2's packer of headers logs all of them, the key and the path included; not during our calls."""
+
+    def filter(self, _record: logging.LogRecord) -> bool:
+        return current_call.get() is None
+
+
+_GUARDED: Final[tuple[tuple[str, type[logging.Filter]], ...]] = (
+    ("httpx", _NoIds),
+    ("hpack.hpack", _NoHeaders),
+    ("hpack.table", _NoHeaders),
+)
+
+
+def guard_logs() -> None:
+    """Keep keys and customers' ids out of the log records of httpx and its parts. Doing it again changes nothing."""
+    for name, guard in _GUARDED:
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, guard) for one in logger.filters):
+            logger.addFilter(guard())

@@ -4,12 +4,16 @@ import copy
 import json
 import logging
 import pickle
+import threading
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 import anyio
 import httpx
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import StreamEnded
 
 from perkamo import (
     AsyncPerkamoClient,
@@ -22,7 +26,7 @@ from perkamo import (
 )
 from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Status, Truncate
 from tests.canary import CANARY_EMAIL, CANARY_KEY, CanaryHandler, find_canary, frames
-from tests.faults.rawserver import RawServer, answer, answering
+from tests.faults.rawserver import Connection, RawServer, answer, answering
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +208,36 @@ async def test_the_data_of_a_stream_is_in_no_frame() -> None:
                 with pytest.raises(PerkamoStreamError) as caught:
                     await events.receive()
         assert [text for text in frames(caught.value) if find_canary(text)] == []
+
+
+def speak_http2(connection: Connection) -> None:
+    """Answer each request with an empty object, over HTTP/2."""
+    peer = H2Connection(H2Configuration(client_side=False))
+    peer.initiate_connection()
+    connection.send(peer.data_to_send())
+    while data := connection.read_some(65_536):
+        for happened in peer.receive_data(data):
+            if isinstance(happened, StreamEnded):
+                peer.send_headers(happened.stream_id, [(":status", "200")])
+                peer.send_data(happened.stream_id, b"{}", end_stream=True)
+        connection.send(peer.data_to_send())
+
+
+async def test_no_header_is_logged_over_http2(caplog: pytest.LogCaptureFixture) -> None:
+    """At DEBUG the packer of headers logs all of them, also to others' log files; catches a key in one of them."""
+    caplog.set_level(logging.DEBUG)
+    with RawServer(speak_http2) as server:
+        async with (
+            httpx.AsyncClient(http1=False, http2=True, trust_env=False) as http,
+            AsyncPerkamoClient(KEY, base_url=server.base_url, http_client=http) as client,
+        ):
+            await client.customer("alice-5e0d1")
+            await client.identify("alice-5e0d1", {"name": "alice-5e0d1"})
+            await http.post(server.base_url, headers={"x-other": "their own"})
+
+    ours = [record.getMessage() for record in caplog.records if record.thread == threading.get_ident()]
+    assert not [text for text in ours if KEY in text or "5e0d1" in text]
+    assert [text for text in ours if "their own" in text]
 
 
 async def test_other_users_of_httpx_keep_their_log_lines(caplog: pytest.LogCaptureFixture) -> None:
