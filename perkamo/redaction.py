@@ -133,7 +133,7 @@ class _NoIds(logging.Filter):
 class _NoHeaders(logging.Filter):
     """At DEBUG, HTTP/2's packer of headers logs all of them, the key and the path included; not during our calls."""
 
-    def filter(self, _record: logging.LogRecord) -> bool:
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - whatever the record says
         return current_call.get() is None
 
 

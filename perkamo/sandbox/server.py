@@ -31,6 +31,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 READ_BYTES: Final = 64 * 1024
 START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
+_MAX_PORT: Final = 65_535
 _OF_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to call where all addresses are listened to
 SANDBOX_HEADER: Final = ("x-perkamo-sandbox", "1")
 
@@ -294,6 +295,8 @@ def _url_of(listener: socket.socket) -> str:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Bind in the caller's thread, so that a busy port is the caller's error, at once."""
+    if type(port) is not int or not 0 <= port <= _MAX_PORT:
+        raise SandboxError(f"port must be a whole number from 0 to {_MAX_PORT}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:

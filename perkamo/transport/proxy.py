@@ -11,6 +11,7 @@ import httpx
 RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names and values, as they are sent."""
 
+_MAX_PORT: Final = 65_535
 _PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
@@ -41,7 +42,7 @@ class Proxy:
         self.uses_tls: bool = url.scheme == "https"
         self.ssl_context: ssl.SSLContext | None = None if proxy is None else proxy.ssl_context
         self.problem: str | None = None
-        if not self.host:
+        if not self.host or not 0 < self.port <= _MAX_PORT:
             self.problem = f"{name} is not the URL of an HTTP or SOCKS5 proxy, such as http://proxy.internal:3128"
         elif self.is_socks and find_spec("socksio") is None:
             self.problem = f"{name} speaks SOCKS5, which needs the package socksio: pip install 'perkamo[socks]'"
@@ -97,6 +98,6 @@ def hide_proxy(proxy: str | None) -> str | None:
 def _parse(given: str | httpx.URL | httpx.Proxy) -> httpx.Proxy | None:
     try:
         proxy = given if isinstance(given, httpx.Proxy) else httpx.Proxy(given)
-    except (ValueError, httpx.InvalidURL):
+    except (ValueError, TypeError, httpx.InvalidURL):
         return None
     return proxy

@@ -8,7 +8,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, cast
 from weakref import WeakKeyDictionary
 
 import anyio.lowlevel
@@ -73,8 +73,10 @@ class Transport(httpx.AsyncBaseTransport):
         del proxy  # it may hold a password, and errors lead into this frame
         if self._proxy is not None and self._proxy.problem is not None:
             raise ValueError(self._proxy.problem)
-        if max_connections < 1:
-            raise ValueError("max_connections must be 1 or more")
+        if type(max_connections) is not int or max_connections < 1:
+            raise ValueError("max_connections must be 1 or more, as a whole number")
+        if ssl_context is not None and not isinstance(cast("object", ssl_context), ssl.SSLContext):
+            raise ValueError("ssl_context must be an ssl.SSLContext")
         # No method of this object, which its pools would keep in a cycle: dropped, it must free its sockets at once.
         self._ssl_context: Callable[[], ssl.SSLContext] = (lambda: ssl_context) if ssl_context else shared_context
         self._limits = Limits(

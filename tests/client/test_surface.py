@@ -13,8 +13,10 @@ from perkamo import (
     AsyncPerkamoClient,
     Event,
     PerkamoAuthenticationError,
+    PerkamoClient,
     PerkamoClosedError,
     PerkamoConfigurationError,
+    PerkamoError,
     PerkamoNotFoundError,
     PerkamoTimeoutError,
     RetryPolicy,
@@ -284,3 +286,59 @@ async def test_options_of_connections_reach_the_transport() -> None:
 
     with pytest.raises(PerkamoConfigurationError, match="max_connections must be 1 or more"):
         AsyncPerkamoClient("sk_test", max_connections=0)
+
+
+WRONG_OPTIONS: list[dict[str, object]] = [
+    {"retry": 5},
+    {"retry": None},
+    {"timeout": "5"},
+    {"timeout": True},
+    {"base_url": 5},
+    {"base_url": "https://host:999999"},
+    {"stream_path": 5},
+    {"max_connections": "5"},
+    {"max_connections": 1.5},
+    {"max_connections": True},
+    {"ssl_context": "ca.pem"},
+    {"api_key": 5},
+    {"api_key": "pk_live_public"},
+]
+
+
+@pytest.mark.parametrize("kind", [AsyncPerkamoClient, PerkamoClient])
+@pytest.mark.parametrize("option", WRONG_OPTIONS, ids=repr)
+def test_an_option_of_the_wrong_type_is_told_when_the_client_is_built(
+    option: dict[str, object], kind: type[AsyncPerkamoClient | PerkamoClient]
+) -> None:
+    """By an error of ours that names it; catches an AttributeError at the first call."""
+    with pytest.raises(PerkamoConfigurationError, match=f"{next(iter(option))}|public browser key"):
+        kind(**{"api_key": "sk_test", **option})  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"reconnect": 5}, {"idle_timeout": "5"}, {"bad_data": "ignore"}, {"last_event_id": 5}],
+    ids=repr,
+)
+def test_an_option_of_a_stream_of_the_wrong_type_is_told_at_once(option: dict[str, Any]) -> None:
+    """And so is one of a view; catches an error in the middle of a stream."""
+    client = AsyncPerkamoClient("sk_test")
+
+    with pytest.raises(PerkamoError, match="timeout" if "idle_timeout" in option else next(iter(option))):
+        client.subscribe_customer("u", "jwt", **option)
+    with pytest.raises(PerkamoConfigurationError, match="retry must be of type RetryPolicy"):
+        client.with_options(retry=5)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("kind", [AsyncPerkamoClient, PerkamoClient])
+def test_a_client_is_built_without_a_key(
+    kind: type[AsyncPerkamoClient | PerkamoClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For ``manage.py check`` and whatever else only imports; catches a key that is asked for at import."""
+    monkeypatch.delenv("PERKAMO_SECRET_KEY", raising=False)
+
+    for given in (None, ""):
+        client = kind(given)
+        assert repr(client).endswith("https://api.perkamo.com>")
+        client.with_options(timeout=1)
+        client.subscribe_customer("u", "jwt")

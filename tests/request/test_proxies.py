@@ -113,11 +113,26 @@ async def test_a_proxy_that_is_not_there_is_a_connection_error() -> None:
     assert (caught.value.outcome, caught.value.attempts) == ("not_sent", 3)
 
 
-@pytest.mark.parametrize("url", ["proxy.test", "ftp://user:hunter2@proxy.test", "http://user:hunter2@[::1", "nonsense"])
-async def test_a_text_that_is_no_proxy_is_refused_without_showing_it(url: str) -> None:
-    """At construction, and without its password; catches httpx's error in the open."""
+NO_PROXIES: list[object] = [
+    "proxy.test",
+    "ftp://user:hunter2@proxy.test",
+    "http://user:hunter2@[::1",
+    "nonsense",
+    "",
+    "http://user:hunter2@proxy.test:999999",
+    "http://user:hunter2@proxy.test:-1",
+    5,
+    True,
+    b"http://user:hunter2@proxy.test",
+    ["http://user:hunter2@proxy.test"],
+]
+
+
+@pytest.mark.parametrize("url", NO_PROXIES, ids=range(len(NO_PROXIES)))
+async def test_what_is_no_proxy_is_refused_without_showing_it(url: object) -> None:
+    """At construction, typed, and without its password; catches httpx's error in the open, and a port of 999999."""
     with pytest.raises(PerkamoConfigurationError, match="proxy") as caught:
-        AsyncPerkamoClient("sk_test", proxy=url)
+        AsyncPerkamoClient("sk_test", proxy=url)  # type: ignore[arg-type]  # wrong on purpose
 
     assert "hunter2" not in str(caught.value)
 

@@ -130,6 +130,13 @@ def test_a_busy_port_is_an_error_in_the_caller_at_once(sandbox: Sandbox) -> None
         assert address_of(second)[1] == port
 
 
+@pytest.mark.parametrize("port", [999_999, 65_536, -1, "4001", 1.5, True], ids=repr)
+def test_a_port_that_cannot_be_is_refused(port: object) -> None:
+    """Expect SandboxError that says what a port is; catches a port modulo 65536."""
+    with pytest.raises(SandboxError, match="port must be a whole number from 0 to 65535"), Sandbox(port=port):  # type: ignore[arg-type]  # wrong on purpose
+        pass
+
+
 @pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid", "300.1.1.1"])
 def test_an_address_that_is_not_ours_is_an_error(host: str) -> None:
     """Expect SandboxError that names it."""
