@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Generator
 from hashlib import sha256
-from typing import Final
+from typing import Final, cast
 
 import anyio
 import httpx
@@ -46,6 +46,9 @@ class _NoCookies(httpx.Cookies):
 
     def extract_cookies(self, response: httpx.Response) -> None:
         """Look for none."""
+
+
+_STOCK: Final = httpx.AsyncClient
 
 
 class _Client(httpx.AsyncClient):
@@ -87,8 +90,15 @@ def own_client(
         problem = str(error)
     else:
         # No timeout: the exchange bounds every call.
-        return _Client(transport=transport, trust_env=False, timeout=None)
+        return _client_class()(transport=transport, trust_env=False, timeout=None)
     raise PerkamoConfigurationError(f"The client can't be built: {problem}.")
+
+
+def _client_class() -> type[httpx.AsyncClient]:
+    """Return our own class, or what a tool has put in the place of httpx's, so that it sees our requests."""
+    placed = httpx.AsyncClient
+    is_tool = placed is not _STOCK and isinstance(cast("object", placed), type) and _STOCK in placed.__mro__
+    return placed if is_tool else _Client
 
 
 def _wall_time() -> float:

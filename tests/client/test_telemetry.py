@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -95,6 +97,25 @@ async def test_a_stream_and_any_other_path_are_templates_too(sandbox: Sandbox, s
         "/v1/usage",
     ]
     assert find_canary("".join(span.to_json() for span in spans.get_finished_spans())) is None
+
+
+async def test_a_tool_in_the_place_of_httpxs_client_sees_our_requests(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As caches and older telemetry do it; a mock of the test's own client is left alone; catches a blind tool."""
+    seen: list[str] = []
+
+    class Tool(httpx.AsyncClient):
+        async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+            seen.append(request.url.path)
+            return await super().send(request, **options)
+
+    for placed in (Tool, mock.MagicMock()):
+        monkeypatch.setattr(httpx, "AsyncClient", placed)
+        async with AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url) as client:
+            assert (await client.emit("u", "e")).meta.attempts == 1
+
+    assert seen == ["/v1/events"]
 
 
 async def test_a_callers_client_is_seen_once(sandbox: Sandbox, spans: InMemorySpanExporter) -> None:
