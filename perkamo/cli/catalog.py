@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from perkamo.cli import stdio
 from perkamo.cli.fields import context_paths
-from perkamo.cli.output import print_json, print_lines, table
+from perkamo.cli.layout import table
+from perkamo.cli.output import print_json, print_lines
 from perkamo.cli.running import RefusedError, add_call_options, run_call
 from perkamo.cli.text import count, printable
 from perkamo.cli.typed_events import write_module

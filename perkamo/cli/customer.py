@@ -2,7 +2,8 @@
 
 from argparse import ArgumentParser, Namespace
 
-from perkamo.cli.output import facts, level_line, perk_line, print_json, print_lines
+from perkamo.cli.layout import facts
+from perkamo.cli.output import level_line, perk_line, print_json, print_lines
 from perkamo.cli.running import add_call_options, run_call
 from perkamo.cli.text import count, printable
 from perkamo.client import AsyncPerkamoClient

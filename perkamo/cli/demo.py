@@ -1,7 +1,8 @@
 """``python -m perkamo demo``: events earn points, before your eyes, on this machine."""
 
+import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -10,19 +11,19 @@ from attrs import frozen
 from perkamo import AsyncPerkamoClient, Customer, Event, EventIngestResponse, ProgramEvent
 from perkamo.cli.exit_codes import DONE
 from perkamo.cli.help import explain
-from perkamo.cli.output import print_json, print_lines
+from perkamo.cli.layout import Cell, Styled, fit, grid
+from perkamo.cli.output import gains, level_line, print_json, print_lines
 from perkamo.cli.running import explained, run_async
+from perkamo.cli.terminal import Style, painted
+from perkamo.cli.text import count
 from perkamo.sandbox import Sandbox
 
 CUSTOMER: Final = "customer_123"
-BAR_WIDTH: Final = 20
-_LABEL: Final = 10
-_WHAT: Final = 38
 
 
 @frozen
 class _Played:
-    """What was sent, and what came of it."""
+    """What was sent, and its results."""
 
     base_url: str
     emitted: Sequence[tuple[str, EventIngestResponse]]
@@ -87,55 +88,47 @@ async def _play() -> _Played:
 
 
 def _show_all(played: _Played) -> None:
-    print_lines(f"A small Perkamo ran on {played.base_url}. Nothing left this machine.", "")
-    _line("identify", f"{CUSTOMER}, name Ada, plan premium")
-
-    print_lines("", "Events earn points:", "")
-    for what, result in played.emitted:
-        _show(what, result)
-
-    print_lines("", "Many events in one request, each with a result of its own:", "")
-    for what, result in played.batch:
-        _show(what, result, label="batch")
-
-    print_lines("", "The customer now:", "")
-    _line("wallets", _amounts(played.customer.wallets))
-    if played.customer.level is not None:
-        _line("level", str(played.customer.level.level))
-    _line("perks", ", ".join(perk.name or "?" for perk in played.customer.perks))
-
-    print_lines("", "What this program rewards (the event catalogue):", "")
-    for rule in played.catalog:
-        _line("", f"{rule.event:<26} {rule.label}")
-
-    print_lines("", "Your turn: python -m perkamo sandbox")
+    print_lines(*fit(f"A small Perkamo ran on {played.base_url}. Nothing left this machine."), "")
+    print_lines(*_rows(_row("identify", f"{CUSTOMER}, name Ada, plan premium")))
+    _print_head("Events earn points:")
+    print_lines(*_rows(*(row for what, result in played.emitted for row in _event_rows("emit", what, result))))
+    _print_head("Many events in one request, each with a result of its own:")
+    print_lines(*_rows(*(row for what, result in played.batch for row in _event_rows("batch", what, result))))
+    _print_head("The customer now:")
+    customer = played.customer
+    print_lines(
+        *_rows(
+            _row("wallets", ", ".join(count(balance, wallet) for wallet, balance in customer.wallets.items())),
+            _row("level", "none" if customer.level is None else str(customer.level.level)),
+            _row("perks", ", ".join(perk.name or "?" for perk in customer.perks)),
+        )
+    )
+    _print_head("What this program rewards (the event catalogue):")
+    print_lines(*grid([(f"{rule.event:<25}", rule.label or "") for rule in played.catalog], " " * 12))
+    print_lines("", *fit("Your turn: python -m perkamo sandbox"))
 
 
-def _show(what: str, result: EventIngestResponse, *, label: str = "emit") -> None:
-    """Print what one event did."""
+def _print_head(text: str) -> None:
+    print_lines("", *(painted(line, Style.HEAD, sys.stdout) for line in fit(text)), "")
+
+
+def _event_rows(label: str, what: str, result: EventIngestResponse) -> Iterator[Sequence[Cell]]:
+    """Yield what one event did."""
     if result.duplicate:
-        _line(label, what, "duplicate: the transaction id counts once, nothing was earned twice")
+        yield _row(label, what, "duplicate: the transaction id counts once, nothing was earned twice")
         return
-    earned = ", ".join(f"{delta.amount:+g} {delta.wallet}" for delta in result.delta)
-    _line(label, what, f"{earned or 'no rule, nothing earned':<24}{_progress(result)}")
+    yield _row(label, what, gains(result.delta) if result.delta else "no rule, nothing earned")
+    if result.level is not None:
+        yield _row("", "", f"level {level_line(result.level)}")
     for item in result.unlocked:
-        _line("", "", f"* unlocked: {item.name} ({item.type})")
+        yield _row("", "", Styled(f"* unlocked: {item.name or item.key} ({item.type})", Style.NOTABLE))
     if result.leveled_up and result.level is not None:
-        _line("", "", f"* LEVEL UP: level {result.level.level}")
+        yield _row("", "", Styled(f"* LEVEL UP: level {result.level.level}", Style.NOTABLE))
 
 
-def _progress(result: EventIngestResponse) -> str:
-    level = result.level
-    if level is None:
-        return ""
-    filled = int(level.progress * BAR_WIDTH)
-    goal = "top" if level.next_level_at is None else f"{level.next_level_at:g}"
-    return f"level {level.level} [{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {level.current:g} of {goal}"
+def _row(label: str, what: str, outcome: Cell = "") -> Sequence[Cell]:
+    return Styled(f"{label:<8}", Style.NAME), what, outcome
 
 
-def _amounts(wallets: Mapping[str, float]) -> str:
-    return ", ".join(f"{balance:g} {wallet}" for wallet, balance in wallets.items())
-
-
-def _line(label: str, what: str, outcome: str = "") -> None:
-    print_lines(f"  {label:<{_LABEL}}{what:<{_WHAT}}{outcome}")
+def _rows(*rows: Sequence[Cell]) -> Iterator[str]:
+    return grid(rows, "  ")

@@ -5,9 +5,11 @@ from argparse import ArgumentParser, Namespace
 from anyio import get_cancelled_exc_class
 
 from perkamo.cli import given, stdio
-from perkamo.cli.output import facts, gain, level_line, perk_line, print_json, print_lines
+from perkamo.cli.layout import Cell, Styled, facts
+from perkamo.cli.output import gains, level_line, perk_line, print_json, print_lines
 from perkamo.cli.running import RefusedError, UnreportedError, add_call_options, run_call
 from perkamo.cli.stdio import OutputError, print_stderr
+from perkamo.cli.terminal import Style
 from perkamo.cli.text import count
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoError
@@ -75,21 +77,20 @@ def _show(result: EventIngestResponse, transaction_id: str, *, as_json: bool) ->
     stdio.flush()
 
 
-def _rows(result: EventIngestResponse, transaction_id: str) -> list[tuple[str, str]]:
-    applied = "yes" if result.applied else "no"
+def _rows(result: EventIngestResponse, transaction_id: str) -> list[tuple[str, Cell]]:
+    applied: Cell = Styled("yes", Style.GOOD) if result.applied else Styled("no", Style.BAD)
     if result.duplicate:
-        applied = "before: this transaction id has counted, and earns nothing twice"
-    earned = ", ".join(gain(delta) for delta in result.delta)
+        applied = Styled("before: this transaction id has counted, and earns nothing twice", Style.NOTABLE)
     wallets = ", ".join(count(balance, wallet) for wallet, balance in result.wallet_state.items())
-    rows = [
+    rows: list[tuple[str, Cell]] = [
         ("applied", applied),
         ("transaction id", transaction_id),
-        ("earned", earned or "nothing"),
+        ("earned", gains(result.delta)),
         ("wallets", wallets or "none"),
     ]
     if result.level is not None:
         rows.append(("level up" if result.leveled_up else "level", level_line(result.level)))
-    return rows + [("unlocked", perk_line(perk)) for perk in result.unlocked]
+    return [*rows, *(("unlocked", Styled(perk_line(perk), Style.NOTABLE)) for perk in result.unlocked)]
 
 
 def _request(result: EventIngestResponse) -> str:

@@ -31,6 +31,7 @@ class Command(Protocol):
 COMMANDS: Final = {
     "catalog": ("perkamo.cli.catalog", "show which events earn, and from which facts"),
     "check": ("perkamo.cli.check", "find out what a service really does, and what differs"),
+    "completion": ("perkamo.cli.completion", "write a script that completes commands in bash, zsh or fish"),
     "customer": ("perkamo.cli.customer", "show a customer's wallets, level, perks and traits"),
     "demo": ("perkamo.cli.demo", "see events earn points, in three seconds, on this machine"),
     "emit": ("perkamo.cli.emit", "send one event and show what it did"),

@@ -13,7 +13,8 @@ from attrs import asdict
 from perkamo.cli import stdio
 from perkamo.cli.exit_codes import DONE, FAILED
 from perkamo.cli.help import BASE_URL, KEY, add_client_options, explain
-from perkamo.cli.output import print_json, print_json_lines, print_lines, table
+from perkamo.cli.layout import table
+from perkamo.cli.output import print_json, print_json_lines, print_lines
 from perkamo.cli.running import (
     client_of_environment,
     explained,

@@ -1,4 +1,4 @@
-"""What the commands print: tables and outlines for people, one JSON document for programs."""
+"""What the commands print: lines for people, one JSON document for programs."""
 
 import json
 import sys
@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from perkamo.cli import stdio
-from perkamo.cli.text import columns, count, number, printable
+from perkamo.cli.layout import Cell, Styled, fit
+from perkamo.cli.terminal import Style
+from perkamo.cli.text import count, number, printable
 from perkamo.encoding.encode import JSONValue
 from perkamo.models import Level, UnlockedPerk, WalletDelta
 
@@ -31,25 +33,6 @@ def print_json_lines(*values: object) -> None:
     stdio.flush()
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table whose columns are as wide as their longest cell.
-
-    Args:
-        head: The columns' names.
-        rows: As many cells each; they are made printable here.
-    """
-    lines = [head, *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(columns(cell) for cell in column) for column in zip(*lines, strict=True)]
-    for line in lines:
-        yield "  ".join(cell + " " * (width - columns(cell)) for cell, width in zip(line, widths, strict=True))
-
-
-def facts(*rows: tuple[str, str]) -> Iterator[str]:
-    """Yield lines of a name and a value each."""
-    width = max(len(name) for name, _ in rows)
-    yield from (f"{name:<{width}}  {printable(value)}" for name, value in rows)
-
-
 def outline(value: JSONValue, indent: str = "") -> Iterator[str]:
     """Yield the lines of an object whose shape is unpublished: names and values, what is inside indented.
 
@@ -60,15 +43,18 @@ def outline(value: JSONValue, indent: str = "") -> Iterator[str]:
     for name, inner in _members(value):
         mark = "-" if name is None else printable(name)
         if isinstance(inner, dict | list) and inner and not _is_short(inner):
-            yield f"{indent}{mark}"
+            yield from fit(f"{indent}{mark}")
             yield from outline(inner, indent + "  ")
         else:
-            yield f"{indent}{mark} {_short(inner)}"
+            yield from fit(f"{indent}{mark} {_short(inner)}")
 
 
-def gain(delta: WalletDelta) -> str:
-    """Return the change of a balance, with its sign."""
-    return f"{'+' if delta.amount > 0 else ''}{count(delta.amount, delta.wallet)}"
+def gains(deltas: Sequence[WalletDelta]) -> Cell:
+    """Return the changes of balances, each with its sign."""
+    if not deltas:
+        return "nothing"
+    text = ", ".join(f"{'+' if delta.amount > 0 else ''}{count(delta.amount, delta.wallet)}" for delta in deltas)
+    return Styled(text, Style.GOOD if any(delta.amount > 0 for delta in deltas) else Style.BAD)
 
 
 def level_line(level: Level) -> str:

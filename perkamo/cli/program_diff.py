@@ -19,7 +19,7 @@ from typing import IO, Final, cast
 
 from attrs import define, field, frozen
 
-from perkamo.cli.output import table
+from perkamo.cli.layout import table
 from perkamo.cli.text import number
 from perkamo.sandbox.checks import CheckError, EventInput, read_event
 from perkamo.sandbox.messages import Json, JsonObject

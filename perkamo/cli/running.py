@@ -15,6 +15,7 @@ from perkamo.cli.exit_codes import DONE, FAILED, INTERRUPTED, OF_A_CALL, REFUSED
 from perkamo.cli.help import BASE_URL, KEY, add_client_options, explain
 from perkamo.cli.signals import TerminatedError, on_sigterm
 from perkamo.cli.stdio import OutputError, print_stderr
+from perkamo.cli.terminal import Style
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import (
     PerkamoApiError,
@@ -182,7 +183,7 @@ def shown_log(name: str) -> Generator[None]:
 
 def print_error(name: str, message: str, code: int) -> int:
     """Print why a command failed, in one line; returns the exit code."""
-    print_stderr(f"perkamo {name}: {message}")
+    print_stderr(message, prefix=f"perkamo {name}: ", style=Style.NOTABLE if code == DONE else Style.BAD)
     return code
 
 

@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from perkamo.cli.terminal import Style, painted
 from perkamo.cli.text import printable
 
 
@@ -83,11 +84,17 @@ def drop_output() -> None:
     _drop(sys.stdout)
 
 
-def print_stderr(line: str) -> None:
-    """Write a line to standard error, where it is in no program's way; where that is impossible, do nothing."""
+def print_stderr(line: str, *, prefix: str = "", style: Style | None = None) -> None:
+    """Write a line to standard error, where it is in no program's way; where that is impossible, do nothing.
+
+    Args:
+        line: The line.
+        prefix: What it begins with.
+        style: How that stands out, where the terminal has colours.
+    """
     if sys.stderr is not None:
         try:
-            sys.stderr.write(f"{printable(line)}\n")
+            sys.stderr.write(f"{painted(prefix, style, sys.stderr)}{printable(line)}\n")
             sys.stderr.flush()
         except (OSError, ValueError):
             _drop(sys.stderr)

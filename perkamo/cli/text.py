@@ -1,6 +1,7 @@
 """Pieces of text: what can't steer a terminal, numbers, and the one rule for plurals."""
 
 import json
+import re
 from typing import Final
 from unicodedata import combining, east_asian_width
 
@@ -27,6 +28,29 @@ def count(value: float, plural: str) -> str:
         plural: An English plural, such as ``lines``, or a wallet's key, which may be any word.
     """
     return f"{number(value)} {_singular(plural) if abs(value) == 1 else plural}"
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break a text into lines at its spaces, and within a word where that alone is too long.
+
+    Args:
+        text: The text; its beginning is kept, spaces included.
+        width: The most columns of a line, at least 2.
+    """
+    lines: list[str] = []
+    line = ""
+    for word in re.findall(r" *[^ ]+", text):
+        if columns(line + word) <= width:
+            line += word
+            continue
+        if line:
+            lines.append(line)
+        line = word.lstrip() if lines else word
+        while columns(line) > width:
+            end = next(end for end in range(len(line), 0, -1) if columns(line[:end]) <= width)
+            lines.append(line[:end])
+            line = line[end:]
+    return [*lines, line]
 
 
 def columns(text: str) -> int:

@@ -1,11 +1,12 @@
 """``python -m perkamo watch USER_ID``: a customer's updates as they come, one line each, until Ctrl-C."""
 
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from perkamo.cli import stdio
 from perkamo.cli.exit_codes import DONE, FAILED
@@ -13,10 +14,13 @@ from perkamo.cli.help import BASE_URL, BROWSER_KEY, BROWSER_KEY_VARIABLE, KEY, a
 from perkamo.cli.output import print_json_lines, print_lines
 from perkamo.cli.running import client_of_environment, explained, print_error, run_async
 from perkamo.cli.stdio import print_stderr
+from perkamo.cli.terminal import Style, painted
 from perkamo.cli.text import printable
 from perkamo.models import Customer, Level, UnlockedPerk
 from perkamo.stream.stream import CustomerUpdate, StreamState
 
+_SPACE: Final = "   "
+_Change: TypeAlias = tuple[str, Style | None]
 _STATES: Final = {"open": "connected", "waiting": "connection lost, trying again"}
 
 
@@ -75,9 +79,10 @@ def _print_state(state: StreamState) -> None:
 def _print_update(before: Customer | None, update: CustomerUpdate, *, as_json: bool) -> None:
     if as_json:
         print_json_lines({"event": update.event, "id": update.id, "customer": update.customer.raw})
-    else:
-        print_lines(f"{datetime.now().astimezone():%H:%M:%S}  {describe(before, update.customer)}")
-        stdio.flush()
+        return
+    parts = [painted(printable(text), style, sys.stdout) for text, style in _changes(before, update.customer)]
+    print_lines(f"{datetime.now().astimezone():%H:%M:%S}  {_SPACE.join(parts)}")
+    stdio.flush()
 
 
 def describe(before: Customer | None, now: Customer) -> str:
@@ -87,37 +92,42 @@ def describe(before: Customer | None, now: Customer) -> str:
         before: The customer as last seen, or None.
         now: The customer as the update has it.
     """
-    parts = [*_wallets(before, now), *_level(None if before is None else before.level, now.level), *_perks(before, now)]
+    return _SPACE.join(printable(text) for text, _ in _changes(before, now))
+
+
+def _changes(before: Customer | None, now: Customer) -> list[_Change]:
+    level = None if before is None else before.level
+    changes = [*_wallets(before, now), *_level(level, now.level), *_perks(before, now)]
     quiet = "nothing yet" if before is None else "no change of wallets, level or perks"
-    return "   ".join(printable(part) for part in parts) or quiet
+    return changes or [(quiet, None)]
 
 
-def _wallets(before: Customer | None, now: Customer) -> Iterator[str]:
+def _wallets(before: Customer | None, now: Customer) -> Iterator[_Change]:
     for wallet, balance in now.wallets.items():
         change = balance - (0 if before is None else before.wallets.get(wallet, 0))
         if before is None:
-            yield f"{wallet} {balance:,}"
+            yield f"{wallet} {balance:,}", None
         elif change:
-            yield f"{wallet} {balance:,} ({change:+,})"
+            yield f"{wallet} {balance:,} ({change:+,})", Style.GOOD if change > 0 else Style.BAD
     if before is not None:
-        yield from (f"{wallet} gone" for wallet in before.wallets if wallet not in now.wallets)
+        yield from ((f"{wallet} gone", Style.BAD) for wallet in before.wallets if wallet not in now.wallets)
 
 
-def _level(before: Level | None, now: Level | None) -> Iterator[str]:
+def _level(before: Level | None, now: Level | None) -> Iterator[_Change]:
     if now is None or (before is not None and before.level == now.level):
         return
     if before is None:
-        yield f"level {now.level}"
+        yield f"level {now.level}", None
     else:
-        yield f"level {'up' if now.level > before.level else 'down'}: {before.level} -> {now.level}"
+        yield f"level {'up' if now.level > before.level else 'down'}: {before.level} -> {now.level}", Style.NOTABLE
 
 
-def _perks(before: Customer | None, now: Customer) -> Iterator[str]:
+def _perks(before: Customer | None, now: Customer) -> Iterator[_Change]:
     known = [] if before is None else [_key(perk) for perk in before.perks]
     for perk in now.perks:
         if _key(perk) not in known:
             what = f"{perk.type or 'perk'} {perk.name or perk.key or ''}".rstrip()
-            yield what if before is None else f"new {what}"
+            yield (what, None) if before is None else (f"new {what}", Style.NOTABLE)
 
 
 def _key(perk: UnlockedPerk) -> tuple[str | None, str | None]:
