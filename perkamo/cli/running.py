@@ -173,7 +173,7 @@ def shown_log(name: str) -> Generator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             print_stderr(f"perkamo {name}: {for_command_line(record.getMessage())}")
 
-    handler = Handler()
+    handler = Handler(logging.WARNING)
     logging.getLogger().addHandler(handler)
     try:
         yield

@@ -9,6 +9,7 @@ from typing import IO, TypeAlias
 
 import pytest
 
+from perkamo.cli.main import main
 from perkamo.sandbox import Sandbox
 
 Perkamo: TypeAlias = "Callable[..., CompletedProcess[str]]"
@@ -45,5 +46,25 @@ def perkamo(sandbox: Sandbox) -> Perkamo:
             check=False,
             env={name: value for name, value in given.items() if value},
         )
+
+    return run
+
+
+@pytest.fixture
+def here(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Perkamo:
+    """Run a command like ``perkamo``, but in this process: for tests of what is said, of which there are many."""
+
+    def run(*words: str, **environment: str) -> "CompletedProcess[str]":
+        for name, value in {**variables(sandbox), **environment}.items():
+            if value:
+                monkeypatch.setenv(name, value)
+            else:
+                monkeypatch.delenv(name, raising=False)
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, out, err)
 
     return run

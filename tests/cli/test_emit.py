@@ -23,9 +23,9 @@ unlocked        First purchase (achievement, first_purchase)
 """
 
 
-def test_an_event_is_sent_and_what_it_did_is_shown(sandbox: Sandbox, perkamo: Perkamo) -> None:
+def test_an_event_is_sent_and_what_it_did_is_shown(sandbox: Sandbox, here: Perkamo) -> None:
     """Facts keep their types; balances, level and what was unlocked are readable; exit code 0."""
-    done = perkamo(
+    done = here(
         *("emit", "customer_123", "purchase.completed", "amount=1290000", "currency=CZK", "gift=true", "vat=null"),
         *('tags=["a"]', 'zip="01234"', "phone=+420123", "note=", "url=a=b", "name=NaN"),
         *("--transaction-id", "order_1", "--occurred-at", "2026-06-01T12:00:00+02:00"),
@@ -49,9 +49,9 @@ def test_an_event_is_sent_and_what_it_did_is_shown(sandbox: Sandbox, perkamo: Pe
     }
 
 
-def test_json_tells_the_transaction_id_and_the_whole_answer(sandbox: Sandbox, perkamo: Perkamo) -> None:
+def test_json_tells_the_transaction_id_and_the_whole_answer(sandbox: Sandbox, here: Perkamo) -> None:
     """One document, also for the random transaction id, which is the one that was sent."""
-    done = perkamo("emit", "customer_123", "review.created", "--json", "--context", '{"stars": 5}')
+    done = here("emit", "customer_123", "review.created", "--json", "--context", '{"stars": 5}')
 
     shown = json.loads(done.stdout)
     (event,) = sandbox.events()
@@ -86,12 +86,12 @@ def test_options_and_facts_come_in_any_order(
     assert (event.transaction_id, event.context) == ("t1", {"stars": 5, "text": "good"})
 
 
-def test_a_duplicate_is_a_success_that_says_so(perkamo: Perkamo) -> None:
+def test_a_duplicate_is_a_success_that_says_so(here: Perkamo) -> None:
     """The second time earns nothing and ends with 0, because the event counts."""
     words = ("emit", "customer_123", "review.created", "--transaction-id", "review_1")
-    perkamo(*words)
+    here(*words)
 
-    done = perkamo(*words)
+    done = here(*words)
 
     assert done.returncode == 0
     assert "applied         before: this transaction id has counted" in done.stdout
@@ -120,10 +120,10 @@ def test_a_duplicate_is_a_success_that_says_so(perkamo: Perkamo) -> None:
     ],
 )
 def test_bad_input_is_refused_before_anything_is_sent(
-    sandbox: Sandbox, perkamo: Perkamo, words: list[str], code: int, reason: str
+    sandbox: Sandbox, here: Perkamo, words: list[str], code: int, reason: str
 ) -> None:
     """What can't be read is wrong usage, 2; what can't be sent is refused, 3; the last line says why."""
-    done = perkamo("emit", "customer_123", "purchase.completed", *words)
+    done = here("emit", "customer_123", "purchase.completed", *words)
 
     last = done.stderr.splitlines()[-1]
     assert (done.returncode, done.stdout, sandbox.requests) == (code, "", ())
@@ -131,21 +131,21 @@ def test_bad_input_is_refused_before_anything_is_sent(
     assert reason in last
 
 
-def test_an_unknown_outcome_says_how_to_send_it_again(sandbox: Sandbox, perkamo: Perkamo) -> None:
+def test_an_unknown_outcome_says_how_to_send_it_again(sandbox: Sandbox, here: Perkamo) -> None:
     """The random transaction id is told, because the same event under another one would earn twice."""
     sandbox.faults.next("POST /v1/events", Reset(after="apply"), times=3)
-    failed = perkamo("emit", "customer_123", "review.created")
+    failed = here("emit", "customer_123", "review.created")
     again = re.search(r"--transaction-id (tx_\S+)$", failed.stderr)
     assert again is not None
 
-    done = perkamo("emit", "customer_123", "review.created", "--transaction-id", again[1])
+    done = here("emit", "customer_123", "review.created", "--transaction-id", again[1])
 
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     assert "applied         before" in done.stdout
     assert sandbox.customer("customer_123").wallets["points"] == 20
 
 
-def test_an_event_that_the_service_does_not_take_ends_with_3(sandbox: Sandbox, perkamo: Perkamo) -> None:
+def test_an_event_that_the_service_does_not_take_ends_with_3(sandbox: Sandbox, here: Perkamo) -> None:
     """Neither applied nor a duplicate: shown as it is, with the request's id, and no success."""
     answer = {
         "applied": False,
@@ -158,7 +158,7 @@ def test_an_event_that_the_service_does_not_take_ends_with_3(sandbox: Sandbox, p
     headers = {"x-perkamo-request-id": "req_42", "content-type": "application/json"}
     sandbox.faults.next("POST /v1/events", Status(200, headers, json.dumps(answer)))
 
-    done = perkamo("emit", "customer_123", "review.created")
+    done = here("emit", "customer_123", "review.created")
 
     assert done.returncode == 3
     assert done.stderr == "perkamo emit: the service did not apply the event (request id req_42).\n"

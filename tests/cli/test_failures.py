@@ -28,10 +28,10 @@ each_command = pytest.mark.parametrize(("name", "words", "route"), [(name, *rest
 
 @each_command
 def test_a_wrong_key_is_told_in_one_line_with_the_request(
-    perkamo: Perkamo, name: str, words: list[str], route: str
+    here: Perkamo, name: str, words: list[str], route: str
 ) -> None:
     """Exit code 1, the request's id to quote, and neither the key nor who the customer is."""
-    done = perkamo(name, *words, PERKAMO_SECRET_KEY=CANARY_KEY)
+    done = here(name, *words, PERKAMO_SECRET_KEY=CANARY_KEY)
 
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(f"perkamo {name}: {route}: 401 ")
@@ -40,9 +40,9 @@ def test_a_wrong_key_is_told_in_one_line_with_the_request(
 
 
 @each_command
-def test_without_a_key_the_variable_is_named(perkamo: Perkamo, name: str, words: list[str], route: str) -> None:
+def test_without_a_key_the_variable_is_named(here: Perkamo, name: str, words: list[str], route: str) -> None:
     """Exit code 1, and what to set."""
-    done = perkamo(name, *words, PERKAMO_SECRET_KEY="")
+    done = here(name, *words, PERKAMO_SECRET_KEY="")
 
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "PERKAMO_SECRET_KEY" in done.stderr
@@ -50,13 +50,13 @@ def test_without_a_key_the_variable_is_named(perkamo: Perkamo, name: str, words:
 
 @each_command
 def test_a_refusal_by_the_service_ends_with_3(
-    sandbox: Sandbox, perkamo: Perkamo, name: str, words: list[str], route: str
+    sandbox: Sandbox, here: Perkamo, name: str, words: list[str], route: str
 ) -> None:
     """Trying again would not help; what the service wrote is shown without the customer's id and without tricks."""
     body = f'{{"message": "No {CANARY_EMAIL}\\u001b[2J\\nhere"}}'
     sandbox.faults.next(route, Status(404, {"x-request-id": "req_7"}, body))
 
-    done = perkamo(name, *words)
+    done = here(name, *words)
 
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert f"perkamo {name}: {route}: 404 No *** [2J here" in done.stderr
@@ -65,11 +65,11 @@ def test_a_refusal_by_the_service_ends_with_3(
 
 
 @each_command
-def test_a_service_that_is_down_ends_with_1(perkamo: Perkamo, name: str, words: list[str], route: str) -> None:
+def test_a_service_that_is_down_ends_with_1(here: Perkamo, name: str, words: list[str], route: str) -> None:
     """No connection, after three attempts: one line that says so."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
-        done = perkamo(name, *words, PERKAMO_BASE_URL=f"http://127.0.0.1:{taken.getsockname()[1]}")
+        done = here(name, *words, PERKAMO_BASE_URL=f"http://127.0.0.1:{taken.getsockname()[1]}")
 
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(f"perkamo {name}: {route}: ")
@@ -78,21 +78,21 @@ def test_a_service_that_is_down_ends_with_1(perkamo: Perkamo, name: str, words: 
 
 @pytest.mark.parametrize("header", [{}, {"content-encoding": "br"}])
 def test_an_answer_that_cannot_be_read_names_the_request(
-    sandbox: Sandbox, perkamo: Perkamo, header: dict[str, str]
+    sandbox: Sandbox, here: Perkamo, header: dict[str, str]
 ) -> None:
     """No JSON, or an encoding that nobody asked for: the id to quote is there, once."""
     sandbox.faults.next("GET /v1/program", Status(200, {"x-perkamo-request-id": "req_8", **header}, "<html>"))
 
-    done = perkamo("program")
+    done = here("program")
 
     assert (done.returncode, done.stderr.count("\n"), done.stderr.count("(request id req_8)")) == (1, 1, 1)
 
 
-def test_a_lost_answer_is_tried_again_in_silence(sandbox: Sandbox, perkamo: Perkamo) -> None:
+def test_a_lost_answer_is_tried_again_in_silence(sandbox: Sandbox, here: Perkamo) -> None:
     """What a retry mends is no failure: nothing on stderr."""
     sandbox.faults.next("GET /v1/program", Lost())
 
-    done = perkamo("catalog")
+    done = here("catalog")
 
     assert (done.stderr, done.returncode) == ("", 0)
 
@@ -108,9 +108,9 @@ def test_a_lost_answer_is_tried_again_in_silence(sandbox: Sandbox, perkamo: Perk
         [CANARY_EMAIL, CANARY_KEY],
     ],
 )
-def test_wrong_usage_does_not_repeat_what_was_typed(perkamo: Perkamo, words: list[str]) -> None:
+def test_wrong_usage_does_not_repeat_what_was_typed(here: Perkamo, words: list[str]) -> None:
     """A key in the wrong place must not reach the log of a CI job by way of an error message."""
-    done = perkamo(*words)
+    done = here(*words)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert find_canary(done.stderr) is None
@@ -118,9 +118,9 @@ def test_wrong_usage_does_not_repeat_what_was_typed(perkamo: Perkamo, words: lis
     assert "Mustermann" not in done.stderr
 
 
-def test_a_mistyped_command_is_shown_beside_the_right_ones(perkamo: Perkamo) -> None:
+def test_a_mistyped_command_is_shown_beside_the_right_ones(here: Perkamo) -> None:
     """Hiding what was typed must not make the error useless."""
-    done = perkamo("custmer", "customer_123")
+    done = here("custmer", "customer_123")
 
     assert done.returncode == 2
     assert "'custmer'" in done.stderr
@@ -128,9 +128,9 @@ def test_a_mistyped_command_is_shown_beside_the_right_ones(perkamo: Perkamo) -> 
 
 
 @pytest.mark.parametrize("name", [*COMMANDS])
-def test_help_shows_an_example_the_variables_and_the_exit_codes(perkamo: Perkamo, name: str) -> None:
+def test_help_shows_an_example_the_variables_and_the_exit_codes(here: Perkamo, name: str) -> None:
     """A user needs no other page; no option takes a server key."""
-    done = perkamo(name, "--help", PERKAMO_SECRET_KEY=CANARY_KEY)
+    done = here(name, "--help", PERKAMO_SECRET_KEY=CANARY_KEY)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert f"\nexample:\n  perkamo {name}" in done.stdout
@@ -143,13 +143,13 @@ def test_help_shows_an_example_the_variables_and_the_exit_codes(perkamo: Perkamo
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "import", "outbox", "watch"])
-def test_advice_names_what_the_command_line_has(name: str, tmp_path: Path, perkamo: Perkamo) -> None:
+def test_advice_names_what_the_command_line_has(name: str, tmp_path: Path, here: Perkamo) -> None:
     """The option is named, and there; catches an argument of Python's that nobody can type."""
     words = {"import": [__file__], "outbox": ["relay", str(tmp_path)], "watch": ["c1"], "token": ["c1"]}.get(name)
     words = words or COMMANDS[name][0]
 
-    done = perkamo(name, *words, PERKAMO_BASE_URL="http://192.0.2.1:9")
-    shown = perkamo(name, "--help")
+    done = here(name, *words, PERKAMO_BASE_URL="http://192.0.2.1:9")
+    shown = here(name, "--help")
 
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(
@@ -159,9 +159,9 @@ def test_advice_names_what_the_command_line_has(name: str, tmp_path: Path, perka
     assert "--allow-insecure-http" in shown.stdout
 
 
-def test_plain_http_is_allowed_where_it_was_asked_for(perkamo: Perkamo) -> None:
+def test_plain_http_is_allowed_where_it_was_asked_for(here: Perkamo) -> None:
     """Then the address is tried; catches an option without an effect."""
-    done = perkamo("program", "--allow-insecure-http", PERKAMO_BASE_URL="http://host.invalid:9")
+    done = here("program", "--allow-insecure-http", PERKAMO_BASE_URL="http://host.invalid:9")
 
     assert done.returncode == 1
     assert done.stderr.startswith("perkamo program: GET /v1/program: ")

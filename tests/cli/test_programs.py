@@ -41,39 +41,39 @@ def serve(sandbox: Sandbox, program: object) -> None:
     sandbox.faults.next("GET /v1/program", Status(200, {"content-type": "application/json"}, json.dumps(program)))
 
 
-def test_the_catalog_is_a_table_of_what_earns(perkamo: Perkamo) -> None:
+def test_the_catalog_is_a_table_of_what_earns(here: Perkamo) -> None:
     """Event, reward, the facts that formulas read, and label."""
-    done = perkamo("catalog")
+    done = here("catalog")
 
     assert (done.stdout, done.stderr, done.returncode) == (RULES, "", 0)
 
 
-def test_the_catalog_as_json_is_the_list_of_rules(perkamo: Perkamo) -> None:
+def test_the_catalog_as_json_is_the_list_of_rules(here: Perkamo) -> None:
     """As the service has them."""
-    done = perkamo("catalog", "--json")
+    done = here("catalog", "--json")
 
     assert json.loads(done.stdout) == SHOP_PROGRAM["earningRules"]
 
 
-def test_the_program_is_shown_whole(perkamo: Perkamo) -> None:
+def test_the_program_is_shown_whole(here: Perkamo) -> None:
     """Rules as a table, everything else, whose shape is unpublished, as an outline."""
-    done = perkamo("program")
+    done = here("program")
 
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.startswith(RULES + REST)
     assert done.stdout.endswith("metrics events 0  customers 0\nusage events 0  customers 0\n")
 
 
-def test_the_program_as_json_serves_a_sandbox(perkamo: Perkamo) -> None:
+def test_the_program_as_json_serves_a_sandbox(here: Perkamo) -> None:
     """What is printed can be given to ``perkamo sandbox --program``, as the help shows."""
-    done = perkamo("program", "--json")
+    done = here("program", "--json")
 
     with Sandbox(done.stdout) as copy:
         assert copy.base_url
     assert json.loads(done.stdout)["blueprint"]["earningRules"] == SHOP_PROGRAM["earningRules"]
 
 
-def test_a_program_of_another_shape_is_shown_too(sandbox: Sandbox, perkamo: Perkamo) -> None:
+def test_a_program_of_another_shape_is_shown_too(sandbox: Sandbox, here: Perkamo) -> None:
     """Only the rules' event is confirmed: any other shape, missing or odd, is no reason to fail."""
     rules = [{"event": "a"}, {"event": "b", "reward": "10 * {{x}}"}, {"event": "c\x1b[2J", "reward": {"formula": [1]}}]
     serve(
@@ -81,7 +81,7 @@ def test_a_program_of_another_shape_is_shown_too(sandbox: Sandbox, perkamo: Perk
         {"blueprint": {"earningRules": rules, "odd": [[], {}, [1, {"a": {"b": {"c": {"d": [1]}}}}]]}, "n": None},
     )
 
-    done = perkamo("program")
+    done = here("program")
 
     assert (done.stderr, done.returncode) == ("", 0)
     assert "b      10 * {{x}}  x\n" in done.stdout
@@ -91,12 +91,12 @@ def test_a_program_of_another_shape_is_shown_too(sandbox: Sandbox, perkamo: Perk
     )
 
 
-def test_a_space_without_rules_is_told(sandbox: Sandbox, perkamo: Perkamo) -> None:
+def test_a_space_without_rules_is_told(sandbox: Sandbox, here: Perkamo) -> None:
     """A sentence, an empty JSON list, and no Python without events."""
     for _ in range(3):
         serve(sandbox, {})
 
-    text, document, module = (perkamo("catalog", *words) for words in ([], ["--json"], ["--python"]))
+    text, document, module = (here("catalog", *words) for words in ([], ["--json"], ["--python"]))
 
     assert (text.stdout, text.returncode) == ("The program has no earning rules.\n", 0)
     assert (json.loads(document.stdout), document.returncode) == ([], 0)

@@ -9,9 +9,9 @@ from perkamo.sandbox import Sandbox
 from tests.cli.conftest import Perkamo
 
 
-def test_a_token_stands_alone_on_stdout(sandbox: Sandbox, perkamo: Perkamo) -> None:
+def test_a_token_stands_alone_on_stdout(sandbox: Sandbox, here: Perkamo) -> None:
     """So that ``$(perkamo token …)`` works; for how long it is good is told on stderr."""
-    done = perkamo("token", "customer_123", "--ttl", "60")
+    done = here("token", "customer_123", "--ttl", "60")
 
     token = sandbox.check_token(done.stdout.removesuffix("\n"), "browser")
     assert (token.user_id, done.returncode) == ("customer_123", 0)
@@ -19,9 +19,9 @@ def test_a_token_stands_alone_on_stdout(sandbox: Sandbox, perkamo: Perkamo) -> N
 
 
 @pytest.mark.parametrize(("words", "seconds"), [([], 120), (["--ttl", "30"], 30)])
-def test_a_stream_token_is_one(sandbox: Sandbox, perkamo: Perkamo, words: list[str], seconds: int) -> None:
+def test_a_stream_token_is_one(sandbox: Sandbox, here: Perkamo, words: list[str], seconds: int) -> None:
     """``--stream`` asks for the other purpose, for 120 seconds when nothing is said."""
-    done = perkamo("token", "customer_123", "--stream", "--json", *words)
+    done = here("token", "customer_123", "--stream", "--json", *words)
 
     answer = json.loads(done.stdout)
     assert sandbox.check_token(answer["token"], "stream").user_id == "customer_123"
@@ -36,9 +36,9 @@ def test_a_stream_token_is_one(sandbox: Sandbox, perkamo: Perkamo, words: list[s
         (["--ttl", "ten"], 2, "argument --ttl: it is a whole number of seconds"),
     ],
 )
-def test_a_bad_time_is_refused(perkamo: Perkamo, words: list[str], code: int, reason: str) -> None:
+def test_a_bad_time_is_refused(here: Perkamo, words: list[str], code: int, reason: str) -> None:
     """What is no number is wrong usage; what the service would not take is refused."""
-    done = perkamo("token", "customer_123", *words)
+    done = here("token", "customer_123", *words)
 
     assert (done.stdout, done.returncode) == ("", code)
     assert reason in done.stderr.splitlines()[-1]
@@ -52,9 +52,9 @@ def test_a_bad_time_is_refused(perkamo: Perkamo, words: list[str], code: int, re
         ("sk_test_swapped", 3, "browser_key is a server key, which must never reach a browser"),
     ],
 )
-def test_a_wrong_browser_key_is_explained(perkamo: Perkamo, key: str, code: int, reason: str) -> None:
+def test_a_wrong_browser_key_is_explained(here: Perkamo, key: str, code: int, reason: str) -> None:
     """Missing, unknown, or the server key in its place; the key itself is not shown."""
-    done = perkamo("token", "customer_123", PERKAMO_BROWSER_KEY=key)
+    done = here("token", "customer_123", PERKAMO_BROWSER_KEY=key)
 
     assert (done.stdout, done.returncode, done.stderr.count("\n")) == ("", code, 1)
     assert reason in done.stderr
