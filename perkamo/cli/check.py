@@ -16,7 +16,8 @@ from perkamo.cli.checking.surroundings import Surrounding, look_around, of_answe
 from perkamo.cli.checking.writing import Writer
 from perkamo.cli.exit_codes import DONE, FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE
 from perkamo.cli.help import BASE_URL, BROWSER_KEY, BROWSER_KEY_VARIABLE, KEY, add_client_options, explain
-from perkamo.cli.output import print_json, print_lines, table
+from perkamo.cli.layout import table
+from perkamo.cli.output import print_json, print_lines
 from perkamo.cli.running import RefusedError, explained, run_async
 from perkamo.cli.stdio import print_stderr
 from perkamo.encoding.encode import JSONValue
