@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final, TypeVar
 
+from perkamo.decoding.class_hooks import tell_unread
 from perkamo.decoding.failures import read_failure
-from perkamo.decoding.structure import name_of, set_meta, structure, structure_hook, tell_unread
+from perkamo.decoding.kinds import name_of
+from perkamo.decoding.structure import set_meta, structure, structure_hook
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
 from perkamo.errors import PerkamoResponseError, WriteOutcome

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from perkamo import models
 from perkamo.contract import FACTS
-from perkamo.decoding import structure as structure_module
+from perkamo.decoding import class_hooks
 from perkamo.decoding.answers import decode_batch
-from perkamo.decoding.structure import FACT_NAMES, WIRE_NAMES, structure
+from perkamo.decoding.class_hooks import FACT_NAMES, WIRE_NAMES
+from perkamo.decoding.structure import structure
 from perkamo.encoding.encode import JSONValue
 from perkamo.models import (
     Answer,
@@ -104,7 +105,7 @@ FIELDS = [
 
 @pytest.fixture(autouse=True)
 def _nothing_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structure_module, "_told", set())
+    monkeypatch.setattr(class_hooks, "_told", set())
 
 
 def at(value: JSONValue, path: tuple[str | int, ...]) -> dict[str | int, JSONValue]:
@@ -190,7 +191,7 @@ def test_the_rule_holds_for_every_field(cls: type[Part], name: str, caplog: pyte
     for wrong in (value for value in OF_EACH_TYPE if not fits(attribute.type, value)):
         body = changed(answer, (*path, wire), wrong)
         caplog.clear()
-        structure_module._told.clear()
+        class_hooks._told.clear()
 
         if fact.known == "published" and whole is not Program:
             with pytest.raises(ValueError, match=re.escape(wire)) as caught:

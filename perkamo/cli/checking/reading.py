@@ -8,7 +8,7 @@ from perkamo.cli.checking import shapes
 from perkamo.cli.checking.caller import Answer, Caller
 from perkamo.cli.checking.findings import CONFIRMED, Findings
 from perkamo.cli.checking.shapes import JsonObject
-from perkamo.decoding.structure import name_of
+from perkamo.decoding.kinds import name_of
 from perkamo.encoding.encode import JSONValue
 from perkamo.signing import API_KEY_HEADER
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 from perkamo.cli.checking.findings import CONFIRMED
-from perkamo.decoding.structure import name_of
+from perkamo.decoding.kinds import name_of
 from perkamo.encoding.encode import JSONValue
 
 JsonObject: TypeAlias = dict[str, JSONValue]
