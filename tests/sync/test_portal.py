@@ -407,11 +407,10 @@ def test_a_call_that_the_exit_overtook_says_that_nothing_was_sent() -> None:
 
     thread = LoopThread()
     thread.wait_until_started()
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         thread.call_soon(until_both_wait)
-        stopping = pool.submit(thread.stop)
+        thread.call_soon(thread._stop.set)
         error = pool.submit(Call(thread, note).run).exception(10)
-        stopping.result(10)
 
     assert isinstance(error, PerkamoClosedError)
     assert (error.outcome, called) == ("not_sent", [])
