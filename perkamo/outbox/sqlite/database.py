@@ -27,8 +27,9 @@ from perkamo.outbox.sqlite.tables import Counts, Tables
 SCHEMA_VERSION: Final = 1
 _APPLICATION_ID: Final = 1346720331  # "PERK"
 _PAGE_SIZE: Final = 4096
-_FREE_PAGES_KEPT: Final = 256
 _BUSY_MILLISECONDS: Final = 1000
+_STEPS: Final = 500
+"""How often pages are given back at once where nothing waits."""
 _NO_SPACE: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LOGGER: Final = logging.getLogger("perkamo.outbox")
@@ -68,7 +69,7 @@ class Database:
                 raise
             with suppress(sqlite3.Error, OSError):
                 self._write_record()
-                _give_back_pages(tables.connection, self.most_bytes // _PAGE_SIZE)
+                _give_back_pages(tables, self.most_bytes // _PAGE_SIZE)
             is_in_place = _identify(self._path) == self._files
         if not is_in_place:  # what was committed must be found under its name
             try:
@@ -310,12 +311,16 @@ def _carry(other: Tables, tables: Tables) -> None:
     other.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _give_back_pages(connection: sqlite3.Connection, most: int) -> None:
-    """Give pages back to the disk, a few at a time, where most of the database is free."""
-    pages, free = _number(connection, "PRAGMA page_count"), _number(connection, "PRAGMA freelist_count")
-    if free > max(_FREE_PAGES_KEPT, pages // 2):
-        with suppress(sqlite3.Error):  # the disk may be full
-            connection.execute(f"PRAGMA incremental_vacuum({min(free - _FREE_PAGES_KEPT, most)})").fetchall()
+def _give_back_pages(tables: Tables, most: int) -> None:
+    """Give pages back to the disk where most of the database is free: a few at a time, for it may be nearly full."""
+    connection = tables.connection
+    for _ in range(1 if tables.counts.pending else _STEPS):
+        pages, free = (_number(connection, f"PRAGMA {name}") for name in ("page_count", "freelist_count"))
+        if free <= max(most, pages // 2):
+            return
+        # execute() would take one step, which is one page.
+        connection.executescript(f"PRAGMA incremental_vacuum({min(most, free - most)})")
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the file gets shorter with this
 
 
 def _identify(path: Path) -> list[int]:
