@@ -272,6 +272,24 @@ class Event:
         return f"<Event {self.event!r}>"
 
 
+@frozen(repr=False)
+class EncodedEvent:
+    """An event as ``Event.to_bytes`` made it, to be sent by ``batch`` as it is: it was checked when it was made.
+
+    Whoever asks it for another field of the event gets that, at the price of reading the bytes.
+
+    Attributes:
+        transaction_id: The event's transaction id.
+        body: The event's bytes.
+    """
+
+    transaction_id: str
+    body: bytes
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(Event.from_bytes(self.body), name)
+
+
 class EventDict(TypedDict):
     """An event as a mapping, with the wire's field names: what ``batch``, ``emit_many`` and ``Outbox.put`` take, too.
 

@@ -5,7 +5,7 @@ The one judgement of a result is ``judge``: whoever delivers events settles each
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 from perkamo.batching.pacing import Pace
 from perkamo.client import AsyncPerkamoClient
@@ -18,7 +18,7 @@ from perkamo.errors import (
     PerkamoResponseError,
     PerkamoValidationError,
 )
-from perkamo.events import MAX_BATCH_EVENTS, Event
+from perkamo.events import MAX_BATCH_EVENTS, EncodedEvent, Event
 from perkamo.models import EventIngestResponse
 from perkamo.request.retry import REJECTED_STATUSES
 
@@ -75,7 +75,7 @@ def may_be_one_event(error: PerkamoError) -> bool:
 
 async def send_batch(
     client: AsyncPerkamoClient,
-    events: Sequence[Event],
+    events: Sequence[Event] | Sequence[EncodedEvent],
     *,
     halve: Callable[[PerkamoError], bool] = may_be_one_event,
     continue_on_error: bool = True,
@@ -104,7 +104,7 @@ async def send_batch(
     while parts and stopped is None:
         part = parts.pop()
         try:
-            answer = await client.batch(part)
+            answer = await client.batch(cast("Sequence[Event]", part))  # which takes both
         except PerkamoError as error:
             if len(part) > 1 and halve(error):
                 middle = len(part) // 2

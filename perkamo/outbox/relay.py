@@ -14,7 +14,7 @@ from perkamo.client import AsyncPerkamoClient
 from perkamo.clock import Clock
 from perkamo.errors import PerkamoError, PerkamoRateLimitError, PerkamoTimeoutError
 from perkamo.event_loop import DetachedTaskGroup
-from perkamo.events import Event
+from perkamo.events import EncodedEvent
 from perkamo.outbox.errors import PerkamoOutboxError
 from perkamo.outbox.settling import SIZES, Settled, Settler
 from perkamo.outbox.store import Changes, Lease, Settlement, Store, StoredEvent
@@ -187,7 +187,7 @@ class Relay:
         try:
             results = await send_batch(
                 client,
-                [Event.from_bytes(event.body) for event in events],
+                [EncodedEvent(event.transaction_id, event.body) for event in events],
                 halve=lambda error: judge(error) in {"rejected", "undecided"},
                 continue_on_error=False,
             )

@@ -243,10 +243,10 @@ class Writer(Generic[T]):
 
     def _look(self) -> None:
         try:
-            if self._source.has_changed():
-                self.notify()
-        except PerkamoOutboxError as error:
-            _LOGGER.warning("The outbox can't be looked into: %s", error)
+            has_changed = self._source.has_changed()
+        except Exception:  # noqa: BLE001 - whoever watches will meet it and tell it; the thread goes on
+            has_changed = True
+        if has_changed:
             self.notify()
 
     def _end(self) -> None:

@@ -17,6 +17,7 @@ from perkamo.errors import PerkamoConfigurationError, PerkamoValidationError
 from perkamo.events import (
     MAX_BATCH_EVENTS,
     MAX_USER_ID_LENGTH,
+    EncodedEvent,
     Event,
     Traits,
     as_event,
@@ -94,15 +95,15 @@ def emit(event: Event | Mapping[str, object]) -> Call:
     return Call("POST", "/v1/events", "POST /v1/events", event.to_bytes())
 
 
-def batch(events: Iterable[Event | Mapping[str, object]]) -> tuple[Call, int]:
+def batch(events: Iterable[Event | EncodedEvent | Mapping[str, object]]) -> tuple[Call, int]:
     """Make the call that sends 1 to 100 events; return it with their number."""
     if isinstance(events, Event | Mapping | str | bytes) or not isinstance(cast("object", events), Iterable):
         raise refusal("events", "must be an iterable of events")
     bodies: list[bytes] = []
     by_id: dict[str | None, bytes] = {}
     for index, one in enumerate(islice(events, MAX_BATCH_EVENTS + 1)):
-        event, body = _checked(one, index)
-        if by_id.setdefault(event.transaction_id, body) != body:
+        transaction_id, body = (one.transaction_id, one.body) if isinstance(one, EncodedEvent) else _checked(one, index)
+        if by_id.setdefault(transaction_id, body) != body:
             path = f"events[{index}].transaction_id"
             raise PerkamoValidationError(
                 f"{path} stands on two different events, of which the service would apply one. Nothing was sent.",
@@ -177,11 +178,11 @@ def _quoted_user(user_id: str) -> str:
     return encode(check_id(user_id, "user_id", MAX_USER_ID_LENGTH), "user_id")
 
 
-def _checked(one: Event | Mapping[str, object], index: int) -> tuple[Event, bytes]:
-    """Return an event of a batch with its bytes, or say which one can't be sent."""
+def _checked(one: Event | Mapping[str, object], index: int) -> tuple[str | None, bytes]:
+    """Return the transaction id and the bytes of an event of a batch, or say which one can't be sent."""
     try:
         event = as_event(one)
-        return event, event.to_bytes()
+        return event.transaction_id, event.to_bytes()
     except PerkamoValidationError as error:
         path, reason = f"events[{index}].{error.path}", str(error)
     raise PerkamoValidationError(f"events[{index}].{reason}", field="events", path=path)

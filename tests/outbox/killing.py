@@ -23,7 +23,7 @@ from perkamo.batching.split import EventResult, send_batch
 from perkamo.client import AsyncPerkamoClient
 from perkamo.clock import Clock
 from perkamo.errors import PerkamoError, PerkamoServerError
-from perkamo.events import Event
+from perkamo.events import EncodedEvent, Event
 from perkamo.models import EventIngestResponse
 from perkamo.outbox import relay
 from perkamo.outbox.directory import Directory
@@ -75,7 +75,7 @@ def drop_on_503() -> None:
 
     async def send(
         client: AsyncPerkamoClient,
-        events: Sequence[Event],
+        events: Sequence[EncodedEvent],
         *,
         halve: Callable[[PerkamoError], bool],
         continue_on_error: bool,
@@ -92,8 +92,8 @@ def drop_on_503() -> None:
 def new_id_on_resend() -> None:
     """Make a transaction id for each sending."""
 
-    async def send(client: AsyncPerkamoClient, events: Iterable[Event], **options: Any) -> list[EventResult]:
-        renamed = [event.with_transaction_id(f"tx_{secrets.token_hex(8)}") for event in events]
+    async def send(client: AsyncPerkamoClient, events: Iterable[EncodedEvent], **options: Any) -> list[EventResult]:
+        renamed = [Event.from_bytes(one.body).with_transaction_id(f"tx_{secrets.token_hex(8)}") for one in events]
         return await send_batch(client, renamed, **options)
 
     plant(relay, "send_batch", send)

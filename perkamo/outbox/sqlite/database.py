@@ -29,7 +29,6 @@ _APPLICATION_ID: Final = 1346720331  # "PERK"
 _PAGE_SIZE: Final = 4096
 _BUSY_MILLISECONDS: Final = 1000
 _STEPS: Final = 500
-"""How often pages are given back at once where nothing waits."""
 _NO_SPACE: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LOGGER: Final = logging.getLogger("perkamo.outbox")
@@ -46,18 +45,14 @@ class Database:
         self._path = directory.path
         self._files: list[int] = []
         self._lost: list[Tables] = []
-        self._checked = (0, 0, 0)
         self._is_suspect = False
         self._seen = -1
 
     @contextmanager
     def transaction(self) -> Generator[Tables]:
-        """Make everything inside durable at once, or nothing of it.
-
-        Raises:
-            PerkamoOutboxError: Nothing was kept, or ``outcome`` is ``"unknown"``; the message says why.
-        """
+        """Make everything inside durable at once, or nothing of it; an error whose outcome is unknown says so."""
         with self._entered() as tables:
+            tables.has_room = self.directory.has_room()
             try:
                 with _transaction(tables):
                     yield tables
@@ -65,7 +60,7 @@ class Database:
                 code: int = getattr(error, "sqlite_errorcode", 0)
                 if isinstance(error, PerkamoOutboxStorageError) or (code and code not in _NO_SPACE):
                     self._close()  # after a failed sync nobody knows what the page cache holds: read the file anew
-                    self._checked, self._is_suspect = (0, 0, 0), code & 0xFF in _DAMAGED
+                    self._is_suspect = code & 0xFF in _DAMAGED
                 raise
             with suppress(sqlite3.Error, OSError):
                 self._write_record()
@@ -103,7 +98,11 @@ class Database:
         with _translated(self.directory), self.directory.lock, self._guard:
             tables = self._current()
             while self._lost:
-                _carry(self._lost[0], tables)
+                try:
+                    _carry(self._lost[0], tables)
+                except sqlite3.DatabaseError as error:
+                    if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                        raise
                 self._lost.pop(0).connection.close()
             yield tables
 
@@ -114,7 +113,6 @@ class Database:
         if tables is not None:
             with suppress(sqlite3.Error):
                 tables.connection.close()
-            self._checked = _stamp(self._path)
             self.directory.leave()
 
     def _begin_in_child(self) -> None:
@@ -143,8 +141,8 @@ class Database:
             path = next((path for path in directory.databases() if name in {path.name, ""}), None)
             state = "gone" if path is None else self._examine(path)
             # One whose log or index is not the one that its users have is left to them.
-            is_good = state == "alone" or (state == "shared" and path is not None and _identify(path) == files)
-            self._path = path if path is not None and is_good and not self._is_suspect else directory.new_database()
+            is_good = state == "alone" or (state == "shared" and _identify(path) == files)
+            self._path = path if path and is_good and not self._is_suspect else directory.new_database()
             tables = _connect(self._path, directory)
             with _transaction(tables):
                 if self._path != path:
@@ -169,12 +167,11 @@ class Database:
         return tables
 
     def _examine(self, path: Path) -> Literal["alone", "shared", "damaged"]:
-        """Tell whether others have a database open; check it if not, unless it is as this process left it."""
-        check = "SELECT 'ok'" if _stamp(path) == self._checked else "PRAGMA quick_check(1)"
+        """Tell whether others have a database open; check it if not."""
         with suppress(PerkamoOutboxCorruptError), _translated(self.directory):
             try:
                 with closing(_connect(path, self.directory, alone=True).connection) as connection:
-                    if connection.execute(check).fetchone() == ("ok",):
+                    if connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
                         return "alone"
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
@@ -252,12 +249,11 @@ def _connect(path: Path, directory: Directory, *, alone: bool = False) -> Tables
 
 def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
     run = connection.execute
-    is_new = _number(connection, "SELECT count(*) FROM sqlite_master") == 0
-    if not is_new and _number(connection, "PRAGMA application_id") != _APPLICATION_ID:
+    if _number(connection, "SELECT count(*) FROM sqlite_master") == 0:
+        run("PRAGMA auto_vacuum = INCREMENTAL")
+    elif _number(connection, "PRAGMA application_id") != _APPLICATION_ID:
         raise PerkamoOutboxCorruptError("The database belongs to something else.")
     version = _check_version(connection)
-    if is_new:
-        run("PRAGMA auto_vacuum = INCREMENTAL")
     mode = run("PRAGMA journal_mode = WAL").fetchone()
     run("PRAGMA synchronous = FULL")
     if mode != ("wal",) or _number(connection, "PRAGMA synchronous") != 2:
@@ -323,20 +319,12 @@ def _give_back_pages(tables: Tables, most: int) -> None:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the file gets shorter with this
 
 
-def _identify(path: Path) -> list[int]:
+def _identify(path: Path | None) -> list[int]:
     """Return what tells a database, its log and its index from all other files."""
     files: list[int] = []
     with suppress(OSError):
         files.extend(os.stat(f"{path}{suffix}").st_ino for suffix in ("", "-wal", "-shm"))  # noqa: PTH116 - for speed
     return files
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return what changes when a closed database is written to."""
-    with suppress(OSError):
-        status = path.stat()
-        return status.st_ino, status.st_size, status.st_mtime_ns
-    return 0, 0, 0
 
 
 def _number(connection: sqlite3.Connection, query: str) -> int:
@@ -345,8 +333,7 @@ def _number(connection: sqlite3.Connection, query: str) -> int:
 
 def _unknown() -> PerkamoOutboxStorageError:
     return PerkamoOutboxStorageError(
-        "The disk failed while the outbox was written to. It is not known whether the event was kept. Put the same "
-        "event again: it is kept once.",
+        "The disk failed, and it is not known whether the event was kept. Put the same event again: it is kept once.",
         retryable=True,
         outcome="unknown",
     )

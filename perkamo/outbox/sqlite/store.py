@@ -7,7 +7,6 @@ from attrs import asdict
 
 from perkamo.event_loop import Wakeup
 from perkamo.outbox.directory import Directory
-from perkamo.outbox.errors import disk_full
 from perkamo.outbox.sqlite.database import Database
 from perkamo.outbox.sqlite.tables import Tables
 from perkamo.outbox.store import DeadLetter, Lease, OutboxStats, Settlement
@@ -29,13 +28,8 @@ class SqliteStore:
 
     async def put(self, transaction_id: str, space: str, body: bytes) -> None:
         """Keep an event durably; see ``Outbox.put``."""
-
-        def put(tables: Tables) -> None:
-            if not self._directory.has_room():
-                raise disk_full()
-            tables.put(transaction_id, space, body, self._max_bytes)
-
-        await self._writer.do(put, _ROW_BYTES + len(body))
+        max_bytes = self._max_bytes
+        await self._writer.do(lambda tables: tables.put(transaction_id, space, body, max_bytes), _ROW_BYTES + len(body))
         self._writer.notify()
 
     async def take(self, spaces: Sequence[str], sizes: Sequence[int], max_bytes: int, seconds: float) -> Lease:

@@ -16,7 +16,7 @@ from zlib import crc32
 
 from attrs import astuple, define, evolve, fields
 
-from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError
+from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError, disk_full
 from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, StoredEvent
 
 LONGEST_LEASE: Final = 600.0
@@ -62,6 +62,7 @@ class Tables:
         self.connection: sqlite3.Connection = connection
         self.name: str = name
         self.counts: Counts = Counts()
+        self.has_room: bool = True
         self._user = user
         self._stored = self.counts
         self._run, self._run_many = connection.execute, connection.executemany
@@ -79,9 +80,11 @@ class Tables:
     def put(self, transaction_id: str, space: str, body: bytes, max_size: int) -> None:
         """Keep an event that waits. The same event again is kept once, another one under its id is refused."""
         row = (transaction_id, space, int(_wall_time() * 1000), None, None, crc32(body), body)
-        has_room = self.counts.size + len(body) <= max_size
-        if (has_room and self._insert(row)) or (known := self._known(transaction_id)) == body:
+        fits = self.counts.size + len(body) <= max_size
+        if (fits and self.has_room and self._insert(row)) or (known := self._known(transaction_id)) == body:
             return
+        if known is None and fits:
+            raise disk_full()
         if known is None:
             raise PerkamoOutboxFullError(
                 "The outbox is full. The event was not kept. Deliver what waits, or allow it more bytes (max_bytes)."
