@@ -15,7 +15,6 @@ from perkamo.clock import Clock
 from perkamo.errors import PerkamoError, PerkamoRateLimitError, PerkamoTimeoutError
 from perkamo.event_loop import DetachedTaskGroup
 from perkamo.events import EncodedEvent
-from perkamo.outbox.errors import PerkamoOutboxError
 from perkamo.outbox.settling import SIZES, Settled, Settler
 from perkamo.outbox.store import Changes, Lease, Settlement, Store, StoredEvent
 from perkamo.request.retry import RetryPolicy
@@ -81,6 +80,7 @@ class Relay:
         self._sent: list[float] = []
         self._news = anyio.Event()
         self._changes: Changes | None = None
+        self._trouble_is_local = False
         self._is_stopping = False
         self._mentioned_others = False
 
@@ -120,13 +120,13 @@ class Relay:
             spaces = await self._spaces()
             lease = await self._store.take(spaces, SIZES, MAX_REQUEST_BYTES, self._timeout + TIMEOUT)
         except Exception as error:  # noqa: BLE001 - a relay ends when it is told to
-            self._note(_as_ours(error), self._clock.now())
+            self._note_local(error)
             return not self._is_hopeless()
         if lease.events:
             self._sent.append(self._clock.now())
             tasks.start_soon(self._deliver, lease, spaces[0], self._sent[-1])
             return True
-        if isinstance(self.trouble, PerkamoOutboxError):
+        if self.trouble is not None and (self._trouble_is_local or not lease.waiting):
             self._note(None, self._clock.now())
         if lease.others_wait and not self._mentioned_others:
             self._mentioned_others = True
@@ -219,7 +219,7 @@ class Relay:
             try:
                 await self._store.settle(lease, settlement)
             except Exception as error:  # noqa: BLE001 - a relay ends when it is told to
-                self._note(_as_ours(error), self._clock.now())
+                self._note_local(error)
                 if self._clock.now() > until:
                     return
                 await self._clock.sleep(_STORE_PAUSE)
@@ -243,30 +243,38 @@ class Relay:
         try:
             for key in former:
                 await self._store.rebind(space, key)
-        except PerkamoOutboxError as error:
-            self._note(error, self._clock.now())
+        except Exception as error:  # noqa: BLE001 - a relay ends when it is told to
+            self._note_local(error)
 
     def _is_hopeless(self) -> bool:
         return self._until_empty and self.trouble is not None and not self.trouble.retryable
 
     def _note(self, trouble: PerkamoError | None, sent_at: float) -> None:
         """Note why everything waits, or that events pass, and hold back accordingly."""
-        is_new = type(trouble) is not type(self.trouble)
-        self.trouble = trouble
+        self._trouble_is_local = False
         if trouble is None:
             self._pace.succeeded()
-            if is_new:
-                _LOGGER.info("Events pass again")
-            return
-        if isinstance(trouble, PerkamoOutboxError):
-            self._pace.hold(_STORE_PAUSE)
         elif trouble.retryable:
             self._pace.failed(trouble, sent_at)
         else:
             self._pace.hold(PAUSE)
+        self._tell_of(trouble)
+
+    def _note_local(self, error: Exception) -> None:
+        """Note that the store or the key's supplier fails; the service has nothing to do with it."""
+        trouble = _as_ours(error)
+        self._trouble_is_local = True
+        self._pace.hold(_STORE_PAUSE if trouble.retryable else PAUSE)
+        self._tell_of(trouble)
+
+    def _tell_of(self, trouble: PerkamoError | None) -> None:
+        is_new = type(trouble) is not type(self.trouble)
+        self.trouble = trouble
         if self._is_hopeless():
             self.stop()
-        elif is_new:
+        elif is_new and trouble is None:
+            _LOGGER.info("Events pass again")
+        elif is_new and trouble is not None:
             _LOGGER.log(logging.WARNING if trouble.retryable else logging.ERROR, "Events wait: %s", trouble)
 
 
@@ -289,4 +297,4 @@ def _as_ours(error: Exception) -> PerkamoError:
     """Return an error of this library; somebody else's is told by its type alone, for its text may tell too much."""
     if isinstance(error, PerkamoError):
         return error
-    return PerkamoError(f"The client raised {type(error).__name__}", outcome="unknown", retryable=True)
+    return PerkamoError(f"{type(error).__name__} was raised", outcome="unknown", retryable=True)

@@ -46,6 +46,8 @@ class Service:
         """Answer one request."""
         self.requests.append([event["transaction_id"] for event in events])
         answer = self.answer(events, key)
+        if answer == "too few":
+            return 200, b'{"results":[]}'
         if isinstance(answer, int):
             if answer == HANG:
                 self.ended.wait(60)
@@ -76,6 +78,8 @@ def running_service() -> Iterator[Service]:
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(answer)))
+            if status == 429:
+                self.send_header("retry-after", "30")
             self.end_headers()
             self.wfile.write(answer)
 

@@ -25,6 +25,7 @@ from perkamo.outbox.errors import PerkamoOutboxCorruptError, PerkamoOutboxError,
 from perkamo.outbox.sqlite.tables import Counts, Tables
 
 SCHEMA_VERSION: Final = 1
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _APPLICATION_ID: Final = 1346720331  # "PERK"
 _PAGE_SIZE: Final = 4096
 _BUSY_MILLISECONDS: Final = 1000
@@ -262,7 +263,7 @@ def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
     run(f"PRAGMA wal_autocheckpoint = {log_bytes // _PAGE_SIZE}")
     run(f"PRAGMA journal_size_limit = {log_bytes}")
     for number in range(version + 1, SCHEMA_VERSION + 1):
-        script = (Path(__file__).parent / "migrations" / f"{number:04}.sql").read_text("utf-8")
+        script = (_MIGRATIONS / f"{number:04}.sql").read_text("utf-8")
         for statement in ["BEGIN IMMEDIATE", *script.split(";\n"), f"PRAGMA user_version = {number}", "COMMIT"]:
             run(statement)
     run("SELECT * FROM counts").fetchall()  # its log and its index are open from here on
