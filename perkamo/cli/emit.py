@@ -1,13 +1,14 @@
 """``python -m perkamo emit``: send one event and show what it did."""
 
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 
 from anyio import get_cancelled_exc_class
 
-from perkamo.cli import given, stdio
+from perkamo.cli import given
 from perkamo.cli.layout import Cell, Styled, facts
 from perkamo.cli.output import gains, level_line, perk_line, print_json, print_lines
-from perkamo.cli.running import RefusedError, UnreportedError, add_call_options, run_call
+from perkamo.cli.running import RefusedError, add_call_options, reporting, run_call
 from perkamo.cli.stdio import OutputError, print_stderr
 from perkamo.cli.terminal import Style
 from perkamo.cli.text import count
@@ -58,15 +59,14 @@ async def _emit(args: Namespace, client: AsyncPerkamoClient) -> None:
         again = "is safe under the same transaction id" if chosen else f"is safe with --transaction-id {transaction_id}"
         print_stderr(f"perkamo emit: stopped. The event may have been applied; sending it again {again}.")
         raise
-    try:
+    if result.accepted:
+        name = "its transaction id" if chosen else f"the transaction id {transaction_id}"
+        with reporting(f"the event counts, under {name}."):
+            _show(result, transaction_id, as_json=args.json)
+        return
+    with suppress(OutputError):  # what is raised weighs more
         _show(result, transaction_id, as_json=args.json)
-    except OutputError as error:
-        if result.accepted and not error.reader_left:
-            name = "its transaction id" if chosen else f"the transaction id {transaction_id}"
-            raise UnreportedError(f"the event counts, under {name}. The result can't be shown: {error}.") from error
-        stdio.drop_output()
-    if not result.accepted:
-        raise RefusedError(f"the service did not apply the event{_request(result)}.")
+    raise RefusedError(f"the service did not apply the event{_request(result)}.")
 
 
 def _show(result: EventIngestResponse, transaction_id: str, *, as_json: bool) -> None:
@@ -74,7 +74,6 @@ def _show(result: EventIngestResponse, transaction_id: str, *, as_json: bool) ->
         print_json({"transaction_id": transaction_id, "accepted": result.accepted, "result": result.raw})
     else:
         print_lines(*facts(*_rows(result, transaction_id)))
-    stdio.flush()
 
 
 def _rows(result: EventIngestResponse, transaction_id: str) -> list[tuple[str, Cell]]:

@@ -2,10 +2,9 @@
 
 from argparse import ArgumentParser, Namespace
 
-from perkamo.cli import given, stdio
+from perkamo.cli import given
 from perkamo.cli.output import print_json, print_lines
-from perkamo.cli.running import UnreportedError, add_call_options, run_call
-from perkamo.cli.stdio import OutputError
+from perkamo.cli.running import add_call_options, reporting, run_call
 from perkamo.cli.text import count
 from perkamo.client import AsyncPerkamoClient
 
@@ -29,13 +28,8 @@ def run(args: Namespace) -> int:
 async def _identify(args: Namespace, client: AsyncPerkamoClient) -> None:
     traits = given.merge(args.facts, args.traits)
     answer = await client.identify(args.user_id, traits)
-    try:
+    with reporting("the customer was identified."):
         if args.json:
             print_json(answer.raw)
         else:
             print_lines(f"Identified, with {count(len(traits), 'traits')}.")
-        stdio.flush()
-    except OutputError as error:
-        if error.reader_left:
-            raise
-        raise UnreportedError(f"the customer was identified. The answer can't be shown: {error}.") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from perkamo import __version__
 from perkamo.cli import stdio
-from perkamo.cli.exit_codes import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE
+from perkamo.cli.exit_codes import DONE, FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE
 from perkamo.cli.signals import TerminatedError, on_sigterm, terminate
 from perkamo.redaction import clean
 
@@ -86,7 +86,10 @@ def command_parser(name: str, words: Sequence[str] = ()) -> ArgumentParser:
 def _run(words: Sequence[str]) -> int:
     place = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
     overview = _overview(words, None if place is None else words[place])
-    overview.parse_args(words if place is None else words[: place + 1])
+    if overview.parse_args(words if place is None else words[: place + 1]).version:
+        stdio.write(f"perkamo {__version__}\n")
+        stdio.flush()
+        return DONE
     if place is None:
         for line in overview.format_help().splitlines():
             stdio.print_stderr(line)
@@ -105,7 +108,7 @@ def _overview(words: Sequence[str], command: str | None) -> ArgumentParser:
     parser = _Parser("perkamo", _values(words, command))
     parser.description = "The Perkamo API at the command line."
     parser.epilog = "'perkamo COMMAND --help' tells a command's options, with examples."
-    parser.add_argument("--version", action="version", version=f"perkamo {__version__}")
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=ArgumentParser)
     for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)

@@ -20,10 +20,11 @@ from perkamo.cli.running import (
     explained,
     on_sigterm_in_loop,
     print_error,
+    reporting,
     run_async,
     shown_log,
 )
-from perkamo.cli.stdio import print_stderr
+from perkamo.cli.stdio import OutputError, print_stderr
 from perkamo.cli.text import printable
 from perkamo.outbox.directory import holds_outbox
 from perkamo.outbox.outbox import Outbox
@@ -127,18 +128,29 @@ async def _relay(args: Namespace) -> None:
 
 
 def _say(args: Namespace, line: str) -> None:
-    """Print a line for people, at once."""
+    """Print a line for people, at once; where it can't be written, the work goes on."""
     if not args.json:
-        print_lines(line)
-        stdio.flush()
+        try:
+            print_lines(line)
+            stdio.flush()
+        except OutputError as error:
+            stdio.drop_output()
+            print_stderr(f"perkamo outbox: cannot write: {error}")
 
 
 def _show(args: Namespace, stats: OutboxStats) -> int:
     """Print the counts, and what in them wants to be looked at; return the exit code."""
-    if args.json:
-        print_json(asdict(stats))
-    else:
-        print_lines(*(f"{name:<10} {number:>14,}" for name, number in asdict(stats).items()))
+    try:
+        if args.json:
+            print_json(asdict(stats))
+        else:
+            print_lines(*(f"{name:<10} {number:>14,}" for name, number in asdict(stats).items()))
+        stdio.flush()
+    except OutputError as error:
+        if args.action != "relay":  # whose work is done, and is not the counts
+            raise
+        stdio.drop_output()
+        print_stderr(f"perkamo outbox: the counts can't be shown: {error}")
     problems: list[str] = []
     if args.until_empty and stats.pending:
         problems.append(
@@ -158,10 +170,11 @@ def _show(args: Namespace, stats: OutboxStats) -> int:
 
 
 def _show_requeued(args: Namespace, number: int) -> int:
-    if args.json:
-        print_json({"requeued": number})
-    else:
-        print_lines(f"Dead letters that wait for delivery again: {number:,}.")
+    with reporting(f"dead letters that wait for delivery again: {number:,}."):
+        if args.json:
+            print_json({"requeued": number})
+        else:
+            print_lines(f"Dead letters that wait for delivery again: {number:,}.")
     if args.transaction_id is not None and not number:
         return print_error("outbox", "There is no dead letter with this transaction id.", FAILED)
     return DONE

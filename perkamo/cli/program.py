@@ -11,6 +11,7 @@ from perkamo.cli.exit_codes import DONE, REFUSED, WRONG_USAGE
 from perkamo.cli.output import outline, print_json, print_lines
 from perkamo.cli.running import RefusedError, add_call_options, explained, print_error, run_call
 from perkamo.cli.stdio import print_stderr
+from perkamo.cli.text import count
 from perkamo.client import AsyncPerkamoClient
 from perkamo.models import Program
 
@@ -111,7 +112,7 @@ def _diff(args: Namespace) -> int:
         print_lines(*found.lines())
     if not found.refused:
         return DONE
-    print_stderr(f"perkamo program: {found.refused:,} lines can't be read: {'; '.join(found.reasons)}")
+    print_stderr(f"perkamo program: {count(found.refused, 'lines')} can't be read: {'; '.join(found.reasons)}")
     return REFUSED
 
 

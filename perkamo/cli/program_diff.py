@@ -20,7 +20,8 @@ from typing import IO, Final, cast
 from attrs import define, field, frozen
 
 from perkamo.cli.layout import table
-from perkamo.cli.text import number
+from perkamo.cli.text import agree, number
+from perkamo.cli.text import count as counted
 from perkamo.sandbox.checks import CheckError, EventInput, read_event
 from perkamo.sandbox.messages import Json, JsonObject
 from perkamo.sandbox.program import Program, as_number
@@ -135,7 +136,8 @@ class Comparison:
 
     def lines(self) -> Iterator[str]:
         """Yield what a person reads."""
-        yield f"{self.events:,} events of {self.customers:,} customers, {self.duplicates:,} duplicates left out"
+        of_whom = f"{counted(self.events, 'events')} of {counted(self.customers, 'customers')}"
+        yield f"{of_whom}, {counted(self.duplicates, 'duplicates')} left out"
         yield ""
         yield from table(
             ("WALLET", "OLD", "NEW", "DIFFERENCE", "GAIN", "LOSE"),
@@ -154,9 +156,11 @@ class Comparison:
             ],
         )
         if self.without_rule:
-            yield f"{self.without_rule:,} events have no rule in either program."
+            has = agree(self.without_rule, "has", "have")
+            yield f"{counted(self.without_rule, 'events')} {has} no rule in either program."
         yield ""
-        yield f"{self.moves.total():,} customers change level."
+        moved = self.moves.total()
+        yield f"{counted(moved, 'customers')} {agree(moved, 'changes', 'change')} level."
         if self.moves:
             rows = [(f"{_level(old)} -> {_level(new)}", f"{count:,}") for (old, new), count in self.moves.most_common()]
             yield from table(("LEVEL", "CUSTOMERS"), rows)

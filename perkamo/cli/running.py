@@ -162,6 +162,25 @@ def on_sigterm_in_loop(act: Callable[[], object]) -> Generator[None]:
 
 
 @contextmanager
+def reporting(done: str) -> Generator[None]:
+    """Print, within the block, the result of something that is done; where that is impossible, say so and no more.
+
+    Args:
+        done: What is done, in a sentence.
+
+    Raises:
+        UnreportedError: The result can't be shown.
+    """
+    try:
+        yield
+        stdio.flush()
+    except OutputError as error:
+        if error.reader_left:
+            raise
+        raise UnreportedError(f"{done} The result can't be shown: {error}.") from error
+
+
+@contextmanager
 def shown_log(name: str) -> Generator[None]:
     """Show the warnings of the library on standard error while the block lasts, for commands that run for long.
 

@@ -14,6 +14,7 @@ import anyio
 from attrs import define, field
 
 from perkamo import AsyncPerkamoClient, Outbox, PerkamoError
+from perkamo.cli.text import count as counted
 from perkamo.sandbox.recording import Recorder, RecordingError, play, read_recording
 from perkamo.sandbox.requestlog import RequestRecord
 from perkamo.sandbox.sandbox import Sandbox
@@ -121,8 +122,8 @@ class Replay:
 
     def summary(self) -> str:
         """Return what was played, in one line."""
-        answers = ", ".join(f"{status or 'no answer'}: {count:,}" for status, count in self.statuses.most_common())
-        return f"Replayed {self.statuses.total():,} requests. {answers}".rstrip()
+        answers = ", ".join(f"{status or 'no answer'}: {times:,}" for status, times in self.statuses.most_common())
+        return f"Replayed {counted(self.statuses.total(), 'requests')}. {answers}".rstrip()
 
     def _play(self, lines: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
         began, first = clock(), None

@@ -27,7 +27,7 @@ def count(value: float, plural: str) -> str:
         value: The amount; of -1 the word is singular too.
         plural: An English plural, such as ``lines``, or a wallet's key, which may be any word.
     """
-    return f"{number(value)} {_singular(plural) if abs(value) == 1 else plural}"
+    return f"{number(value)} {agree(value, _singular(plural), plural)}"
 
 
 def wrap(text: str, width: int) -> list[str]:
@@ -51,6 +51,11 @@ def wrap(text: str, width: int) -> list[str]:
             lines.append(line[:end])
             line = line[end:]
     return [*lines, line]
+
+
+def agree(value: float, singular: str, plural: str) -> str:
+    """Return the word that goes with an amount, such as ``has`` or ``have``."""
+    return singular if abs(value) == 1 else plural
 
 
 def columns(text: str) -> int:

@@ -163,7 +163,7 @@ def test_lines_that_can_not_be_read_are_told_with_their_numbers(
     assert main(["program", "diff", program, program, str(events)]) == 3
 
     told = capsys.readouterr()
-    assert "1 events of 1 customers" in told.out
+    assert "1 event of 1 customer, 0 duplicates" in told.out
     assert "11 lines can't be read: line 2: is not JSON; line 3: transaction_id is missing; line 4: " in told.err
     assert "secret" not in told.err
 

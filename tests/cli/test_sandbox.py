@@ -195,7 +195,7 @@ def test_webhooks_reach_an_allowed_host_with_the_secret_header(tmp_path: Path) -
         with running("--port", "0", *words, "--replay", str(events)) as (process, _):
             assert process.stdout is not None
             assert process.stdout.readline() == "\n"
-            assert process.stdout.readline() == "Replayed 1 requests. 200: 1\n"
+            assert process.stdout.readline() == "Replayed 1 request. 200: 1\n"
             wait_for(lambda: bool(received))
         server.shutdown()
 
@@ -218,7 +218,7 @@ def test_what_was_recorded_is_replayed(tmp_path: Path) -> None:
         with urllib.request.urlopen(f"{url}/_sandbox/state", timeout=20) as answer:
             state = json.loads(answer.read())
 
-    assert line == "Replayed 1 requests. 200: 1\n"
+    assert line == "Replayed 1 request. 200: 1\n"
     assert [customer["wallets"] for customer in state["customers"]] == [{"points": 50}]
     assert "customer_1" not in file.read_text()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from perkamo import Event, SyncOutbox
 from perkamo.sandbox import Sandbox, Status
 from tests.cli.conftest import COMMAND, variables
 
@@ -17,11 +18,13 @@ PROGRAM = json.dumps({"blueprint": {"earningRules": [{"event": "a", "label": "\u
 EMIT = "emit customer_123 review.created"
 
 
-def shell(sandbox: Sandbox, line: str, *, encoding: str = "utf-8") -> "subprocess.CompletedProcess[str]":
+def shell(
+    sandbox: Sandbox, line: str, *, encoding: str = "utf-8", unbuffered: str = ""
+) -> "subprocess.CompletedProcess[str]":
     """Run a line of a shell in which ``perkamo`` is the command, with the sandbox's keys and address."""
     return subprocess.run(
         ["bash", "-c", f'perkamo() {{ {shlex.join(COMMAND)} "$@"; }}; {line}'],
-        env={**variables(sandbox), "PYTHONIOENCODING": encoding},
+        env={**variables(sandbox), "PYTHONIOENCODING": encoding, "PYTHONUNBUFFERED": unbuffered},
         capture_output=True,
         encoding="utf-8",
         timeout=60,
@@ -29,10 +32,13 @@ def shell(sandbox: Sandbox, line: str, *, encoding: str = "utf-8") -> "subproces
     )
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("output", ["> /dev/full", ">&-"])
-def test_an_event_that_counts_is_no_failure_although_its_result_can_not_be_shown(sandbox: Sandbox, output: str) -> None:
+def test_an_event_that_counts_is_no_failure_although_its_result_can_not_be_shown(
+    sandbox: Sandbox, output: str, unbuffered: str
+) -> None:
     """Exit code 0, and the random transaction id on stderr; catches a script that sends the event once more."""
-    done = shell(sandbox, f"perkamo {EMIT} {output}")
+    done = shell(sandbox, f"perkamo {EMIT} {output}", unbuffered=unbuffered)
 
     [event] = sandbox.events()
     assert (done.returncode, done.stdout) == (0, "")
@@ -57,15 +63,15 @@ def test_a_customer_who_was_identified_is_no_failure_either(sandbox: Sandbox) ->
 
     assert (done.returncode, sandbox.customer("customer_123").traits) == (0, {"plan": "premium"})
     assert done.stderr == (
-        "perkamo identify: the customer was identified. The answer can't be shown: No space left on device.\n"
+        "perkamo identify: the customer was identified. The result can't be shown: No space left on device.\n"
     )
 
 
-@pytest.mark.parametrize("words", ["customer customer_123", "catalog --python", "--help", "emit --help"])
+@pytest.mark.parametrize("words", ["customer customer_123", "catalog --python", "--help", "emit --help", "--version"])
 @pytest.mark.parametrize("output", [">/dev/full", ">&-"])
 def test_a_command_that_only_shows_something_fails_where_it_can_not(sandbox: Sandbox, words: str, output: str) -> None:
     """Exit code 1 and one line; catches a traceback, and Python's own exit code 120."""
-    done = shell(sandbox, f"perkamo {words} {output}")
+    done = shell(sandbox, f"perkamo {words} {output}", unbuffered="1" if words == "--version" else "")
 
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert re.match(r"perkamo( \w+)?: cannot write: (No space left on device|standard output is closed)", done.stderr)
@@ -84,18 +90,41 @@ def test_notes_are_dropped_where_standard_error_does_not_take_them(sandbox: Sand
     assert (wrong.returncode, wrong.stdout) == (2, "")
 
 
-def test_a_log_of_a_long_command_may_be_lost(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_log_of_a_long_command_may_be_lost(sandbox: Sandbox, box: str) -> None:
     """A relay tells why events wait, and goes on where it can't; catches logging's own traceback or exit code 120."""
-    put = f"from perkamo import *; SyncOutbox({str(tmp_path / 'box')!r}).put(Event('u', 'review.created', 't1'))"
     sandbox.faults.next("POST /v1/events:batch", Status(503), times=1)
 
-    done = shell(
-        sandbox,
-        f"{shlex.quote(COMMAND[0])} -c {shlex.quote(put)}; perkamo outbox relay {tmp_path / 'box'} --until-empty 2>&-",
-    )
+    done = shell(sandbox, f"perkamo outbox relay {box} --until-empty 2>&-")
 
     assert (done.returncode, len(sandbox.events())) == (0, 1)
     assert "waits" not in done.stdout
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> str:
+    """An outbox in which an event waits."""
+    with SyncOutbox(tmp_path / "box") as outbox:
+        outbox.put(Event("customer_123", "review.created", "review_1"))
+    return str(tmp_path / "box")
+
+
+def test_a_relay_delivers_although_it_can_show_nothing(sandbox: Sandbox, box: str) -> None:
+    """The disk of its log is full, and the events still go; catches a delivery that waits for a report."""
+    done = shell(sandbox, f"perkamo outbox relay {box} --until-empty --rebind >/dev/full")
+
+    assert (done.returncode, len(sandbox.events())) == (0, 1)
+    assert done.stderr == "perkamo outbox: cannot write: No space left on device\n"
+
+
+def test_dead_letters_that_wait_again_are_no_failure(sandbox: Sandbox, box: str) -> None:
+    """They do, whoever can read it; catches a command that is run again and then finds none."""
+    sandbox.faults.next("POST /v1/events:batch", Status(422))
+
+    shell(sandbox, f"perkamo outbox relay {box} --until-empty")
+    done = shell(sandbox, f"perkamo outbox requeue {box} >/dev/full")
+
+    told = "dead letters that wait for delivery again: 1. The result can't be shown: No space left on device."
+    assert (done.returncode, done.stderr) == (0, f"perkamo outbox: {told}\n")
 
 
 def test_all_streams_may_be_missing(sandbox: Sandbox) -> None:
