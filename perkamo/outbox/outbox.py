@@ -11,25 +11,20 @@ may be missing.
 """
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Mapping
+from typing import Final
 
-from perkamo.client import AsyncPerkamoClient
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event, as_event, create_transaction_id
 from perkamo.outbox.directory import Directory
-from perkamo.outbox.relay import Relay, relaying, space_of
+from perkamo.outbox.operations import OutboxOperations
 from perkamo.outbox.sqlite.store import SqliteStore
-from perkamo.outbox.store import UNBOUND, DeadLetter, OutboxStats, check_space
+from perkamo.outbox.store import check_space
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
-_PAGE: Final = 100
 
 
-class Outbox:
+class Outbox(OutboxOperations):
     """Keeps events on disk until the service has answered for them.
 
     Works from any thread, event loop and forked child; what is put at the same moment shares one sync of the disk.
@@ -67,10 +62,9 @@ class Outbox:
         """
         if max_bytes < 1:
             raise PerkamoConfigurationError("max_bytes must be 1 or more.")
-        self._name = None if space is None else check_space(space)
-        self._space = self._name or UNBOUND
-        self._store = SqliteStore(Directory(directory, group_readable=group_readable), max_bytes)
-        self._clock = Clock()
+        name = None if space is None else check_space(space)
+        self._sqlite = SqliteStore(Directory(directory, group_readable=group_readable), max_bytes)
+        super().__init__(self._sqlite, space=name, concurrency=1)
 
     async def put(self, event: Event | Mapping[str, object]) -> Event:
         """Keep an event; when this returns, it is on disk and survives a kill and a loss of power.
@@ -93,112 +87,5 @@ class Outbox:
         kept = as_event(event)
         if kept.transaction_id is None:
             kept = kept.with_transaction_id(create_transaction_id())
-        await self._store.put(str(kept.transaction_id), self._space, kept.to_bytes())
+        await self._sqlite.put(str(kept.transaction_id), self._space, kept.to_bytes())
         return kept
-
-    @asynccontextmanager
-    async def relay(self, client: AsyncPerkamoClient) -> AsyncGenerator[Relay]:
-        """Deliver in the background for as long as the block lasts, whichever process put the events.
-
-        It ends with the block and not before: whatever goes wrong is in the relay's ``trouble`` and in the log, and is
-        tried again. What waits when the block ends stays on disk for the next relay. Events that were put before the
-        service had accepted any key belong to the first one that it accepts; all others are never sent with another
-        key, unless the client's ``api_key`` function returned both.
-
-        Args:
-            client: Sends the events, without its own retries: the outbox has more patience.
-
-        Yields:
-            The relay, whose ``trouble`` tells why events wait.
-
-        Raises:
-            PerkamoConfigurationError: The client's key supplier failed.
-        """
-        await space_of(client)
-        relay = Relay(self._store, client, space=self._name, on_accepted=self._bind, clock=self._clock)
-        async with relaying(relay):
-            yield relay
-
-    async def drain(self, client: AsyncPerkamoClient) -> OutboxStats:
-        """Deliver everything that waits for this client's Space; wait through an outage, and for other relays.
-
-        Args:
-            client: Sends the events, without its own retries.
-
-        Returns:
-            The counts afterwards. What still waits belongs to another Space or key, or failed alone again and again
-            while others passed.
-
-        Raises:
-            PerkamoError: The service refuses this client, or the directory can't be used, and time alone does not mend
-                it. Everything is kept.
-        """
-        await space_of(client)
-        relay = Relay(
-            self._store, client, space=self._name, on_accepted=self._bind, until_empty=True, clock=self._clock
-        )
-        await relay.run()
-        return await self.stats()
-
-    async def stats(self) -> OutboxStats:
-        """Count, over all processes and restarts, what became of the events.
-
-        Returns:
-            The counts. ``accepted`` is ``delivered + pending + dead + missing``, whatever happens meanwhile.
-        """
-        return await self._store.count()
-
-    async def dead(self) -> AsyncIterator[DeadLetter]:
-        """Read the dead letters, oldest first; they stay where they are.
-
-        Yields:
-            One dead letter after the other.
-        """
-        row = 0
-        while letters := await self._store.dead(row, _PAGE):
-            for letter in letters:
-                yield letter
-            row = letters[-1].row
-
-    async def requeue(self, transaction_id: str | None = None) -> int:
-        """Let dead letters wait for delivery again, for instance after the program was corrected.
-
-        Args:
-            transaction_id: Which one; None for all.
-
-        Returns:
-            How many now wait.
-        """
-        return await self._store.requeue(transaction_id)
-
-    async def rebind(self, client: AsyncPerkamoClient) -> int:
-        """Let events that belong to another service or key be sent by this outbox with this client.
-
-        For use after the Space's key was changed. Make sure that it is the same Space: events of another would earn in
-        this one. Events of an outbox that was given a name for its Space stay with that name.
-
-        Args:
-            client: The client that relays from now on.
-
-        Returns:
-            How many waiting events changed hands.
-
-        Raises:
-            PerkamoConfigurationError: The client's key supplier failed.
-        """
-        return await self._store.rebind(self._name or await space_of(client), None)
-
-    async def aclose(self) -> None:
-        """Finish the puts that wait and close the files; needed only where an outbox ends before its process."""
-        await self._store.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def _bind(self, space: str) -> None:
-        self._space = space

@@ -80,41 +80,45 @@ class SyncOutbox:
         return run(self._async.put, event)
 
     @contextmanager
-    def relay(self, client: PerkamoClient) -> Generator[Relay]:
+    def relay(self, client: PerkamoClient, *, concurrency: int | None = None) -> Generator[Relay]:
         """Deliver in the background for as long as the block lasts, whichever process put the events.
 
         It ends with the block and not before: whatever goes wrong is in the relay's ``trouble`` and in the log, and is
-        tried again. What waits when the block ends stays on disk for the next relay. Events that were put before the
+        tried again. What waits when the block ends is kept for the next relay. Events that were put before the
         service had accepted any key belong to the first one that it accepts; all others are never sent with another
         key, unless the client's ``api_key`` function returned both.
 
         Args:
             client: Sends the events, without its own retries: the outbox has more patience.
+            concurrency: How many requests may be on their way, 1 or more; with 1, events are sent in the order in
+                which they were put while none fails. By default 1 from a directory.
 
         Yields:
             The relay, whose ``trouble`` tells why events wait.
 
         Raises:
-            PerkamoConfigurationError: The client's key supplier failed.
+            PerkamoConfigurationError: The client's key supplier failed, or ``concurrency`` is below 1.
         """
-        with wrap_async_context_manager(self._async.relay(sending(client))) as value:
+        with wrap_async_context_manager(self._async.relay(sending(client), concurrency=concurrency)) as value:
             yield value
 
-    def drain(self, client: PerkamoClient) -> OutboxStats:
+    def drain(self, client: PerkamoClient, *, concurrency: int | None = None) -> OutboxStats:
         """Deliver everything that waits for this client's Space; wait through an outage, and for other relays.
 
         Args:
             client: Sends the events, without its own retries.
+            concurrency: As for ``relay``.
 
         Returns:
             The counts afterwards. What still waits belongs to another Space or key, or failed alone again and again
             while others passed.
 
         Raises:
-            PerkamoError: The service refuses this client, or the directory can't be used, and time alone does not mend
+            PerkamoConfigurationError: As for ``relay``.
+            PerkamoError: The service refuses this client, or the store can't be used, and time alone does not mend
                 it. Everything is kept.
         """
-        return run(self._async.drain, sending(client))
+        return run(self._async.drain, sending(client), concurrency=concurrency)
 
     def stats(self) -> OutboxStats:
         """Count, over all processes and restarts, what became of the events.
@@ -161,7 +165,7 @@ class SyncOutbox:
         return run(self._async.rebind, sending(client))
 
     def close(self) -> None:
-        """Finish the puts that wait and close the files; needed only where an outbox ends before its process."""
+        """Finish what was asked for, and close files and connections; needed only before the process's own end."""
         run(self._async.aclose)
 
     def __enter__(self) -> Self:

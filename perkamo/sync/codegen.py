@@ -9,7 +9,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from textwrap import dedent, indent
@@ -126,19 +126,30 @@ WORDS: Final[Sequence[tuple[str, str]]] = (
 """How docstrings and messages are worded for synchronous code, besides the names of classes."""
 
 
+Method: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+
 @frozen
 class Source:
-    """An async module and the module of its twins, as paths in the package without suffix."""
+    """An async module and the module of its twins, as paths in the package without suffix.
+
+    Attributes:
+        module: The async module.
+        twin: The module of its twins.
+        base: The module of the class that those in the async module inherit from; a twin inherits from none, and has
+            the methods of both.
+    """
 
     module: str
     twin: str
+    base: str = ""
 
 
 SOURCES: Final[Sequence[Source]] = (
     Source("client", "sync_client"),
     Source("stream/stream", "stream/sync_stream"),
     Source("batching/batcher", "batching/sync_batcher"),
-    Source("outbox/outbox", "outbox/sync_outbox"),
+    Source("outbox/outbox", "outbox/sync_outbox", base="outbox/operations"),
 )
 """Every module that has twins. To add one, add a line."""
 
@@ -146,18 +157,18 @@ SOURCES: Final[Sequence[Source]] = (
 NO_COMMA: Final = "lint.isort.split-on-trailing-comma=false"
 """Names of an import that was long once stand on one line where the dropped ones made it short."""
 
-Method: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
-
-def generate(text: str, source: Source) -> str:
+def generate(text: str, source: Source, base_text: str = "") -> str:
     """Return the source of the twins of one module, not yet formatted.
 
     Args:
         text: The async module's source.
         source: Its name and that of its twin.
+        base_text: The source of the module of the base class, if there is one.
     """
-    tree = ast.parse(text)
+    tree, base_tree = ast.parse(text), ast.parse(base_text)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in CLASSES]
+    bases = {node.name: node for node in base_tree.body if isinstance(node, ast.ClassDef)}
     title = _reworded(ast.get_docstring(tree) or "").splitlines()[0]
     return "\n".join(
         [
@@ -167,9 +178,22 @@ def generate(text: str, source: Source) -> str:
             f"GENERATED from {source.module}.py by {COMMAND}: change that file, never this one.",
             '"""\n',
             *_imports(tree, source.module),
-            *(_Twin(text, node).write() for node in classes),
+            *(_imports(base_tree, source.base) if source.base else ()),
+            *(_Twin(text, node, _inherited(node, bases)).write() for node in classes),
         ]
     )
+
+
+def _inherited(node: ast.ClassDef, bases: Mapping[str, ast.ClassDef]) -> Iterator[Method]:
+    """Yield the methods that a class has from its base and does not replace."""
+    own = {one.name for one in _methods(node)}
+    for base in node.bases:
+        if ast.unparse(base) in bases:
+            yield from (one for one in _methods(bases[ast.unparse(base)]) if one.name not in own)
+
+
+def _methods(node: ast.ClassDef) -> list[Method]:
+    return [one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def _imports(tree: ast.Module, module: str) -> Iterator[str]:
@@ -225,10 +249,10 @@ def stub(public_names: Mapping[str, Sequence[str]]) -> str:
 class _Twin:
     """Writes the twin of one class."""
 
-    def __init__(self, text: str, node: ast.ClassDef) -> None:
+    def __init__(self, text: str, node: ast.ClassDef, inherited: Iterable[Method]) -> None:
         self._lines = text.splitlines()
         self._node = node
-        methods = [one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+        methods = [*_methods(node), *inherited]
         self._names = {one.name for one in methods}
         self._methods = [one for one in methods if one.name not in OMITTED and not _is_private(one.name)]
 
@@ -355,7 +379,8 @@ def _files(package: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield each generated file, what it is made from, and its text."""
     for source in SOURCES:
         origin = f"{source.module}.py"
-        text = generate((package / origin).read_text("utf-8"), source)
+        base_text = (package / f"{source.base}.py").read_text("utf-8") if source.base else ""
+        text = generate((package / origin).read_text("utf-8"), source, base_text)
         yield package / f"{source.twin}.py", origin, _formatted(text, f"{source.twin}.py", "I,F401")
     names = cast("Mapping[str, Sequence[str]]", vars(perkamo)["_PUBLIC_NAMES"])
     yield package / "__init__.pyi", "__init__.py", _formatted(stub(names), "__init__.pyi", "I,RUF022")

@@ -263,7 +263,7 @@ async def work(name: str, ledger: int, directory: str, url: str, key: str, puts:
             tasks.start_soon(put_some)
         if loses_its_files:
             await acknowledged.wait()
-            await outbox._store._writer.do(take_files_away)
+            await outbox._sqlite._writer.do(take_files_away)
         if "closing" not in name:
             await anyio.sleep_forever()
     await outbox.aclose()

@@ -571,7 +571,7 @@ async def test_a_put_that_is_cancelled_before_it_began_is_not_kept(outbox: Outbo
             busy_here(busy.set)
             go_on.wait(10)
 
-        await outbox._store._writer.do(action)
+        await outbox._sqlite._writer.do(action)
 
     busy_here = caller_into_loop()
     async with anyio.create_task_group() as tasks:

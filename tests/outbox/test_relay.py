@@ -132,6 +132,13 @@ async def test_one_event_holds_up_no_other(
     assert len(service.requests) < 80
 
 
+async def test_a_relay_needs_a_request_on_its_way(client: AsyncPerkamoClient, outbox: Outbox) -> None:
+    """A concurrency of 0 is refused where it is given; catches a relay that waits silently."""
+    for call in (outbox.drain(client, concurrency=0), outbox.relay(client, concurrency=0).__aenter__()):
+        with pytest.raises(PerkamoConfigurationError, match="concurrency"):
+            await call
+
+
 async def test_a_second_drain_returns_though_the_one_event_never_passes(
     service: Service, client: AsyncPerkamoClient, outbox: Outbox
 ) -> None:

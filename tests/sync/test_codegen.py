@@ -21,7 +21,7 @@ PACKAGE = Path(perkamo.__file__).parent
 def copy(tmp_path: Path) -> Path:
     """A copy of the modules that codegen works on."""
     for source in SOURCES:
-        for module in (source.module, source.twin):
+        for module in filter(None, (source.module, source.twin, source.base)):
             (tmp_path / module).parent.mkdir(exist_ok=True)
             shutil.copy(PACKAGE / f"{module}.py", tmp_path / f"{module}.py")
     shutil.copy(PACKAGE / "__init__.pyi", tmp_path / "__init__.pyi")
