@@ -398,6 +398,11 @@ class AsyncPerkamoClient:
         )
         return copied(self, _exchange=limited, _owns_connections=False)
 
+    @property
+    def base_url(self) -> str:
+        """Where the API is, without a slash at its end."""
+        return self._exchange.sender.base_url
+
     async def aclose(self) -> None:
         """Close the connections, and end the streams with ``PerkamoClosedError``. Doing it twice is fine.
 

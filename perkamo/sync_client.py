@@ -350,6 +350,11 @@ class PerkamoClient:
         """
         return copied(self, _async=self._async.with_options(timeout=timeout, retry=retry), _owner=self)
 
+    @property
+    def base_url(self) -> str:
+        """Where the API is, without a slash at its end."""
+        return self._async.base_url
+
     def close(self) -> None:
         """Close the connections, and end the streams with ``PerkamoClosedError``. Doing it twice is fine.
 

@@ -1,1 +1,1 @@
-"""What makes this library at home in a framework. Each needs the extra of its name."""
+"""Frameworks: one package for each, which hands on what the modules here do without any framework."""

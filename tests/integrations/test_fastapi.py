@@ -1,5 +1,6 @@
 """integrations.fastapi: in process, over a real sandbox."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -277,6 +278,8 @@ def test_the_browsers_configuration_names_the_routes(
 
     assert found == {
         "baseUrl": "http://localhost:4001",
+        "browserBundleVersion": "0.7.0",
+        "browserBundlePath": "https://cdn.jsdelivr.net/npm/@perkamo/browser@0.7.0/dist/perkamo-browser.global.min.js",
         "tokenEndpoint": f"/shop{prefix}/token",
         "streamTokenEndpoint": f"/shop{prefix}/stream-token",
     }
@@ -284,12 +287,52 @@ def test_the_browsers_configuration_names_the_routes(
     assert "sk_" not in str(found)
 
 
-def test_the_configuration_leaves_out_the_hosted_address(
+def test_the_configuration_leaves_out_the_hosted_address() -> None:
+    """As the bundle does; catches a null that the browser SDK would take for an address."""
+    app = FastAPI(lifespan=perkamo_lifespan(lambda: AsyncPerkamoClient("sk_test_1")))
+    app.include_router(browser_token_router(browser_key="pk_test", get_user_id=logged_in))
+
+    with TestClient(app) as http:
+        assert "baseUrl" not in http.get("/api/perkamo/browser/config").json()
+
+
+def test_pages_ask_the_service_that_the_client_asks(sandbox: Sandbox, client: Callable[[], AsyncPerkamoClient]) -> None:
+    """A staging client's pages use staging, too; catches the hosted default in the pages of every other service."""
+    with TestClient(tokens_of(sandbox, client)) as http:
+        assert http.get("/api/perkamo/browser/config").json()["baseUrl"] == sandbox.base_url
+
+
+def test_a_page_loads_and_sets_up_the_sdk(client: Callable[[], AsyncPerkamoClient]) -> None:
+    """Below a mount, with a version and a path of the application's own; catches routes that the page can't reach."""
+    inner = FastAPI()
+    tokens = browser_token_router(
+        browser_key="pk_test", get_user_id=logged_in, bundle_version="0.8.1", bundle_path="/static/perkamo.js"
+    )
+    inner.include_router(tokens)
+
+    @inner.get("/page")
+    async def page(request: Request, perkamo: PerkamoDep) -> dict[str, str]:
+        return {"html": tokens.script_tags(request, perkamo, nonce="n0nce")}
+
+    app = FastAPI(lifespan=perkamo_lifespan(client))
+    app.mount("/shop", inner)
+    with TestClient(app) as http:
+        html = http.get("/shop/page").json()["html"]
+        config = http.get("/shop/api/perkamo/browser/config").json()
+
+    assert '<script src="/static/perkamo.js" defer nonce="n0nce">' in html
+    assert config["browserBundleVersion"] == "0.8.1"
+    assert json.loads(html.partition("})(")[2].partition(");\n</script>")[0]) == config
+
+
+def test_a_token_is_good_for_ten_minutes_unless_told_otherwise(
     sandbox: Sandbox, client: Callable[[], AsyncPerkamoClient]
 ) -> None:
-    """As the bundle does; catches a null that the browser SDK would take for an address."""
+    """The default of the Symfony bundle; catches a token that ends when the service's own default says so."""
     with TestClient(tokens_of(sandbox, client)) as http:
-        assert "baseUrl" not in http.get("/api/perkamo/browser/config").json()
+        issued = http.post("/api/perkamo/token", headers={"x-user": "u"}).json()
+
+    assert 590 <= issued["expires_in"] <= 600
 
 
 @pytest.mark.parametrize("prefix", ["api", "/api/", ""])

@@ -20,11 +20,12 @@ if find_spec("fastapi") is None:
 
 from perkamo.integrations.fastapi.answers import Problem, perkamo_error_handler
 from perkamo.integrations.fastapi.client import PerkamoDep, get_perkamo, perkamo_lifespan
-from perkamo.integrations.fastapi.tokens import BrowserConfig, IssuedToken, browser_token_router
+from perkamo.integrations.fastapi.tokens import BrowserConfig, BrowserTokenRouter, IssuedToken, browser_token_router
 from perkamo.integrations.fastapi.webhook import PerkamoWebhook, receive_webhook, secret_webhook
 
 __all__ = [
     "BrowserConfig",
+    "BrowserTokenRouter",
     "IssuedToken",
     "PerkamoDep",
     "PerkamoWebhook",
