@@ -14,6 +14,7 @@ _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
 _VALUE: Final = rb"[!-~\x80-\xff]++(?:[ \t]++[!-~\x80-\xff]++)*+"
 _REQUEST = re.compile(rb"%b [!-~]++ HTTP/1\.1\r\n(?:%b: (?:%b)?\r\n)++\r\n" % (_TOKEN, _TOKEN, _VALUE))
 _ANSWER = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([ -~]*+)\r\n((?:%b: %b\r\n)++)\r\n" % (_TOKEN, _VALUE))
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8}+)\r\n")
 _MAX_DIGITS: Final = 15
 
 _BODILESS: Final = frozenset({204, 304})
@@ -70,14 +71,36 @@ def read(data: bytes) -> tuple[Head, bytes, int] | None:
     for line in lines:
         name, _, value = line.partition(": ")
         fields[name.lower()] = value
-    status, length = int(found[1]), fields.get("content-length", "")
+    status = int(found[1])
     is_repeated = len(fields) != len(lines)
-    if is_repeated or status in _BODILESS or not length.isdecimal() or len(length) > _MAX_DIGITS:
+    if is_repeated or status in _BODILESS or fields.get("connection", "keep-alive").lower() != "keep-alive":
         return None
-    if "transfer-encoding" in fields or fields.get("connection", "keep-alive").lower() != "keep-alive":
+    body = _chunked(data, found.end(), fields) if "transfer-encoding" in fields else _counted(data, found.end(), fields)
+    return None if body is None else (Head(status, found[2], found[3], fields), *body)
+
+
+def _counted(data: bytes, start: int, fields: dict[str, str]) -> tuple[bytes, int] | None:
+    """Return what is there of a body with a length, and how many bytes are still to come."""
+    length = fields.get("content-length", "")
+    if not length.isdecimal() or len(length) > _MAX_DIGITS:
         return None
-    body = data[found.end() :]
+    body = data[start:]
     missing = int(length) - len(body)
-    if missing < 0:
+    return None if missing < 0 else (body, missing)
+
+
+def _chunked(data: bytes, start: int, fields: dict[str, str]) -> tuple[bytes, int] | None:
+    """Return a body in chunks that is there to its end, without extensions and trailers."""
+    if fields["transfer-encoding"] != "chunked" or "content-length" in fields:
         return None
-    return Head(status, found[2], found[3], fields), body, missing
+    parts: list[bytes] = []
+    while (size := _CHUNK.match(data, start)) is not None:
+        begin = size.end()
+        start = begin + int(size[1], 16)
+        if data[start : start + 2] != b"\r\n":
+            break
+        if start == begin:
+            return (b"".join(parts), 0) if start + 2 == len(data) else None
+        parts.append(data[begin:start])
+        start += 2
+    return None

@@ -148,6 +148,7 @@ def test_a_million_mutated_answers_are_read_as_h11_reads_them(seed: int) -> None
     [
         b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nDate: today\r\nConnection: Keep-Alive\r\nContent-Length: 3\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
     ],
 )
 def test_a_plain_answer_goes_the_short_way(data: bytes) -> None:
