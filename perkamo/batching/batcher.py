@@ -207,9 +207,9 @@ class PendingEmit:
     __slots__ = ("_result", "event", "has_result", "size")
 
     def __init__(self, event: Event) -> None:
-        self.event = event
-        self.size = len(event.to_bytes())
-        self.has_result = anyio.Event()
+        self.event: Event = event
+        self.size: int = len(event.to_bytes())
+        self.has_result: anyio.Event = anyio.Event()
         self._result: EventIngestResponse | Exception | None = None
 
     def set_result(self, result: EventIngestResponse | Exception) -> None:
@@ -231,9 +231,9 @@ class Batch:
     __slots__ = ("emits", "full", "size")
 
     def __init__(self) -> None:
-        self.full = anyio.Event()
+        self.full: anyio.Event = anyio.Event()
         self.emits: list[PendingEmit] = []
-        self.size = 0
+        self.size: int = 0
 
     def add(self, emit: PendingEmit) -> None:
         """Let one more emit travel with this batch."""

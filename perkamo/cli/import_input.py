@@ -51,10 +51,10 @@ class Input:
     """
 
     def __init__(self, name: str, stack: ExitStack) -> None:
-        self.stopped = False
+        self.stopped: bool = False
         self._raw = _open(name, stack)
         is_file = stat.S_ISREG(os.fstat(self._raw.fileno()).st_mode)
-        self.size = os.fstat(self._raw.fileno()).st_size if is_file else None
+        self.size: int | None = os.fstat(self._raw.fileno()).st_size if is_file else None
         self._may_wait = not is_file
         self._waiting = anyio.CancelScope()
         self._stream = self._raw

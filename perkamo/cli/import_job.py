@@ -52,7 +52,7 @@ class Import:
     """
 
     def __init__(self, name: str, resume: Path | None, rejected: Path) -> None:
-        self.state = import_state.load(resume)
+        self.state: State = import_state.load(resume)
         self._name = name
         self._resume = resume
         self._rejected = RejectedLines(rejected, self.state.rejected_size if self.state.line else None)

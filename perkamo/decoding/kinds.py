@@ -20,7 +20,7 @@ class MismatchError(ValueError):
     def __init__(self, reason: str, *parts: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.parts = [*parts]
+        self.parts: list[str] = [*parts]
 
     def __str__(self) -> str:
         path = "".join(reversed(self.parts)).lstrip(".")

@@ -71,8 +71,8 @@ class Job(Generic[T]):
             weight: About how many bytes it writes.
             notify: Called once, from the thread, when the result is final.
         """
-        self.weight = weight
-        self.notify = notify
+        self.weight: int = weight
+        self.notify: Callable[[], object] = notify
         self.value: object = None
         self.error: Exception | None = None
         self._action = action

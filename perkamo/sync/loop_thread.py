@@ -46,8 +46,8 @@ class LoopThread:
     _stop: anyio.Event
 
     def __init__(self) -> None:
-        self.ending = False
-        self.has_started = False
+        self.ending: bool = False
+        self.has_started: bool = False
         self.pid: int = os.getpid()
         self._has_ended = False
         self._gevent = is_gevent()

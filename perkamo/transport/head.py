@@ -34,9 +34,9 @@ class Head:
         fields: Mapping[str, str] | None = None,
         http_version: bytes = HTTP_1_1,
     ) -> None:
-        self.status = status
-        self.reason = reason
-        self.http_version = http_version
+        self.status: int = status
+        self.reason: bytes = reason
+        self.http_version: bytes = http_version
         self._lines = lines
         self.fields: Mapping[str, str] = _joined(self.headers) if fields is None else fields
 

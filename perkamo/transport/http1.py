@@ -189,7 +189,7 @@ class HTTP1Connection:
 
     def __init__(self, origin: Origin, stream: Stream, aged: float) -> None:
         self.origin: Origin = origin
-        self.aged = aged
+        self.aged: float = aged
         self.taken_at: float = 0.0
         self.idle_since: float = 0.0
         self.good_until: float = 0.0

@@ -24,7 +24,11 @@ _MAX_DIGITS: Final = 9
 
 
 class _HasItems(Protocol):
-    def items(self) -> Iterable[tuple[object, object]]: ...
+    """Headers in a mapping, or in an object like one."""
+
+    def items(self) -> Iterable[tuple[object, object]]:
+        """Return names and values."""
+        ...
 
 
 WebhookHeaders: TypeAlias = "_HasItems | Iterable[tuple[object, object]]"

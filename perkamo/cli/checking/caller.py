@@ -71,7 +71,7 @@ class Caller:
     def __init__(self, http: httpx.AsyncClient, base_url: str, key: str) -> None:
         self.http = http
         self.base_url = base_url
-        self.offset = 0.0
+        self.offset: float = 0.0
         """Seconds by which the service's clock is ahead of this machine's."""
         self._key = key
 

@@ -37,7 +37,7 @@ class Trial:
     """
 
     def __init__(self, strikes: Sequence[Strike] = (), allow: Allowed = ()) -> None:
-        self.strikes = tuple(strikes)
+        self.strikes: tuple[Strike, ...] = tuple(strikes)
         self.outcome: Outcome | None = None
         self.failure: str | None = None
         self.allowed_error: str | None = None
