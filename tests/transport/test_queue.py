@@ -1,6 +1,7 @@
 """connections: whoever waits longest is served first, and a crowd costs no more per call (F52)."""
 
 import sys
+from collections.abc import AsyncIterator
 from types import FrameType
 
 import anyio
@@ -24,9 +25,16 @@ async def test_fifty_callers_on_two_connections_are_served_first_come_first_serv
     """Each call starts when its turn comes, in the order in which they asked; catches a stack, and a queue-jumper."""
     transport = Transport(max_connections=2)
     asked: list[str] = []
+    begun: list[str] = []
+
+    async def body(text: str) -> AsyncIterator[bytes]:
+        begun.append(text)  # a body is asked for once its call has a connection
+        yield text.encode()
 
     async def call(text: str) -> None:
-        assert await ask(client, server.base_url, text) == text
+        headers = {"Content-Length": f"{len(text)}"}
+        response = await client.post(server.base_url, content=body(text), headers=headers)
+        assert response.text == text
 
     with RawServer(echo) as server:
         async with (
@@ -43,14 +51,12 @@ async def test_fifty_callers_on_two_connections_are_served_first_come_first_serv
             await second.aread()
             group.start_soon(call, "late")
 
-        texts = [request.body.decode() for request in server.requests]
-
     assert asked == [HELD.decode()] * 2
     assert server.accepted == 2
-    # Two servers' threads write the list, so neighbours may have changed places.
-    assert sorted(texts[2:]) == sorted([*map(str, range(48)), "late"])
-    order = [49 if text == "late" else int(text) for text in texts[2:]]
-    assert all(abs(place - number) <= 2 for place, number in enumerate(order))
+    assert sorted(begun) == sorted([*map(str, range(48)), "late"])
+    order = [48 if text == "late" else int(text) for text in begun]
+    # Where both connections come free in one step of the loop, trio runs their two calls in any order.
+    assert all(abs(place - number) <= 1 for place, number in enumerate(order))
 
 
 async def test_a_call_that_comes_when_others_wait_waits_behind_them() -> None:
