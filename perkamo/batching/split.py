@@ -97,7 +97,7 @@ async def send_batch(
         failed with its request, a copy of that error.
     """
     results: list[EventResult] = []
-    alone: dict[int, PerkamoError] = {}
+    alone: list[int] = []
     parts = [events]
     stopped: PerkamoError | None = None
     answered = False
@@ -113,7 +113,7 @@ async def send_batch(
             if not halve(error):
                 stopped = None if continue_on_error else error
             elif judge(error) == "failed":
-                alone[len(results)] = error
+                alone.append(len(results))
                 stopped = error if len(alone) >= _HOPELESS and not answered else None
             results += [copy(error) for _ in part]
         else:
@@ -122,8 +122,8 @@ async def send_batch(
     if stopped is not None:
         results += [copy(stopped) for part in parts for _ in part]
     if answered:
-        for place, cause in alone.items():
-            results[place] = _of_this_event(cause)
+        for place in alone:
+            results[place] = _of_this_event(results[place])
     return results
 
 
@@ -139,20 +139,20 @@ async def send_undecided(
         clock: What the waits go by.
     """
     pace = Pace(clock)
-    left = [place for place, result in enumerate(results) if judge(result) == "undecided"]
     for _ in range(SOLO_ATTEMPTS):
-        if not left:
+        undecided = [place for place, result in enumerate(results) if judge(result) == "undecided"]
+        if not undecided:
             return
         pace.failed()
         await pace.wait()
-        for place in left:
-            [result] = await send_batch(client, [events[place]])
-            results[place] = _of_this_event(result) if isinstance(result, PerkamoResponseError) else result
-        left = [place for place in left if judge(results[place]) in {"undecided", "failed"}]
+        for place in undecided:
+            [results[place]] = await send_batch(client, [events[place]])
 
 
-def _of_this_event(cause: PerkamoError) -> PerkamoEventError:
+def _of_this_event(result: EventResult) -> EventResult:
     """Make the error of a request the error of the one event that was in it."""
-    error = PerkamoEventError(str(cause), request_id=getattr(cause, "request_id", None), attempts=cause.attempts)
-    error.__cause__ = cause
+    if not isinstance(result, PerkamoError):
+        return result
+    error = PerkamoEventError(str(result), request_id=getattr(result, "request_id", None), attempts=result.attempts)
+    error.__cause__ = result
     return error

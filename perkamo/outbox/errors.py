@@ -47,6 +47,15 @@ def disk_full() -> PerkamoOutboxFullError:
     return PerkamoOutboxFullError("The disk of the outbox is full. Nothing was kept; try again once it has room.")
 
 
+def unknown() -> PerkamoOutboxStorageError:
+    """Return the error for a sync that failed."""
+    return PerkamoOutboxStorageError(
+        "The disk failed, and it is not known whether the event was kept. Put the same event again: it is kept once.",
+        retryable=True,
+        outcome="unknown",
+    )
+
+
 def unusable(path: Path, reason: object, *, retryable: bool) -> PerkamoOutboxStorageError:
     """Return the error for a directory that does not work."""
     return PerkamoOutboxStorageError(

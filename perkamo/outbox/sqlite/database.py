@@ -72,7 +72,7 @@ class Database:
                 with self._entered():
                     pass
             except PerkamoOutboxError as error:
-                raise _unknown() from error
+                raise errors.unknown() from error
 
     def has_changed(self) -> bool:
         """Tell whether another process has written since the last look, or the files were taken away."""
@@ -87,11 +87,15 @@ class Database:
 
     def close(self) -> None:
         """Let go of leases and files. It is opened again when it is used again."""
-        if self._tables is not None or self._lost:
-            with self.transaction() as tables:
-                tables.release([self.directory.user])
-            with _translated(self.directory), self.directory.lock, self._guard:
-                self._close()
+        try:
+            if self._tables is not None or self._lost:
+                with self.transaction() as tables:
+                    tables.release([self.directory.user])
+                with _translated(self.directory), self.directory.lock, self._guard:
+                    self._close()
+        finally:
+            with self._guard:
+                self.directory.lock.forget()
 
     @contextmanager
     def _entered(self) -> Generator[Tables]:
@@ -293,7 +297,7 @@ def _transaction(tables: Tables) -> Generator[None]:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         if getattr(error, "sqlite_errorcode", 0) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}:
-            raise _unknown() from error
+            raise errors.unknown() from error
         raise
 
 
@@ -330,11 +334,3 @@ def _identify(path: Path | None) -> list[int]:
 
 def _number(connection: sqlite3.Connection, query: str) -> int:
     return cast("tuple[int]", connection.execute(query).fetchone())[0]
-
-
-def _unknown() -> PerkamoOutboxStorageError:
-    return PerkamoOutboxStorageError(
-        "The disk failed, and it is not known whether the event was kept. Put the same event again: it is kept once.",
-        retryable=True,
-        outcome="unknown",
-    )

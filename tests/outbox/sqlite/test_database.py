@@ -117,6 +117,27 @@ def test_commits_are_durable(box: Box) -> None:
     assert settings == [2, "wal"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the kernel lists descriptors")
+def test_an_outbox_that_was_closed_holds_no_descriptor(tmp_path: Path) -> None:
+    """Nor does one whose last use failed; catches a lock file that stays open until the process ends."""
+
+    def ours() -> list[str]:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [target for link in links if (target := str(link.readlink())).startswith(str(tmp_path))]
+
+    box = Box(tmp_path / "outbox")
+    box.put("a")
+    assert ours()
+    box.database.close()
+    assert ours() == []
+
+    (tmp_path / "outbox").rename(tmp_path / "elsewhere")
+    with pytest.raises(PerkamoOutboxError):
+        box.put("b")
+    box.database.close()
+    assert ours() == []
+
+
 def test_what_one_process_keeps_the_others_see(box: Box, start: Callable[[], Other]) -> None:
     """One database for all: what waits, its counts, and that something changed."""
     other = start()
