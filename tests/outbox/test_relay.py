@@ -4,10 +4,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import anyio
 import httpx
@@ -19,35 +18,9 @@ from perkamo.errors import PerkamoConfigurationError
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.store import Lease
 from tests.outbox.clocks import HardlyWaiting
-from tests.outbox.service import CLOSE, HANG, Sent, Service, running_service
+from tests.outbox.service import HANG, POISONS, WAITING_POISONS, Service, running_service
 
 pytestmark = pytest.mark.anyio
-
-NEITHER = {
-    "applied": False,
-    "duplicate": False,
-    "delta": [],
-    "leveled_up": False,
-    "unlocked": [],
-    "wallet_state": {},
-}
-ANSWERS: dict[str, object] = {
-    "400": 400,
-    "422": 422,
-    "409": 409,
-    "500": 500,
-    "502": 502,
-    "503": 503,
-    "close": CLOSE,
-    "hang": HANG,
-    "error item": {"error": {"code": "invalid_event", "message": "no"}},
-    "neither": NEITHER,
-    "rejected": {**NEITHER, "status": "rejected", "error": "unknown event"},
-    "null": None,
-    "too few": "too few",
-}
-WAITS = {"502", "503", "close", "hang"}
-"""What may be the service's own fault: the event waits by itself. All else makes a dead letter."""
 
 
 @pytest.fixture
@@ -87,33 +60,14 @@ async def settled(outbox: Outbox, condition: Callable[[OutboxStats], bool]) -> O
             await anyio.sleep(0.01)
 
 
-def poison(kind: str) -> Callable[[Sequence[Sent], str], object]:
-    """Answer oddly where the poison event is in a request."""
-    answer: Any = ANSWERS[kind]
-
-    def respond(events: Sequence[Sent], _: str) -> object:
-        ids = [one["transaction_id"] for one in events]
-        if "review_poison" not in ids:
-            return None
-        if answer == "too few":
-            return "too few"
-        if isinstance(answer, int):
-            return answer
-        return lambda one: (
-            (answer if answer is not None else [None]) if one["transaction_id"] == "review_poison" else None
-        )
-
-    return respond
-
-
 @pytest.mark.parametrize("how", ["relay", "drain"])
-@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("kind", POISONS)
 async def test_one_event_holds_up_no_other(
     kind: str, how: str, service: Service, client: AsyncPerkamoClient, outbox: Outbox
 ) -> None:
     """Whatever the service answers to it; it is a dead letter or waits by itself, and is never taken for delivered."""
-    service.answer = poison(kind)
-    names = [*range(20), "poison", *range(20, 130)]
+    service.poison(POISONS)
+    names = [*range(20), f"poison-{kind}", *range(20, 130)]
     for name in names:
         await outbox.put(event(name))
 
@@ -122,11 +76,13 @@ async def test_one_event_holds_up_no_other(
             stats = await outbox.drain(client)
     else:
         async with outbox.relay(client) as relay:
-            stats = await settled(outbox, lambda stats: stats.delivered == 130 and (stats.dead > 0 or kind in WAITS))
-            if kind in WAITS:
+            stats = await settled(
+                outbox, lambda stats: stats.delivered == 130 and (stats.dead > 0 or kind in WAITING_POISONS)
+            )
+            if kind in WAITING_POISONS:
                 await settled(outbox, lambda _: relay.trouble is None)
 
-    assert (stats.delivered, stats.dead, stats.pending) == ((130, 0, 1) if kind in WAITS else (130, 1, 0))
+    assert (stats.delivered, stats.dead, stats.pending) == ((130, 0, 1) if kind in WAITING_POISONS else (130, 1, 0))
     assert set(service.applied) == {f"review_{name}" for name in range(130)}
     assert set(service.applied.values()) == {1}
     assert len(service.requests) < 80
@@ -143,8 +99,8 @@ async def test_a_second_drain_returns_though_the_one_event_never_passes(
     service: Service, client: AsyncPerkamoClient, outbox: Outbox
 ) -> None:
     """It was given up before; catches a drain that waits for others to pass where there are none."""
-    service.answer = poison("502")
-    for name in ("poison", 1, 2):
+    service.poison(POISONS)
+    for name in ("poison-502", 1, 2):
         await outbox.put(event(name))
 
     with anyio.fail_after(40):
@@ -156,8 +112,8 @@ async def test_a_second_drain_returns_though_the_one_event_never_passes(
 
 async def test_others_overtake_a_request_that_hangs(service: Service, outbox: Outbox) -> None:
     """After two seconds; catches a relay that has one request on its way and waits for it."""
-    service.answer = poison("hang")
-    await outbox.put(event("poison"))
+    service.poison(POISONS)
+    await outbox.put(event("poison-hang"))
     async with AsyncPerkamoClient("sk_test_x", base_url=service.url) as patient, outbox.relay(patient) as relay:
         with anyio.fail_after(20):
             while not service.requests:  # noqa: ASYNC110 - the service runs in a thread
