@@ -1,37 +1,319 @@
-"""README: every Python snippet runs as it stands, and its commands are those that CI runs."""
+"""README and the guides: every snippet runs, every link leads somewhere, every public name is explained once."""
 
+import ast
+import importlib
 import inspect
+import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
+from attrs import frozen
 
 from perkamo import AsyncPerkamoClient
 from perkamo.sandbox import Sandbox
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-TESTS = re.findall(r"^```python test\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+ROOT: Final = Path(__file__).parent.parent
+REPOSITORY: Final = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
+GUIDES: Final = {
+    str(path.relative_to(ROOT)): path.read_text("utf-8")
+    for path in sorted([ROOT / "README.md", ROOT / "benchmarks/README.md", *(ROOT / "perkamo").rglob("README.md")])
+}
+README: Final = GUIDES["README.md"]
+CLIENT: Final = GUIDES["perkamo/README.md"]
+TEXTS: Final = GUIDES | {
+    str(path.relative_to(ROOT)): path.read_text("utf-8")
+    for path in (ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").glob("*.md")))
+}
+
+SHOWN: Final = {"sh", "text", "yaml", "ini", "toml", "sql", "html", "json"}
+"""Languages of blocks that no test runs: other systems run them, or they don't end. JSON is parsed all the same."""
 
 
-def python(*words: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python in a directory of its own, with an environment of its own."""
-    return subprocess.run(
-        [sys.executable, *words], env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+@frozen
+class Block:
+    """One fenced block: the guide, its number there, the words after the fence, and the text."""
+
+    guide: str
+    number: int
+    words: tuple[str, ...]
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """The name under which the guide's other blocks find it."""
+        return next((word.removeprefix("file=") for word in self.words if word.startswith("file=")), None)
+
+    def __str__(self) -> str:
+        """Its name in a test's id."""
+        return f"{self.guide.removesuffix('/README.md')} {self.number}"
+
+
+def find_blocks() -> Iterator[Block]:
+    """Yield every fenced block of every guide."""
+    for guide, text in GUIDES.items():
+        found = re.findall(r"^```(.*)\n((?:.*\n)*?)```$", text, flags=re.MULTILINE)
+        for number, (words, block) in enumerate(found, 1):
+            yield Block(guide, number, tuple(words.split()), block)
+
+
+BLOCKS: Final = tuple(find_blocks())
+SCRIPTS: Final = [block for block in BLOCKS if block.words == ("python",)]
+TESTS: Final = [block for block in BLOCKS if block.words == ("python", "test")]
+COMMANDS: Final = [block for block in BLOCKS if block.words == ("console",)]
+FILES: Final = [block for block in BLOCKS if block.file]
+
+
+def run(*words: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a directory of its own, with an environment of its own."""
+    return subprocess.run(words, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+def environment(sandbox: Sandbox) -> dict[str, str]:
+    """Return the variables that the guides name, and no other."""
+    return {
+        "PERKAMO_SECRET_KEY": sandbox.api_key,
+        "PERKAMO_BROWSER_KEY": sandbox.browser_key,
+        "PERKAMO_BASE_URL": sandbox.base_url,
+        "PATH": "",
+    }
+
+
+def write_files(guide: str, folder: Path) -> None:
+    """Write the blocks that the guide gives a name."""
+    for block in FILES:
+        if block.guide == guide and block.file:
+            (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.file).write_text(block.text, "utf-8")
+
+
+def section(text: str, title: str) -> str:
+    """The text below a title, up to the next one of its kind."""
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a table's rows, without its head."""
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("| ---")]
+
+
+def test_the_readme_is_a_page_and_begins_with_what_for_whom_and_how() -> None:
+    """At most 250 lines, and the first screen starts a reader; catches a reference that grows back."""
+    first_screen = README.splitlines()[:20]
+
+    assert len(README.splitlines()) <= 250
+    assert "Python client" in first_screen[2]
+    assert "backend" in first_screen[2]
+    assert sum("python3 -m venv" in line for line in first_screen) == 2
+
+
+def test_every_block_is_of_a_kind_that_is_run_or_only_shown() -> None:
+    """Catches Python that no test runs, such as a block that calls itself ``py``; and a pattern that finds none."""
+    runs = {("python",), ("python", "test"), ("console",)}
+    strange = [
+        str(block) for block in BLOCKS if block.words not in runs and not block.file and block.words[0] not in SHOWN
+    ]
+
+    assert strange == []
+    assert len(SCRIPTS) >= 15
+    assert len(TESTS) >= 4
+    assert len(COMMANDS) >= 3
+
+
+@pytest.mark.parametrize("block", SCRIPTS, ids=str)
+def test_a_snippet_runs_as_pasted(block: Block, sandbox: Sandbox, tmp_path: Path) -> None:
+    """In a fresh process, with nothing set but the variables that it names; catches a snippet that was never run."""
+    write_files(block.guide, tmp_path)
+    env = environment(sandbox)
+    if "my_events" in block.text:  # which the command above it has written
+        module = run(sys.executable, "-m", "perkamo", "catalog", "--python", env=env, cwd=tmp_path).stdout
+        (tmp_path / "my_events.py").write_text(module, "utf-8")
+
+    done = run(sys.executable, "-X", "dev", "-W", "error", "-c", block.text, env=env, cwd=tmp_path)
+
+    slow = [line for line in done.stderr.splitlines() if re.fullmatch(r"Executing <.*> took [\d.]+ seconds", line)]
+    assert (done.returncode, done.stderr.splitlines()) == (0, slow)  # which asyncio says on a busy machine
+    assert done.stdout
+
+
+@pytest.mark.parametrize("block", TESTS, ids=str)
+def test_a_test_of_a_guide_passes(block: Block, tmp_path: Path) -> None:
+    """Run by pytest with nothing but the installed plugin; catches a fixture or an assertion that is no more."""
+    write_files(block.guide, tmp_path)
+    (tmp_path / "test_snippet.py").write_text(block.text, "utf-8")
+    options = ["-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:cacheprovider"]
+
+    done = run(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        *options,
+        str(tmp_path / "test_snippet.py"),
+        env={"PATH": ""},
+        cwd=tmp_path,
     )
 
-
-def test_the_readme_has_snippets() -> None:
-    """There are at least as many snippets as sections that promise one; catches a pattern that finds none."""
-    assert len(SNIPPETS) >= 12
-    assert len(TESTS) >= 2
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
-def section(title: str) -> str:
-    """The text below a title, up to the next one of its kind."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+@pytest.mark.parametrize("block", COMMANDS, ids=str)
+def test_the_commands_of_a_guide_work(block: Block, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Each ends with 0, in the order in which they stand; catches an option that is no more."""
+    write_files(block.guide, tmp_path)
+    shim = tmp_path / "bin" / "perkamo"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m perkamo "$@"\n', "utf-8")
+    shim.chmod(0o755)
+
+    env = environment(sandbox) | {"PATH": f"{shim.parent}:{os.defpath}"}
+    done = run("bash", "-e", "-c", block.text, env=env, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_every_named_block_is_used_by_another() -> None:
+    """Catches a file that a guide shows and nothing of it reads."""
+    unused = [
+        str(block)
+        for block in FILES
+        if block.file
+        and not any(
+            Path(block.file).stem in other.text for other in BLOCKS if other.guide == block.guide and other is not block
+        )
+    ]
+
+    assert unused == []
+
+
+def test_json_is_json_and_a_program_is_taken() -> None:
+    """Each line of a ``.jsonl`` by itself, and a program by the sandbox; catches an example with a missing comma."""
+    blocks = [block for block in BLOCKS if block.words[0] == "json"]
+    for block in blocks:
+        for text in block.text.splitlines() if (block.file or "").endswith(".jsonl") else [block.text]:
+            value = json.loads(text)
+            if block.file == "program.json":
+                assert Sandbox(program=value)
+
+    assert len(blocks) >= 2
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which links reach the titles of a text, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links(text: str) -> set[str]:
+    """The targets of all links and pictures, code left out."""
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    targets = set(re.findall(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", prose, flags=re.MULTILINE))
+    labels = set(re.findall(r"\]\[([\w-]+)\]", prose))
+    defined = set(re.findall(r"^\[([^\]]+)\]: ", prose, flags=re.MULTILINE))
+    assert labels == defined, labels ^ defined
+    return {inline or reference for inline, reference in targets}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_link_leads_somewhere(name: str) -> None:
+    """To a file of this repository, and a title in it; catches a guide that was moved. Other hosts are not asked."""
+    broken = []
+    for link in links(TEXTS[name]):
+        target, _, anchor = link.partition("#")
+        if target.startswith("https://") and not target.startswith(f"{REPOSITORY}/blob/main/"):
+            continue
+        inside = target.removeprefix(f"{REPOSITORY}/blob/main/")
+        path = ROOT / inside if inside != target else (ROOT / name).parent / target if target else ROOT / name
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text("utf-8"))):
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_the_readmes_links_are_absolute() -> None:
+    """PyPI shows it, too, and has no files beside it; catches a link that works in the repository alone."""
+    assert [link for link in links(README) if not link.startswith("https://")] == []
+
+
+def test_every_guide_is_reached_from_the_readme() -> None:
+    """Directly or through another guide; catches one that nobody finds."""
+    reached: set[Path] = set()
+    ahead = {ROOT / "README.md"}
+    while ahead:
+        path = ahead.pop()
+        reached.add(path)
+        for link in links(path.read_text("utf-8")):
+            target = link.partition("#")[0]
+            inside = target.removeprefix(f"{REPOSITORY}/blob/main/")
+            found = (ROOT / inside if inside != target else path.parent / target).resolve()
+            if found.name == "README.md" and found not in reached:
+                ahead.add(found)
+
+    assert {str(path.relative_to(ROOT)) for path in reached} == GUIDES.keys()
+
+
+def public_modules() -> set[str]:
+    """The modules that users import from: those with ``__all__``, except inside another one of them."""
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "perkamo").rglob("__init__.py")
+        if re.search(r"^__all__ = ", path.read_text("utf-8"), re.MULTILINE)
+    }
+    return {name for name in found if not any(name.startswith(f"{other}.") for other in found - {"perkamo", name})}
+
+
+def explained() -> Counter[str]:
+    """Count in how many rows of the guides' reference tables each name stands, as ``module.name``."""
+    found: Counter[str] = Counter()
+    for text in GUIDES.values():
+        tables = re.findall(r"^From `([\w.]+)`:\n\n((?:\|.*\n)+)", section(f"{text}\n", "Reference"), re.MULTILINE)
+        found.update(
+            f"{module}.{name}"
+            for module, table in tables
+            for cells in rows(table)
+            for name in re.findall(r"`(\w+)`", cells[0])
+        )
+    return found
+
+
+def test_every_public_name_is_in_exactly_one_reference_table() -> None:
+    """Catches a name that was added and never explained, one that is no more, and one that is explained twice."""
+    public = {f"{module}.{name}" for module in public_modules() for name in importlib.import_module(module).__all__}
+    found = explained()
+
+    assert {name for name in public if name not in found} == set()
+    assert {name for name in found if name not in public} == set()
+    assert {name for name, count in found.items() if count > 1} == set()
+
+
+def test_the_fixtures_and_marks_of_the_plugin_are_in_its_guide() -> None:
+    """Catches one that was added and never explained."""
+    source = (ROOT / "perkamo/testing/__init__.py").read_text("utf-8")
+    fixtures = {
+        node.name
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef)
+        and any("pytest.fixture" in ast.unparse(decorator) for decorator in node.decorator_list)
+        and not node.name.startswith("_")
+    }
+    marks = set(re.findall(r'"markers",\s+"(\w+)\(', source))
+    told = {
+        name
+        for cells in rows(section(GUIDES["perkamo/testing/README.md"], "Reference"))
+        for name in re.findall(r"`(\w+)`", cells[0])
+    }
+
+    assert marks
+    assert told == fixtures | marks
 
 
 def test_the_tables_have_every_method_and_option() -> None:
@@ -41,54 +323,30 @@ def test_the_tables_have_every_method_and_option() -> None:
         for name, member in inspect.getmembers(AsyncPerkamoClient, inspect.isfunction)
         if not name.startswith("_")
     }
-    rows = dict(re.findall(r"^\| `(?:await )?(\w+)\((.*?)\)`", section("What there is"), flags=re.MULTILINE))
-    options = re.findall(r"^\| `(\w+)` \|", section("Options"), flags=re.MULTILINE)
+    calls = dict(re.findall(r"^\| `(?:await )?(\w+)\((.*?)\)`", section(CLIENT, "Calls"), flags=re.MULTILINE))
+    options = re.findall(r"^\| `(\w+)` \|", section(GUIDES["perkamo/request/README.md"], "Options"), flags=re.MULTILINE)
 
-    assert rows.keys() == signatures.keys() - {"aclose"}  # which shares the row of ``async with``
-    for name, row in rows.items():
+    assert calls.keys() == signatures.keys() - {"aclose"}  # which shares the row of ``async with``
+    for name, row in calls.items():
         told = re.findall(r"(\w+)(?:=[^,]+)?(?:, |$)", row)
         assert told == [parameter for parameter in signatures[name].parameters if parameter != "self"]
     assert options == [*inspect.signature(AsyncPerkamoClient).parameters]
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {n}" for n in range(1, len(SNIPPETS) + 1)])
-def test_a_snippet_runs_as_pasted(snippet: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """In a fresh process, with nothing set but the variables that it names; catches a snippet that was never run."""
-    environment = {
-        "PERKAMO_SECRET_KEY": sandbox.api_key,
-        "PERKAMO_BROWSER_KEY": sandbox.browser_key,
-        "PERKAMO_BASE_URL": sandbox.base_url,
-        "PATH": "",
-    }
-    if "my_events" in snippet:  # which the command above it has written
-        module = python("-m", "perkamo", "catalog", "--python", env=environment, cwd=tmp_path).stdout
-        (tmp_path / "my_events.py").write_text(module, "utf-8")
-
-    done = python("-X", "dev", "-W", "error", "-c", snippet, env=environment, cwd=tmp_path)
-
-    slow = [line for line in done.stderr.splitlines() if re.fullmatch(r"Executing <.*> took [\d.]+ seconds", line)]
-    assert (done.returncode, done.stderr.splitlines()) == (0, slow)  # which asyncio says on a busy machine
-    assert done.stdout
-
-
-@pytest.mark.parametrize("snippet", TESTS, ids=[f"test {n}" for n in range(1, len(TESTS) + 1)])
-def test_a_test_of_the_readme_passes(snippet: str, tmp_path: Path) -> None:
-    """Run by pytest with nothing but the installed plugin; catches a fixture or an assertion that is no more."""
-    (tmp_path / "test_snippet.py").write_text(snippet, "utf-8")
-    options = ["-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:cacheprovider"]
-
-    done = python("-m", "pytest", "-q", *options, str(tmp_path), env={"PATH": ""}, cwd=tmp_path)
-
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
-
-
 def test_symptoms_are_quoted_from_the_code() -> None:
     """What a reader searches for is what the library says; catches a message that was changed under the guide."""
-    section = README.partition("## When something is wrong\n")[2].partition("\n## ")[0]
-    symptoms = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")]
+    symptoms = [cells[0] for cells in rows(section(CLIENT, "What a message means"))]
     quoted = [words for symptom in symptoms for words in symptom.split("`")[1::2] if " " in words]
-    code = "\n".join(path.read_text("utf-8") for path in (Path(__file__).parent.parent / "perkamo").rglob("*.py"))
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "perkamo").rglob("*.py"))
 
     assert len(quoted) >= 8
     assert not [words for words in quoted if words not in code and "==" not in words]
+
+
+def test_the_readmes_figures_are_those_of_the_benchmarks() -> None:
+    """The same row has the same figure in both; catches one that was measured anew in one place."""
+    measured = {cells[1]: cells[2].strip("*") for cells in rows(GUIDES["benchmarks/README.md"])}
+    claimed = dict(rows(section(README, "Speed"))[1:])
+
+    assert len(claimed) == 5
+    assert claimed.items() <= measured.items()
