@@ -157,7 +157,7 @@ def _refused(attempt: Attempt, headers: Mapping[str, str], data: bytes, meta: Re
         retry_after_seconds=retry_after,
         rate_limit=meta.rate_limit,
         outcome=outcome,
-        retryable=retry or rule.later,
+        retryable=retry,
         attempts=attempt.number,
     )
     if isinstance(error, PerkamoRedirectError):

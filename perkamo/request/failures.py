@@ -83,8 +83,7 @@ def _answer_within(error: Exception, request: httpx.Request) -> Answered | None:
     except ValueError as problem:
         return answered, ValueError(str(problem))
     except httpx.ResponseNotRead:
-        unread = ValueError("was not read, because a hook of the HTTP client raised HTTPStatusError")
-        return answered, unread if answered.is_success else b""
+        return answered, ValueError("was not read, because a hook of the HTTP client raised HTTPStatusError")
 
 
 def problem_of(error: Exception, *, begun: bool, external: bool) -> Problem | None:

@@ -1,11 +1,13 @@
 """client: over an HTTP client of the caller's, with its hooks, its transports, and what they raise."""
 
+import gzip
 import json
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 import anyio
 import httpx
@@ -122,6 +124,20 @@ async def test_an_applied_event_does_not_read_as_failed_because_of_a_hook(read: 
                     await client.emit("u", "e")
                 assert got.value.outcome == "unknown"
         assert len(server.requests) == 1
+
+
+async def test_a_hook_may_read_the_answer() -> None:
+    """To log it, say; catches an answer that is looked for again where it was read already."""
+
+    async def read(response: httpx.Response) -> None:
+        await response.aread()
+
+    with says(gzip.compress(RESULT), "200 OK", "content-encoding: gzip") as server:
+        async with (
+            with_hook(read) as http,
+            AsyncPerkamoClient("sk_x", base_url=server.base_url, http_client=http) as client,
+        ):
+            assert (await client.emit("u", "e")).accepted
 
 
 async def test_the_answer_to_a_request_of_the_hook_is_not_taken_for_ours() -> None:
@@ -245,7 +261,7 @@ async def test_hooks_and_transports_see_the_path_that_is_sent() -> None:
     class Client(httpx.AsyncClient):
         async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
             seen.append(str(request.url))
-            request.url = request.url.copy_with(host="gateway.test")
+            request.url = request.url.copy_with(host="gateway.test", path=f"/gw{request.url.path}")
             return await super().send(request, **options)
 
     async def hook(request: httpx.Request) -> None:
@@ -261,7 +277,7 @@ async def test_hooks_and_transports_see_the_path_that_is_sent() -> None:
     ):
         await client.customer("alice smith")
 
-    sent = "https://gateway.test/pfx/v1/customer/alice%20smith"
+    sent = "https://gateway.test/gw/pfx/v1/customer/alice%20smith"
     assert seen == ["https://api.test/pfx/v1/customer/%7Buser_id%7D", sent, sent]
 
 
@@ -401,15 +417,17 @@ async def test_what_a_transport_says_decides_about_the_outcome(
     assert (caught.value.outcome, caught.value.attempts) == (outcome, attempts)
 
 
-def boom(request: httpx.Request) -> httpx.Response:
-    """Fail with a text that names the URL."""
-    raise httpx.ConnectError(f"cannot reach {request.url}")
-
-
-@pytest.mark.parametrize("user_id", ["alice", "alice smith", "jan.novák@example.com", "a", "a/b", "100%"])
-async def test_no_text_shows_the_url_of_a_customer(user_id: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("write", [str, lambda url: unquote(str(url))], ids=["as sent", "decoded"])
+@pytest.mark.parametrize("user_id", ["alice", "alice smith", "jan.novák@example.com", "a", "á", "a/b", "100%"])
+async def test_no_text_shows_the_url_of_a_customer(
+    user_id: str, write: Callable[[httpx.URL], str], caplog: pytest.LogCaptureFixture
+) -> None:
     """Errors and records name the template, also where the id is percent-encoded; catches ``%C3%A1`` in a text."""
     caplog.set_level(logging.DEBUG)
+
+    def boom(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError(f"cannot reach {write(request.url)}")
+
     async with (
         httpx.AsyncClient(transport=httpx.MockTransport(boom)) as http,
         AsyncPerkamoClient("sk_x", base_url="http://127.0.0.1:9", http_client=http, retry=RetryPolicy.none()) as client,

@@ -90,6 +90,23 @@ async def test_a_body_that_is_not_there_needs_no_decoding(head: str, header: str
     assert identified.raw == {}
 
 
+class Nothing(httpx.AsyncByteStream):
+    """A body of one empty part, as some transports make it."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b""
+
+
+async def test_an_empty_part_needs_no_decoding_either() -> None:
+    """Whoever sent it; catches a look at parts in place of bytes."""
+    handle = httpx.MockTransport(lambda _: httpx.Response(200, headers={"content-encoding": "br"}, stream=Nothing()))
+    async with (
+        httpx.AsyncClient(transport=handle) as http,
+        AsyncPerkamoClient("sk_x", base_url="https://api.test", http_client=http) as client,
+    ):
+        assert (await client.identify("u", {})).raw == {}
+
+
 BROKEN: list[tuple[str, bytes, str]] = [
     ("br", RESULT, "is encoded in a way that was not asked for"),
     ("zstd", RESULT, "is encoded in a way that was not asked for"),

@@ -1,6 +1,8 @@
 """client: attempts, waits, the quota, and a clock that is wrong."""
 
+import contextlib
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,6 +22,7 @@ from perkamo import (
     PerkamoError,
     PerkamoRateLimitError,
     PerkamoServerError,
+    PerkamoTimeoutError,
     RetryPolicy,
 )
 from perkamo.sandbox import Fault, Lost, Reset, Sandbox, Status, Truncate
@@ -160,6 +163,25 @@ async def test_nothing_was_sent_to_a_port_that_refuses(dead_port: int, waits: No
 
     assert (caught.value.outcome, caught.value.attempts, caught.value.retryable) == ("not_sent", 3, True)
     assert caught.value.__context__ is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses connections")
+async def test_nothing_was_sent_where_no_connection_came_about_in_time() -> None:
+    """Time ran out while connecting, before the body; catches an outcome of unknown for what never left."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(2):
+            filling = stack.enter_context(socket.socket())
+            filling.settimeout(0)
+            filling.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        async with AsyncPerkamoClient("sk_test", base_url=url, timeout=0.3) as client:
+            with pytest.raises(PerkamoTimeoutError, match=r"ran out of time\. Nothing was sent") as caught:
+                await client.emit("u", "e")
+
+    assert (caught.value.outcome, caught.value.retryable) == ("not_sent", True)
 
 
 async def test_an_outage_sees_hardly_more_attempts_than_calls(dead_port: int, waits: NotedWaits) -> None:

@@ -152,6 +152,23 @@ async def test_what_a_peer_under_load_says_passes(text: str, attempts: int) -> N
     assert (len(tries), caught.value.retryable) == (attempts, attempts == 3)
 
 
+async def test_tls_that_breaks_after_the_handshake_is_a_broken_connection() -> None:
+    """The event may have arrived, and another connection may do; catches an event that is given up as refused."""
+    text = "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:2578)"
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError(text) from ssl.SSLError(1, text)
+
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(handle)) as http,
+        AsyncPerkamoClient("sk_x", base_url="https://api.test", http_client=http, retry=QUICK) as client,
+    ):
+        with pytest.raises(PerkamoConnectionError, match=r"wrong version number\. It may have been") as caught:
+            await client.emit("u", "e")
+
+    assert (caught.value.attempts, caught.value.retryable) == (3, True)
+
+
 def test_an_error_that_only_follows_a_tls_error_is_none() -> None:
     """A timeout after a handshake that failed before is a timeout; catches any cause that makes an error final."""
     request = httpx.Request("GET", "https://api.test")
