@@ -252,20 +252,24 @@ class CustomerStream:
 
     async def _read(self, connection: StreamConnection) -> None:
         self._decoder.feed(b"")  # raises what came behind the events that are delivered by now
-        chunk = await connection.read()
-        if not isinstance(chunk, Failure):
-            self._decode(chunk)
+        failure = self._decode(await connection.read())
+        if failure is None:
             return
         healthy = self._subscription.clock.now() - connection.since >= HEALTHY_SECONDS
         failed = not (self._delivered or healthy)
         await self._disconnect()
-        await self._pause(chunk, failed=failed)
+        await self._pause(failure, failed=failed)
 
-    def _decode(self, chunk: bytes) -> None:
+    def _decode(self, chunk: bytes | Failure) -> Failure | None:
+        """Take the events of what was read; return why nothing was."""
+        if isinstance(chunk, Failure):
+            return chunk
         try:
-            return self._events.extend(self._decoder.feed(chunk))
+            self._events.extend(self._decoder.feed(chunk))
         except PerkamoStreamError as error:
-            problem = error.with_traceback(None)  # it leads to the data of customers
+            problem = error.with_traceback(None)  # it leads to the data of customers, as this frame does
+        else:
+            return None
         del chunk
         raise problem
 

@@ -116,6 +116,8 @@ VALUES: Final[list[tuple[str, object, str]]] = [
     ("empty key deep down", {"a": [{"": 1}]}, "v.a[0]"),
     ("bytes key of a mapping", Lying(), "v"),
     ("key that is no identifier", {"two words": float("nan")}, 'v["two words"]'),
+    ("key that may be a customer", {"jan@example.com": float("nan")}, 'v["***"]'),
+    ("key that may be a telephone", {"+420777123456": [float("nan")]}, 'v["***"][0]'),
     ("exception", ValueError("x"), "v"),
     ("Event", Event("u", "e", "t"), "v"),
 ]
