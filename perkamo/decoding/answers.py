@@ -53,7 +53,7 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
     try:
         value = parse(body)
         if cls in _UNPUBLISHED and not isinstance(value, dict):
-            tell_unread(_UNPUBLISHED[cls], f"has {name_of(value)} for an object")
+            tell_unread(_UNPUBLISHED[cls], f"has {name_of(value)} for an object", "An empty one is returned")
             value = {}
         return structure(cls, value, meta)
     except ValueError as error:

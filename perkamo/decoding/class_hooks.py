@@ -58,14 +58,11 @@ _logger: Final = logging.getLogger("perkamo")
 _told: Final[set[str]] = set()
 
 
-def tell_unread(name: str, reason: str) -> None:
+def tell_unread(name: str, reason: str, effect: str = "What can't be read is left out, and stays in .raw") -> None:
     """Say once in the log that something unpublished is not as we expect it."""
     if name not in _told:
         _told.add(name)
-        _logger.warning(
-            "%s (%s) %s. What can't be read is left out, and stays in .raw; this is told once",
-            *(name, FACTS[name].known, reason),
-        )
+        _logger.warning("%s (%s) %s. %s; this is told once", *(name, FACTS[name].known, reason, effect))
 
 
 def class_hook(cls: type[Part], hook_of: HookOf, *, patient: bool) -> Hook:

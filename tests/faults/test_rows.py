@@ -16,9 +16,19 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from perkamo import AsyncPerkamoClient, Event, PerkamoClient, PerkamoError, RetryPolicy
+from perkamo import (
+    AsyncPerkamoClient,
+    Customer,
+    Event,
+    IdentifyResponse,
+    PerkamoClient,
+    PerkamoError,
+    Program,
+    RetryPolicy,
+)
+from perkamo.decoding import class_hooks
 from tests.faults.rawserver import RESULT, Connection, Once, RawServer, answer, answering
-from tests.faults.rows import BROKEN, READS, ROWS, Row
+from tests.faults.rows import ALL, BROKEN, OTHER_JSON, READS, ROWS, Row
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_collector")]
 
@@ -91,6 +101,23 @@ async def test_a_fault_ends_in_its_error(row: Row, operation: str, way: str) -> 
     assert error.outcome is None if operation in READS else error.outcome in row.outcomes
     assert error.__cause__ is None
     assert KEY not in str(error)
+
+
+PATIENT = [(row, operation) for row in OTHER_JSON for operation in sorted(ALL - row.operations)]
+
+
+@pytest.mark.parametrize(("row", "operation"), PATIENT, ids=[f"{row.name}: {operation}" for row, operation in PATIENT])
+async def test_other_json_where_nothing_is_published_reads_as_an_empty_answer(
+    row: Row, operation: str, way: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call succeeds in one attempt, and a warning tells of it; catches a check on what is only assumed."""
+    monkeypatch.setattr(class_hooks, "_told", set())
+    with RawServer(row.script) as server:
+        result = await perform(way, operation, server.base_url, row)
+
+    assert isinstance(result, Customer | IdentifyResponse | Program)
+    assert (result.raw, result.meta.attempts) == ({}, 1)
+    assert "An empty one is returned; this is told once" in caplog.text
 
 
 RECOVERING: list[tuple[str, Callable[[Connection], None]]] = [
@@ -232,7 +259,7 @@ HUGE = [row for row in ROWS if row.name.startswith(("F40 a gzip bomb", "F41 100 
 @pytest.mark.parametrize("way", ["asyncio"])
 async def test_memory_stays_bounded(row: Row, way: str) -> None:
     """Peak memory rises by less than 32 MB, after a small answer (P13); catches a body that is decoded whole."""
-    with RawServer(answering(answer(b"[]")), row.script) as server:
+    with RawServer(answering(answer(b"x")), row.script) as server:
         done = await anyio.run_process([sys.executable, "-c", MEASURE, server.base_url], stderr=subprocess.STDOUT)
 
     assert int(done.stdout) < 32 * 1024
