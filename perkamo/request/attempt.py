@@ -155,16 +155,17 @@ class Sender:
         timestamp = self.wall_time() + self.clock_offset
         signed: SignedHeaders | None = None
         result: Answered | Problem | None = None
-        with anyio.move_on_after(seconds):
+        with anyio.move_on_after(seconds) as scope:
             signed = await self._key.sign(int(timestamp), call.method, call.path, call.body)
-            result = await self._send(call, body, signed, seconds)
+            request, auth = self._request(call, body, signed, seconds)
+            request.extensions["deadline"] = scope.deadline
+            result = await self._send(request, auth, body)
         attempt = Attempt(call, number, uncertain, "" if signed is None else signed.key, "call", timestamp)
         if isinstance(result, tuple):
             return classify_response(attempt, *result)
         return classify_failure(attempt, result or Problem("timeout", sent=body.begun))
 
-    async def _send(self, call: Call, body: RequestBody, signed: SignedHeaders, seconds: float) -> Answered | Problem:
-        request, auth = self._request(call, body, signed, seconds)
+    async def _send(self, request: httpx.Request, auth: httpx.Auth, body: RequestBody) -> Answered | Problem:
         try:
             response = await self.client.send(request, auth=auth, stream=True, follow_redirects=False)
             try:

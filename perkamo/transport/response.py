@@ -2,6 +2,7 @@
 
 from typing import Self
 
+import anyio
 import httpx
 
 from perkamo.transport.head import Head
@@ -48,14 +49,16 @@ class ComingBody(httpx.AsyncByteStream):
         pool: Where the connection belongs.
         connection: What it comes on.
         seconds: For how long the server may be silent, or None.
+        deadline: When whoever made the request gives it up.
     """
 
-    __slots__ = ("_held", "_seconds")
+    __slots__ = ("_deadline", "_held", "_seconds")
 
-    def __init__(self, pool: Pool, connection: HTTP1Connection, seconds: float | None) -> None:
+    def __init__(self, pool: Pool, connection: HTTP1Connection, seconds: float | None, deadline: float) -> None:
         # Let go of at the end, or an answer that somebody keeps would keep an event loop's connections alive.
         self._held: tuple[Pool, HTTP1Connection] | None = (pool, connection)
         self._seconds = seconds
+        self._deadline = deadline
 
     def __aiter__(self) -> Self:
         return self
@@ -68,7 +71,7 @@ class ComingBody(httpx.AsyncByteStream):
             part = await connection.receive_body(pool.deadline(self._seconds))
         except BaseException as error:
             self._held = None
-            pool.drop(connection, failed=isinstance(error, httpx.TransportError))
+            pool.drop(connection, failed=is_failure(error, self._deadline))
             raise
         if part is not None:
             return part
@@ -81,6 +84,19 @@ class ComingBody(httpx.AsyncByteStream):
         if self._held is not None:
             (pool, connection), self._held = self._held, None
             pool.drop(connection)
+
+
+def is_failure(error: BaseException, deadline: float) -> bool:
+    """Tell whether the connection failed a request, and was not just left by a caller who had no more need of it.
+
+    Args:
+        error: What ended the request.
+        deadline: When whoever made the request gives it up, by ``anyio.current_time``: what is cancelled then has
+            timed out.
+    """
+    if isinstance(error, httpx.TransportError | GeneratorExit):  # at the latter there may be no event loop any more
+        return not isinstance(error, GeneratorExit)
+    return anyio.current_time() >= deadline
 
 
 def respond(head: Head, stream: httpx.AsyncByteStream) -> httpx.Response:

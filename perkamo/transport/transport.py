@@ -19,7 +19,7 @@ from perkamo.transport.http1 import Exchange, Origin
 from perkamo.transport.pool import Limits, Pool
 from perkamo.transport.proxy import Proxy
 from perkamo.transport.replaced import Place, StandIn, reveal, tool_in_place
-from perkamo.transport.response import ComingBody, WholeBody, respond
+from perkamo.transport.response import ComingBody, WholeBody, is_failure, respond
 from perkamo.transport.sockets import FOREVER, NothingSentError, reason
 from perkamo.transport.tls import shared_context
 
@@ -97,7 +97,8 @@ class Transport(httpx.AsyncBaseTransport):
 
         Args:
             request: Its extension ``timeout`` holds httpx's four timeouts, in seconds; ``target`` the path to send,
-                where the URL shows another one.
+                where the URL shows another one; ``deadline`` the ``anyio.current_time`` at which the request is given
+                up: cancelled by then, its connection has failed it, and older idle ones are not used any more.
 
         Raises:
             httpx.TransportError: The exchange failed; it has no cause but a bare ``ssl.SSLError``, when TLS is why.
@@ -126,6 +127,7 @@ class Transport(httpx.AsyncBaseTransport):
         origin = _origin_of(request.url)
         proxy = self._proxy if self._proxy and self._proxy.forwards(request.url.scheme) else None
         timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
+        deadline: float = request.extensions.get("deadline", FOREVER)
         pool = self._pool()
         retries = self._retries_on_stale
         exchange: Exchange | None = None
@@ -141,12 +143,12 @@ class Transport(httpx.AsyncBaseTransport):
             except NothingSentError as error:
                 text = reason(error)
             except BaseException as error:
-                pool.drop(connection, failed=isinstance(error, httpx.TransportError))
+                pool.drop(connection, failed=is_failure(error, deadline))
                 raise
             else:
                 body = connection.take_body()
                 if body is None:
-                    return respond(head, ComingBody(pool, connection, timeouts.get("read")))
+                    return respond(head, ComingBody(pool, connection, timeouts.get("read"), deadline))
                 pool.finish(connection)
                 return respond(head, WholeBody(body))
             pool.drop(connection, failed=True)

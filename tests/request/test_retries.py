@@ -27,6 +27,7 @@ from perkamo import (
 )
 from perkamo.sandbox import Fault, Lost, Reset, Sandbox, Status, Truncate
 from tests.clocks import NotedWaits, by_clock
+from tests.faults.rawserver import Connection, RawServer, answer
 
 pytestmark = pytest.mark.anyio
 
@@ -359,3 +360,32 @@ async def test_ten_thousand_faults_apply_every_event_once(sandbox: Sandbox) -> N
     ledger = Counter(event.context["order"] for n in range(50) for event in sandbox.events(f"customer_{n}"))
     assert ledger == Counter(range(orders))
     assert sum(sandbox.customer(f"customer_{n}").wallets["points"] for n in range(50)) == orders
+
+
+async def test_after_a_failover_the_second_attempt_connects_afresh() -> None:
+    """One attempt finds out that all idle ones are dead; catches a call that tries one after another."""
+    is_over = False
+
+    def script(connection: Connection) -> None:
+        is_old = not is_over
+        while connection.read_request() is not None:
+            if is_over and is_old:
+                return connection.stall()
+            connection.server.stopping.wait(0.05)  # so that as many connections are made as there are calls
+            connection.send(answer())
+        return None
+
+    policy = RetryPolicy(attempt_timeout=0.5, base_delay=0, max_delay=0)
+    with RawServer(script) as server:
+        async with AsyncPerkamoClient("sk_test", base_url=server.base_url, retry=policy) as client:
+            async with anyio.create_task_group() as group:
+                for number in range(5):
+                    group.start_soon(client.identify, f"u{number}", {})
+            assert server.accepted == 5
+            is_over = True
+
+            first = await client.emit("u", "e")
+            second = await client.emit("u", "e")
+
+    assert (first.meta.attempts, second.meta.attempts) == (2, 1)
+    assert server.accepted == 6
