@@ -22,6 +22,7 @@ from perkamo.sandbox import Sandbox
 
 ROOT: Final = Path(__file__).parent.parent
 REPOSITORY: Final = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
+FILES_ON_THE_WEB: Final = re.compile(rf"^{REPOSITORY}/(?:blob|raw)/main/")
 GUIDES: Final = {
     str(path.relative_to(ROOT)): path.read_text("utf-8")
     for path in sorted([ROOT / "README.md", ROOT / "benchmarks/README.md", *(ROOT / "perkamo").rglob("README.md")])
@@ -229,9 +230,9 @@ def test_every_link_leads_somewhere(name: str) -> None:
     broken = []
     for link in links(TEXTS[name]):
         target, _, anchor = link.partition("#")
-        if target.startswith("https://") and not target.startswith(f"{REPOSITORY}/blob/main/"):
+        inside = FILES_ON_THE_WEB.sub("", target)
+        if inside.startswith("https://"):
             continue
-        inside = target.removeprefix(f"{REPOSITORY}/blob/main/")
         path = ROOT / inside if inside != target else (ROOT / name).parent / target if target else ROOT / name
         if not path.exists() or (anchor and anchor not in anchors(path.read_text("utf-8"))):
             broken.append(link)
@@ -253,7 +254,7 @@ def test_every_guide_is_reached_from_the_readme() -> None:
         reached.add(path)
         for link in links(path.read_text("utf-8")):
             target = link.partition("#")[0]
-            inside = target.removeprefix(f"{REPOSITORY}/blob/main/")
+            inside = FILES_ON_THE_WEB.sub("", target)
             found = (ROOT / inside if inside != target else path.parent / target).resolve()
             if found.name == "README.md" and found not in reached:
                 ahead.add(found)
@@ -269,6 +270,13 @@ def public_modules() -> set[str]:
         if re.search(r"^__all__ = ", path.read_text("utf-8"), re.MULTILINE)
     }
     return {name for name in found if not any(name.startswith(f"{other}.") for other in found - {"perkamo", name})}
+
+
+def test_the_api_reference_has_every_public_module() -> None:
+    """The README's command names them all; catches a package that is public and never built."""
+    [command] = [line for line in README.splitlines() if "-m pdoc" in line]
+
+    assert {word for word in command.split() if word.startswith("perkamo")} == {*public_modules(), "perkamo.testing"}
 
 
 def explained() -> Counter[str]:

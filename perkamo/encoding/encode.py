@@ -40,7 +40,7 @@ JSONValue: TypeAlias = "bool | int | float | str | list[JSONValue] | dict[str, J
 """What parsed JSON may hold."""
 
 JSONInput: TypeAlias = (
-    "bool | int | float | str | datetime | UUID | Omit | Sequence[JSONInput] | Mapping[str, JSONInput] | None"
+    bool | int | float | str | datetime | UUID | Omit | Sequence["JSONInput"] | Mapping[str, "JSONInput"] | None
 )
 """What a caller may put in a context or in traits. str and int enums count as text and integers."""
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from perkamo.sandbox.messages import Headers, JsonObject, Reply, Request, Response
+from perkamo.sandbox.messages import Headers, Json, Reply, Request, Response
 from perkamo.signing import API_KEY_HEADER
 
 MAX_RECORDS: Final = 10_000
@@ -60,7 +60,7 @@ class RequestRecord:
         heads = sum(len(name) + len(value) for name, value in (*self.headers, *self.answer_headers))
         return len(self.path) + len(self.body) + len(self.answer) + heads
 
-    def json(self) -> JsonObject:
+    def json(self) -> dict[str, Json]:
         """Return it as ``GET /_sandbox/requests`` shows it."""
         return {
             "method": self.method,

@@ -20,7 +20,7 @@ from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
 from perkamo.sandbox.messages import (
     WITHOUT_BODY,
     Handler,
-    JsonObject,
+    Json,
     Reply,
     Request,
     Response,
@@ -276,7 +276,7 @@ class Sandbox:
         with self._lock:
             return self._space.tokens.check(text, purpose, self.clock.time())
 
-    def customer_json(self, user_id: str) -> JsonObject:
+    def customer_json(self, user_id: str) -> dict[str, Json]:
         """Return a customer as ``GET /v1/customer`` answers."""
         with self._lock:
             return self._space.ledger.customer_json(user_id)

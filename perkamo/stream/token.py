@@ -10,11 +10,6 @@ from perkamo.events import refusal
 from perkamo.models import BrowserToken
 from perkamo.request.credentials import SERVER_KEY_PREFIX, call_supplier
 
-StreamToken: TypeAlias = (
-    "str | BrowserToken | Callable[[], str | BrowserToken] | Callable[[], Awaitable[str | BrowserToken]] | TokenSource"
-)
-"""A stream token as text or as ``create_stream_token`` returns it, or a function, sync or async, that returns one."""
-
 
 class TokenSource:
     """A stream token or its supplier. Neither its repr nor a pickle shows the token."""
@@ -66,6 +61,12 @@ class TokenSource:
             return Bearer(given)
         del given
         raise PerkamoConfigurationError(f"What the stream_token function returned {problem}.")
+
+
+StreamToken: TypeAlias = (
+    str | BrowserToken | Callable[[], str | BrowserToken] | Callable[[], Awaitable[str | BrowserToken]] | TokenSource
+)
+"""A stream token as text or as ``create_stream_token`` returns it, or a function, sync or async, that returns one."""
 
 
 class Bearer(httpx.Auth):

@@ -31,7 +31,7 @@ class _HasItems(Protocol):
         ...
 
 
-WebhookHeaders: TypeAlias = "_HasItems | Iterable[tuple[object, object]]"
+WebhookHeaders: TypeAlias = _HasItems | Iterable[tuple[object, object]]
 """Headers as frameworks hand them over.
 
 A mapping of text or bytes in any case of letters, pairs as in ASGI, or a WSGI environ as in Django's ``request.META``.
