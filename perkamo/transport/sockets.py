@@ -92,7 +92,7 @@ class PlainSocket:
         clock: What deadlines go by.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_loop", "_number", "_socket", "_unsent", "_waiter", "_watched")
+    __slots__ = ("__weakref__", "_clock", "_limit", "_loop", "_number", "_socket", "_unsent", "_waiter", "_watched")
 
     def __init__(self, plain: socket.socket, clock: Clock) -> None:
         plain.settimeout(0)
@@ -104,7 +104,8 @@ class PlainSocket:
         # Weak, or a pool would keep alive the loop that it is filed under.
         loop = anyio.lowlevel.current_token().native_token
         self._loop = ref(loop) if isinstance(loop, asyncio.AbstractEventLoop) else None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bytes | OSError] | None = None
+        self._limit = 0
         self._watched = False
         _open.add(self)
 
@@ -152,12 +153,11 @@ class PlainSocket:
     async def receive(self, limit: int, deadline: float) -> bytes:
         """Wait for bytes; return none when the peer has ended the connection."""
         # After a request the answer is never there yet, so waiting comes first and saves a call to the system.
-        while True:
-            await self._until_readable(deadline)
-            try:
-                return self._socket.recv(limit)
-            except (BlockingIOError, InterruptedError):
-                continue
+        loop = self._watch()
+        if deadline == FOREVER:
+            return await self._receive(loop, limit)
+        with anyio.fail_after(deadline - self._clock.now()):
+            return await self._receive(loop, limit)
 
     def receive_now(self, limit: int) -> bytes:
         """Return the bytes that are there, without waiting; none when the peer has ended the connection."""
@@ -179,7 +179,7 @@ class PlainSocket:
             return
         self._unwatch()
         if self._waiter is not None and not self._waiter.done() and not self._waiter.get_loop().is_closed():
-            self._waiter.set_result(None)
+            self._waiter.set_result(b"")
         with suppress(RuntimeError):  # no event loop may run any more, and then nobody waits
             anyio.notify_closing(self._number)
         self._socket.close()
@@ -192,9 +192,10 @@ class PlainSocket:
     def __del__(self) -> None:
         self._socket.close()  # nobody waits and nobody watches, or this would not be garbage
 
-    async def _until_readable(self, deadline: float) -> None:
-        loop = None if self._loop is None else self._loop()
+    def _watch(self) -> asyncio.AbstractEventLoop | None:
+        """Have the event loop watch the socket; return the loop, or None where anyio is to wait for it."""
         self._check_open()
+        loop = None if self._loop is None else self._loop()
         if loop is not None and not self._watched:
             try:
                 # Out of an empty context, or the loop would keep that of the call which came first.
@@ -202,23 +203,25 @@ class PlainSocket:
                 self._watched = True
             except NotImplementedError:  # the proactor loop of Windows
                 self._loop = loop = None
-        if deadline == FOREVER:
-            await self._readable(loop)
-        else:
-            with anyio.fail_after(deadline - self._clock.now()):
-                await self._readable(loop)
-        self._check_open()
+        return loop
 
-    async def _readable(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        if loop is None:
+    async def _receive(self, loop: asyncio.AbstractEventLoop | None, limit: int) -> bytes:
+        while loop is None:
             with suppress(anyio.ClosedResourceError):
                 await anyio.wait_readable(self._number)
-            return
+            self._check_open()
+            with suppress(BlockingIOError, InterruptedError):
+                return self._socket.recv(limit)
+        self._limit = limit
         self._waiter = loop.create_future()
         try:
-            await self._waiter
+            came = await self._waiter
         finally:
             self._waiter = None
+        self._check_open()
+        if isinstance(came, OSError):
+            raise OSError(came.errno, came.strerror)
+        return came
 
     def _check_open(self) -> None:
         if self._socket.fileno() < 0:
@@ -228,7 +231,14 @@ class PlainSocket:
         if self._waiter is None:
             self._unwatch()  # nobody reads at present; the bytes can wait in the kernel
         elif not self._waiter.done():
-            self._waiter.set_result(None)
+            # Received here and not by the call, which runs a turn of the loop later: in between the loop would find
+            # the socket readable once more, and wake the call's next wait for nothing.
+            try:
+                self._waiter.set_result(self._socket.recv(self._limit))
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                self._waiter.set_result(error)
 
     def _unwatch(self) -> None:
         if not self._watched:
