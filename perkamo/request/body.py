@@ -10,6 +10,8 @@ from typing import Final, Literal, TypeAlias, cast
 
 import httpx
 
+from perkamo.transport.response import fields_of
+
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _STEP: Final = 256 * 1024
 _PIECE: Final = 16 * 1024
@@ -43,10 +45,11 @@ async def read_bounded(response: httpx.Response) -> bytes:
     """
     if response.is_stream_consumed:  # a mock's answer, and one that a hook has read
         return whole_content(response)
-    declared = response.headers.get("content-length", "")
+    fields = fields_of(response)
+    declared = fields.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 12 or int(declared) > MAX_BODY_BYTES):
         raise ValueError(_TOO_LARGE)
-    coding = content_coding(response.headers.get("content-encoding"))
+    coding = content_coding(fields.get("content-encoding"))
     body = _PlainBody() if coding is None else _EncodedBody(coding)
     try:
         # The stream itself: httpx's own iterators over it cost more than all that is done with the bytes here.

@@ -28,6 +28,7 @@ from perkamo.request.dates import parse_http_date, parse_retry_after
 from perkamo.request.endpoints import Call
 from perkamo.request.failures import Problem
 from perkamo.request.retry import FAILURES, FailureKind, Use, rule_of_status
+from perkamo.transport.response import fields_of
 
 logger: logging.Logger = logging.getLogger("perkamo")
 
@@ -114,7 +115,7 @@ def classify_response(attempt: Attempt, response: httpx.Response, data: bytes | 
         response: Its head.
         data: Its body, or why that could not be read within bounds.
     """
-    headers = _plain(response.headers)
+    headers = fields_of(response)
     status = response.status_code
     meta = ResponseMeta(
         status=status,
@@ -263,15 +264,6 @@ def _error_body(data: bytes) -> ErrorBody:
         return parse(data) if data else None
     except ValueError:
         return data.decode("utf-8", "replace")
-
-
-def _plain(headers: httpx.Headers) -> dict[str, str]:
-    """Read all headers at once, which costs less than asking httpx for each; repeated ones are joined, as it does."""
-    plain: dict[str, str] = {}
-    for raw_name, raw_value in headers.raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        plain[name] = f"{plain[name]}, {value}" if name in plain else value
-    return plain
 
 
 def _rate_limit(headers: Mapping[str, str]) -> RateLimit:

@@ -38,7 +38,7 @@ class Head:
         self.reason: bytes = reason
         self.http_version: bytes = http_version
         self._lines = lines
-        self.fields: Mapping[str, str] = _joined(self.headers) if fields is None else fields
+        self.fields: Mapping[str, str] = joined(self.headers) if fields is None else fields
 
     @property
     def headers(self) -> RawHeaders:
@@ -49,7 +49,8 @@ class Head:
         return self._lines
 
 
-def _joined(headers: RawHeaders) -> dict[str, str]:
+def joined(headers: RawHeaders) -> dict[str, str]:
+    """Return names in small letters and values; those of repeated names are joined by a comma."""
     fields: dict[str, str] = {}
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")

@@ -1,11 +1,12 @@
 """What an httpx client gets back: the head of an answer, and its body, whole or as it comes."""
 
+from collections.abc import Mapping
 from typing import Self
 
 import anyio
 import httpx
 
-from perkamo.transport.head import Head
+from perkamo.transport.head import Head, joined
 from perkamo.transport.http1 import HTTP1Connection
 from perkamo.transport.pool import Pool
 
@@ -99,7 +100,37 @@ def is_failure(error: BaseException, deadline: float) -> bool:
     return anyio.current_time() >= deadline
 
 
-def respond(head: Head, stream: httpx.AsyncByteStream) -> httpx.Response:
-    """Make httpx's object for an answer."""
-    extensions = {"http_version": head.http_version, "reason_phrase": head.reason}
-    return httpx.Response(head.status, headers=list(head.headers), stream=stream, extensions=extensions)
+class Response(httpx.Response):
+    """An answer, whose headers are made when somebody asks for them.
+
+    Args:
+        head: Its head.
+        stream: Its body.
+    """
+
+    def __init__(self, head: Head, stream: WholeBody | ComingBody) -> None:
+        extensions = {"http_version": head.http_version, "reason_phrase": head.reason}
+        super().__init__(head.status, stream=stream, extensions=extensions)
+        self._head = head
+        self._headers: httpx.Headers | None = None
+
+    @property
+    def headers(self) -> httpx.Headers:
+        """The headers."""
+        if self._headers is None:
+            self._headers = httpx.Headers(list(self._head.headers))
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: httpx.Headers) -> None:
+        self._headers = headers
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The headers that nobody can have changed yet: names in small letters, and values."""
+        return self._head.fields if self._headers is None else joined(self._headers.raw)
+
+
+def fields_of(response: httpx.Response) -> Mapping[str, str]:
+    """Return names in small letters and values, as httpx joins them, for less than it takes to ask httpx for each."""
+    return response.fields if isinstance(response, Response) else joined(response.headers.raw)

@@ -19,7 +19,7 @@ from perkamo.transport.http1 import Exchange, Origin
 from perkamo.transport.pool import Limits, Pool
 from perkamo.transport.proxy import Proxy
 from perkamo.transport.replaced import Place, StandIn, reveal, tool_in_place
-from perkamo.transport.response import ComingBody, WholeBody, is_failure, respond
+from perkamo.transport.response import ComingBody, Response, WholeBody, is_failure
 from perkamo.transport.sockets import FOREVER, NothingSentError, reason
 from perkamo.transport.tls import shared_context
 
@@ -148,9 +148,9 @@ class Transport(httpx.AsyncBaseTransport):
             else:
                 body = connection.take_body()
                 if body is None:
-                    return respond(head, ComingBody(pool, connection, timeouts.get("read"), deadline))
+                    return Response(head, ComingBody(pool, connection, timeouts.get("read"), deadline))
                 pool.finish(connection)
-                return respond(head, WholeBody(body))
+                return Response(head, WholeBody(body))
             pool.drop(connection, failed=True)
             if not retries:
                 raise httpx.WriteError(text)
