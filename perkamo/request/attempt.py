@@ -21,8 +21,8 @@ from perkamo.request.credentials import Key, SignedHeaders
 from perkamo.request.endpoints import Call
 from perkamo.request.failures import Answered, Problem, result_of
 from perkamo.request.outgoing import Addresses, RequestBody, SentPath
-from perkamo.signing import SIGNATURE_HEADER
 from perkamo.transport.environment import environment_proxy
+from perkamo.transport.request import Request, add_headers
 from perkamo.transport.transport import MAX_CONNECTIONS, Transport
 
 USER_AGENT: Final = f"perkamo-python/{__version__}"
@@ -37,7 +37,7 @@ class _Auth(httpx.Auth):
         self._signed = signed
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers.update(self._signed.items)
+        add_headers(request, self._signed.raw)
         yield request
 
 
@@ -136,7 +136,7 @@ class Sender:
             PerkamoConfigurationError: The key supplier failed.
         """
         signed = await self._key.sign(0, "POST", "fingerprint", self.base_url.encode())
-        return sha256(dict(signed.items)[SIGNATURE_HEADER].encode()).hexdigest()
+        return sha256(str(signed.signature).encode()).hexdigest()
 
     async def attempt(self, call: Call, seconds: float, number: int, *, uncertain: bool) -> Reply | Failure:
         """Make one request.
@@ -196,7 +196,7 @@ class Sender:
                 extensions["target"] = path
             else:
                 auth = SentPath(auth, url.raw_path, path)
-        request = httpx.Request(call.method, url, headers=headers, stream=body, extensions=extensions)
+        request = Request(call.method, url, headers, body, extensions)
         request.read()  # so that hooks and tools find the content, as in every request that httpx itself makes
         body.begun = False
         return request, auth

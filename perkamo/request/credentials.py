@@ -28,6 +28,10 @@ ApiKey: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
 T = TypeVar("T")
 
+_KEY_NAME: Final = API_KEY_HEADER.encode("ascii")
+_TIMESTAMP_NAME: Final = TIMESTAMP_HEADER.encode("ascii")
+_SIGNATURE_NAME: Final = SIGNATURE_HEADER.encode("ascii")
+
 NOTHING_SENT: Final = " Nothing was sent."
 _SET_A_KEY: Final = f"pass api_key= or set {API_KEY_VARIABLE}"
 _NO_KEY: Final = (
@@ -123,21 +127,25 @@ def wrap_secret(value: object, kind: type[T]) -> T:
 
 
 class SignedHeaders:
-    """The headers that carry key and signature, in an object that shows none of them."""
+    """The headers that carry key and signature, in an object that shows none of them.
 
-    __slots__ = ("items",)
+    Attributes:
+        key: The server key, to be kept out of texts.
+        signature: The signature; None for a GET, which has none.
+        raw: The headers, as they are sent.
+    """
+
+    __slots__ = ("key", "raw", "signature")
 
     def __init__(self, key: str, timestamp: int, method: str, path: str, body: bytes | None) -> None:
-        self.items: list[tuple[str, str]] = [(API_KEY_HEADER, key)]
+        self.key: str = key
+        self.signature: str | None = None
+        self.raw: list[tuple[bytes, bytes]] = [(_KEY_NAME, key.encode("ascii"))]
         if method != "GET":
             text = str(timestamp)
-            self.items.append((TIMESTAMP_HEADER, text))
-            self.items.append((SIGNATURE_HEADER, sign(key, text, method, path, body or b"")))
-
-    @property
-    def key(self) -> str:
-        """The server key, to be kept out of texts."""
-        return self.items[0][1]
+            self.signature = sign(key, text, method, path, body or b"")
+            self.raw.append((_TIMESTAMP_NAME, text.encode("ascii")))
+            self.raw.append((_SIGNATURE_NAME, self.signature.encode("ascii")))
 
     def __repr__(self) -> str:
         return "<SignedHeaders ***>"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from perkamo.transport.proxy import RawHeaders
+from perkamo.transport.request import RawHeaders
 
 HTTP_1_1 = b"HTTP/1.1"
 

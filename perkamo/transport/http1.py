@@ -13,7 +13,8 @@ import httpx
 
 from perkamo.transport import plain
 from perkamo.transport.head import Head
-from perkamo.transport.proxy import Proxy, RawHeaders
+from perkamo.transport.proxy import Proxy
+from perkamo.transport.request import RawHeaders, raw_headers_of
 from perkamo.transport.sockets import FOREVER, NothingSentError, Stream, reason
 
 MAX_HEAD_BYTES: Final = 100 * 1024
@@ -140,7 +141,7 @@ class Exchange:
 
     def _write(self, request: httpx.Request, body: Sequence[bytes], proxy: Proxy | None) -> bytes:
         target: bytes = request.extensions.get("target", request.url.raw_path)
-        headers: RawHeaders = request.headers.raw
+        headers: RawHeaders = raw_headers_of(request)
         if proxy is not None:
             target, headers = proxy.forwarded(request, target)
         data = plain.write(request.method, target, headers, b"".join(body))

@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 from perkamo.transport.head import Head
-from perkamo.transport.proxy import RawHeaders
+from perkamo.transport.request import RawHeaders
 
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
 _VALUE: Final = rb"[!-~\x80-\xff]++(?:[ \t]++[!-~\x80-\xff]++)*+"

@@ -2,14 +2,12 @@
 
 import ssl
 from base64 import b64encode
-from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import httpx
 
-RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
-"""Names and values, as they are sent."""
+from perkamo.transport.request import RawHeaders, raw_headers_of
 
 _MAX_PORT: Final = 65_535
 _PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
@@ -65,9 +63,10 @@ class Proxy:
 
     def forwarded(self, request: httpx.Request, target: bytes) -> tuple[bytes, RawHeaders]:
         """Return the target in absolute form and the headers of a request that it forwards."""
-        own = {name.lower() for name, _ in request.headers.raw}
+        headers = raw_headers_of(request)
+        own = {name.lower() for name, _ in headers}
         added = [(name, value) for name, value in self._headers if name.lower() not in own]
-        return b"http://%b%b" % (request.url.netloc, target), [*request.headers.raw, *added]
+        return b"http://%b%b" % (request.url.netloc, target), [*headers, *added]
 
     def connect_request(self, host: str, port: int) -> httpx.Request:
         """Return the request that asks an HTTP proxy for a tunnel."""
