@@ -169,7 +169,7 @@ class Sender:
         try:
             response = await self.client.send(request, auth=auth, stream=True, follow_redirects=False)
             try:
-                return response, await read_answer(response)
+                return response, await read_answer(response, bare=self.owned)
             finally:
                 await response.aclose()
         except Exception as error:
@@ -202,9 +202,9 @@ class Sender:
         return request, auth
 
 
-async def read_answer(response: httpx.Response) -> bytes | ValueError:
-    """Return the whole body of an answer, or why it can't be used."""
+async def read_answer(response: httpx.Response, *, bare: bool = False) -> bytes | ValueError:
+    """Return the whole body of an answer, or why it can't be used; the arguments are those of ``read_bounded``."""
     try:
-        return await read_bounded(response)
+        return await read_bounded(response, bare=bare)
     except ValueError as error:
         return ValueError(str(error))

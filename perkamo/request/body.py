@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias, cast
 
 import httpx
 
-from perkamo.transport.response import fields_of
+from perkamo.transport.response import Response, fields_of
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _STEP: Final = 256 * 1024
@@ -36,8 +36,13 @@ _NO_CODING: Final = ("", "identity", "none")
 _CODINGS: Final[dict[str, Coding]] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 
 
-async def read_bounded(response: httpx.Response) -> bytes:
+async def read_bounded(response: httpx.Response, *, bare: bool = False) -> bytes:
     """Read the whole body, decoded, and never hold more than the bound.
+
+    Args:
+        response: The answer.
+        bare: Whether the body can be as our own transport gave it, with nothing of the caller's around it; where it
+            came along with the head, it is then taken as it is.
 
     Raises:
         ValueError: The body is too large or encoded in a way that was not asked for; the text says which.
@@ -50,6 +55,10 @@ async def read_bounded(response: httpx.Response) -> bytes:
     if declared.isdecimal() and (len(declared) > 12 or int(declared) > MAX_BODY_BYTES):
         raise ValueError(_TOO_LARGE)
     coding = content_coding(fields.get("content-encoding"))
+    if bare and coding is None and isinstance(response, Response) and (whole := response.whole_body) is not None:
+        if len(whole) > MAX_BODY_BYTES:
+            raise ValueError(_TOO_LARGE)
+        return whole
     body = _PlainBody() if coding is None else _EncodedBody(coding)
     try:
         # The stream itself: httpx's own iterators over it cost more than all that is done with the bytes here.

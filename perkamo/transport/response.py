@@ -19,10 +19,10 @@ class WholeBody(httpx.AsyncByteStream):
     """
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        self.data: bytes = data
 
     def __aiter__(self) -> "_Once":
-        return _Once(self._data)
+        return _Once(self.data)
 
 
 class _Once:
@@ -112,6 +112,7 @@ class Response(httpx.Response):
         extensions = {"http_version": head.http_version, "reason_phrase": head.reason}
         super().__init__(head.status, stream=stream, extensions=extensions)
         self._head = head
+        self._body = stream
         self._headers: httpx.Headers | None = None
 
     @property
@@ -129,6 +130,11 @@ class Response(httpx.Response):
     def fields(self) -> Mapping[str, str]:
         """The headers that nobody can have changed yet: names in small letters, and values."""
         return self._head.fields if self._headers is None else joined(self._headers.raw)
+
+    @property
+    def whole_body(self) -> bytes | None:
+        """The body, encoded as it came, where it came along with the head; else None."""
+        return self._body.data if isinstance(self._body, WholeBody) else None
 
 
 def fields_of(response: httpx.Response) -> Mapping[str, str]:

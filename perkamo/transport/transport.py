@@ -199,5 +199,7 @@ def _origin_of(url: httpx.URL) -> Origin:
 
 async def _parts_of(request: httpx.Request) -> list[bytes]:
     """Take a body whole before it is sent: a generator that is left in the middle would outlive the call."""
+    if isinstance(request.stream, httpx.ByteStream):
+        return list(request.stream)  # bytes that are there
     assert isinstance(request.stream, httpx.AsyncByteStream)
     return [part async for part in request.stream]
