@@ -30,6 +30,7 @@ from perkamo import (
     RetryPolicy,
 )
 from perkamo.sandbox import Sandbox, Status
+from perkamo.transport.transport import Transport
 from tests.canary import CANARY_EMAIL, CANARY_KEY, find_canary, frames
 from tests.faults.rawserver import RESULT, RawServer, answer, answering
 
@@ -252,6 +253,34 @@ async def test_a_transport_may_read_the_content_and_send_it_again(sandbox: Sandb
 
     assert result.duplicate
     assert json.loads(transport.contents[0])["transaction_id"] == "t1"
+
+
+class Unmasking(httpx.AsyncBaseTransport):
+    """A transport around ours that gives an answer another body."""
+
+    def __init__(self) -> None:
+        self._below = Transport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it, and change what comes in place."""
+        response = await self._below.handle_async_request(request)
+        masked = b"".join([part async for part in cast("httpx.AsyncByteStream", response.stream)])
+        response.stream = httpx.ByteStream(masked.swapcase())
+        return response
+
+    async def aclose(self) -> None:
+        """Close what is below."""
+        await self._below.aclose()
+
+
+async def test_a_transport_around_ours_may_change_the_body() -> None:
+    """What it gives is read; catches the short way to the body that came along with the head."""
+    with says(RESULT.swapcase(), "200 OK") as server:
+        async with (
+            httpx.AsyncClient(transport=Unmasking()) as http_client,
+            AsyncPerkamoClient(CANARY_KEY, base_url=server.base_url, http_client=http_client) as client,
+        ):
+            assert (await client.emit("u", "e", transaction_id="t")).applied
 
 
 async def test_hooks_and_transports_see_the_path_that_is_sent() -> None:

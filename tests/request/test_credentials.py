@@ -201,15 +201,15 @@ async def test_every_kind_of_supplier_is_asked(source: object) -> None:
     """Text and each kind of function give the key, on both backends; catches a coroutine that nobody awaits."""
     signed = await Key(source).sign(1, "POST", "/v1/events", b"{}")
 
-    assert dict(signed.items)["x-perkamo-api-key"] == SECRET
-    assert len(signed.items) == 3
+    assert dict(signed.raw)[b"x-perkamo-api-key"] == SECRET.encode()
+    assert len(signed.raw) == 3
 
 
 async def test_a_get_is_not_signed() -> None:
     """Published: no GET is signed; catches a timestamp on reads."""
     signed = await Key(SECRET).sign(1, "GET", "/v1/program", None)
 
-    assert signed.items == [("x-perkamo-api-key", SECRET)]
+    assert signed.raw == [(b"x-perkamo-api-key", SECRET.encode())]
 
 
 @pytest.mark.parametrize("value", [None, "", "a b", 1, b"sk", "sk_live_\u00e9"])
