@@ -28,6 +28,10 @@ _PUBLIC_NAMES: Final = {
     "events": (
         *("Context", "Event", "EventDict", "Traits", "TraitsDict", "assert_safe_event", "create_transaction_id"),
     ),
+    "hooks": (
+        *("AttemptEnd", "AttemptStart", "CallEnd", "CallOutcome", "CallStart", "Delivery", "DeliveryStart"),
+        *("DeliveryState", "Hook"),
+    ),
     "models": (
         *("ApiResponse", "BatchIngestResponse", "Blueprint", "BrowserToken", "Customer", "EventFailure"),
         *(

@@ -16,6 +16,7 @@ from perkamo.decoding.answers import decode, decode_any, decode_batch
 from perkamo.encoding.encode import JSONInput
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Context, Event, Traits, create_transaction_id
+from perkamo.hooks import Hook, Hooks
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,
@@ -66,6 +67,7 @@ class AsyncPerkamoClient:
         max_connections: int | None = None,
         allow_insecure_http: bool = False,
         stream_path: str = STREAM_PATH,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         """Set up a client; nothing is sent and no connection is made.
 
@@ -88,6 +90,7 @@ class AsyncPerkamoClient:
             max_connections: The most connections at a time, 1 or more; 100 when not given. Further calls wait.
             allow_insecure_http: Let plain http go to other hosts than loopback.
             stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
+            hooks: Who is told of calls, their attempts, and the deliveries of relays with this client.
 
         Raises:
             PerkamoConfigurationError: A value can't work.
@@ -108,11 +111,15 @@ class AsyncPerkamoClient:
         url = check_base_url(base_url, allow_insecure_http=allow_insecure_http)
         limit = endpoints.check_timeout(timeout)
         endpoints.check_type(retry, RetryPolicy, "retry")
+        try:
+            told = Hooks(hooks)
+        except TypeError as error:
+            raise PerkamoConfigurationError(f"{error}.") from None
         make = partial(own_client, url, proxy=proxy, ssl_context=ssl_context, max_connections=max_connections)
         client = make() if http_client is None else http_client
         guard_logs()
         sender = Sender(key=key, base_url=url, client=client, owned=http_client is None)
-        self._exchange = Exchange(sender=sender, timeout=limit, retry=retry)
+        self._exchange = Exchange(sender=sender, timeout=limit, retry=retry, hooks=told)
         self._owns_connections = http_client is None
         self._streams = StreamOrigin(
             base_url=url,

@@ -32,12 +32,14 @@ class ResponseMeta(Serializable):
         rate_limit: The rate limit as the answer stated it.
         attempts: How many requests the call took. After a retry, an event may read as ``duplicate`` although this very
             call applied it: look at ``accepted``.
+        seconds: How long the whole call took, waits included.
     """
 
     status: int = 200
     request_id: str | None = None
     rate_limit: RateLimit = Factory(RateLimit)
     attempts: int = 1
+    seconds: float = 0.0
 
 
 _NO_META: Final = ResponseMeta()

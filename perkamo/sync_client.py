@@ -16,6 +16,7 @@ import httpx
 from perkamo.client import AsyncPerkamoClient, copied
 from perkamo.encoding.encode import JSONInput
 from perkamo.events import Context, Event, Traits
+from perkamo.hooks import Hook
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,
@@ -62,6 +63,7 @@ class PerkamoClient:
         max_connections: int | None = None,
         allow_insecure_http: bool = False,
         stream_path: str = STREAM_PATH,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         """Set up a client; nothing is sent and no connection is made.
 
@@ -84,6 +86,7 @@ class PerkamoClient:
             max_connections: The most connections at a time, 1 or more; 100 when not given. Further calls wait.
             allow_insecure_http: Let plain http go to other hosts than loopback.
             stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
+            hooks: Who is told of calls, their attempts, and the deliveries of relays with this client.
 
         Raises:
             PerkamoConfigurationError: A value can't work.
@@ -101,6 +104,7 @@ class PerkamoClient:
             max_connections=max_connections,
             allow_insecure_http=allow_insecure_http,
             stream_path=stream_path,
+            hooks=hooks,
         )
         self._owner: object = None  # keeps what it came from, which closes when it is collected
 

@@ -12,6 +12,7 @@ PACKAGE = Path(perkamo.__file__).parent
 
 GROUND = {
     *("errors", "contract", "redaction", "signing", "clock", "threads", "forks", "file_locks", "event_loop"),
+    "hooks",
     *("encoding", "transport"),
 }
 CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
@@ -26,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clock": set(),
     "threads": set(),
     "forks": set(),
+    "hooks": set(),
     "file_locks": {"clock"},
     "event_loop": {"clock"},
     "encoding": {"errors", "redaction"},

@@ -6,7 +6,7 @@ leads into frames that hold the key or the body.
 
 import ssl
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from hashlib import sha256
 from typing import Final, cast
 
@@ -112,6 +112,8 @@ class Sender:
         self.client = client
         self.owned = owned
         self.base_url = base_url
+        url = httpx.URL(base_url)
+        self.server: tuple[str, int] = (url.host, url.port or (443 if url.scheme == "https" else 80))
         self.clock_offset: float = 0.0
         self.wall_time: Callable[[], float] = _wall_time
         self._used = False
@@ -138,7 +140,16 @@ class Sender:
         signed = await self._key.sign(0, "POST", "fingerprint", self.base_url.encode())
         return sha256(str(signed.signature).encode()).hexdigest()
 
-    async def attempt(self, call: Call, seconds: float, number: int, *, uncertain: bool) -> Reply | Failure:
+    async def attempt(
+        self,
+        call: Call,
+        seconds: float,
+        number: int,
+        *,
+        uncertain: bool,
+        headers: Mapping[str, str],
+        elapsed: Callable[[], float],
+    ) -> Reply | Failure:
         """Make one request.
 
         Args:
@@ -146,6 +157,8 @@ class Sender:
             seconds: How long it may take, the key supplier and the answer's body included.
             number: Which attempt of the call this is, from 1.
             uncertain: Whether an earlier attempt may have been applied.
+            headers: What hooks want to be sent too.
+            elapsed: Tells how many seconds the call has taken so far.
 
         Raises:
             PerkamoConfigurationError: The key supplier failed.
@@ -157,10 +170,10 @@ class Sender:
         result: Answered | Problem | None = None
         with anyio.move_on_after(seconds) as scope:
             signed = await self._key.sign(int(timestamp), call.method, call.path, call.body)
-            request, auth = self._request(call, body, signed, seconds)
+            request, auth = self._request(call, body, signed, seconds, headers)
             request.extensions["deadline"] = scope.deadline
             result = await self._send(request, auth, body)
-        attempt = Attempt(call, number, uncertain, "" if signed is None else signed.key, "call", timestamp)
+        attempt = Attempt(call, number, uncertain, "" if signed is None else signed.key, "call", timestamp, elapsed())
         if isinstance(result, tuple):
             return classify_response(attempt, *result)
         return classify_failure(attempt, result or Problem("timeout", sent=body.begun))
@@ -179,7 +192,7 @@ class Sender:
         return result
 
     def _request(
-        self, call: Call, body: RequestBody, signed: SignedHeaders, seconds: float
+        self, call: Call, body: RequestBody, signed: SignedHeaders, seconds: float, extra: Mapping[str, str]
     ) -> tuple[httpx.Request, httpx.Auth]:
         url, path = self._addresses.of(call)
         auth: httpx.Auth = _Auth(signed)
@@ -187,6 +200,8 @@ class Sender:
         if call.body is not None:
             length = str(len(call.body)).encode("ascii")
             headers = [*headers, (b"Content-Type", b"application/json"), (b"Content-Length", length)]
+        if extra:
+            headers = [*headers, *((name.encode(), value.encode()) for name, value in extra.items())]
         extensions: dict[str, object] = {}
         if not self.owned:
             # Stock httpx loses a pool's slot when it is cancelled, so a caller's client may time out by itself first.

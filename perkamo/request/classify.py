@@ -48,6 +48,7 @@ class Failure:
         timed_out: Whether time ran out.
         retry_after: Seconds that the service asked to wait, or None.
         clock_offset: Seconds by which the service's clock is ahead of this machine's, where a 401 may come from that.
+        attempt: What failed; None where it was not a call's.
     """
 
     error: PerkamoError
@@ -55,6 +56,11 @@ class Failure:
     timed_out: bool = False
     retry_after: float | None = None
     clock_offset: float | None = None
+    attempt: "Attempt | None" = field(default=None, repr=False)
+
+    def secrets(self) -> list[str]:
+        """Return what no message about this failure may repeat: the key, and the texts of the request."""
+        return [] if self.attempt is None else self.attempt.secrets()
 
 
 @frozen
@@ -68,6 +74,7 @@ class Attempt:
         credential: The key or token that it carried; ``""`` where it never came so far.
         use: Whether a call or a stream made it.
         timestamp: The Unix seconds that were signed; 0 where nothing was.
+        seconds: How long the call has taken until the answer was read, waits included.
     """
 
     call: Call
@@ -76,6 +83,7 @@ class Attempt:
     credential: str = field(default="", repr=False)
     use: Use = "call"
     timestamp: float = 0.0
+    seconds: float = 0.0
 
     def outcome(self, of_this: WriteOutcome) -> WriteOutcome | None:
         """Return what became of a write, all attempts together; None for a read."""
@@ -122,16 +130,16 @@ def classify_response(attempt: Attempt, response: httpx.Response, data: bytes | 
         request_id=next((value for name in REQUEST_ID_HEADERS if (value := headers.get(name))), None),
         rate_limit=_rate_limit(headers),
         attempts=attempt.number,
+        seconds=attempt.seconds,
     )
     if isinstance(data, bytes) and 200 <= status < 300:
-        if logger.isEnabledFor(logging.DEBUG):
-            shown = clean(meta.request_id or "None", attempt.credential)
-            logger.debug("%s: %d (attempt %d, request id %s)", attempt.call.label, status, attempt.number, shown)
         return Reply(data, meta, attempt)
     if not 200 <= status < 600:
         data = ValueError("comes with a status that HTTP does not have")
     if isinstance(data, ValueError) and not 300 <= status < 600:
-        return Failure(_unusable(attempt, str(data), meta), retry=FAILURES["answer"].again(attempt.use))
+        return Failure(
+            _unusable(attempt, str(data), meta), retry=FAILURES["answer"].again(attempt.use), attempt=attempt
+        )
     return _refused(attempt, headers, data if isinstance(data, bytes) else b"", meta)
 
 
@@ -163,7 +171,7 @@ def _refused(attempt: Attempt, headers: Mapping[str, str], data: bytes, meta: Re
     )
     if isinstance(error, PerkamoRedirectError):
         error.location_host = host
-    return Failure(error, retry=retry, retry_after=retry_after, clock_offset=offset)
+    return Failure(error, retry=retry, retry_after=retry_after, clock_offset=offset, attempt=attempt)
 
 
 _REMEDIES: Final[Mapping[int, str]] = {
@@ -194,7 +202,7 @@ def classify_failure(attempt: Attempt, problem: Problem) -> Failure:
         error = cls(message, outcome=outcome, retryable=retry or rule.later, attempts=attempt.number)
     if problem.raised:
         error.__cause__ = problem.nearest(f"{problem.raised}: {said}" if said else problem.raised)
-    return Failure(error, retry=retry, timed_out=timed_out)
+    return Failure(error, retry=retry, timed_out=timed_out, attempt=attempt)
 
 
 _WORDS: Final[Mapping[FailureKind, tuple[str, str | None]]] = {

@@ -4,16 +4,20 @@ What is retried is said in ``retry``; how a request is made, in ``attempt``. Her
 """
 
 import math
+from collections.abc import Mapping
+from typing import Final
 
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
 from perkamo.clock import Clock
-from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError
+from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError
+from perkamo.hooks import Hooks
 from perkamo.redaction import current_call
 from perkamo.request.attempt import Sender
-from perkamo.request.classify import Failure, Reply, logger
+from perkamo.request.classify import Failure, Reply
 from perkamo.request.credentials import NOTHING_SENT
 from perkamo.request.endpoints import Call
+from perkamo.request.observation import Observation, is_watched
 from perkamo.request.retry import RetryPolicy, RetryQuota
 
 
@@ -27,6 +31,7 @@ class Exchange:
         retry: How often and how patiently one call is tried.
         quota: What keeps retries from amplifying an outage.
         clock: What deadlines and waits go by, and where jitter comes from.
+        hooks: Who is told of calls.
     """
 
     sender: Sender = field(repr=False)
@@ -34,6 +39,7 @@ class Exchange:
     retry: RetryPolicy
     quota: RetryQuota = field(factory=RetryQuota)
     clock: Clock = field(factory=Clock, repr=False)
+    hooks: Hooks = field(factory=Hooks, repr=False)
 
     def with_options(self, *, timeout: float | None, retry: RetryPolicy) -> "Exchange":
         """Return a view with other limits."""
@@ -49,53 +55,63 @@ class Exchange:
             PerkamoConfigurationError: The key supplier failed.
             PerkamoClosedError: The client is closed.
         """
-        if self.sender.client.is_closed:
-            raise PerkamoClosedError(f"{call.label}: the client is closed. Nothing was sent.", outcome="not_sent")
         token = current_call.set(call.label)
         try:
-            return await self._send(call)
+            if not is_watched(self.hooks):
+                return await self._send(call, None)
+            observation = Observation(call, self.hooks, self.clock, self.sender.server)
+            error: BaseException | None = None
+            try:
+                return await self._send(call, observation)
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                observation.ends(error, self.quota.tokens)
+                error = None
         finally:
             current_call.reset(token)
 
-    async def _send(self, call: Call) -> Reply:
-        deadline = math.inf if self.timeout is None else self.clock.now() + self.timeout
-        number = retries = taken = 0
-        signed_again = uncertain = False
+    async def _send(self, call: Call, observation: Observation | None) -> Reply:
+        if self.sender.client.is_closed:
+            raise PerkamoClosedError(f"{call.label}: the client is closed. Nothing was sent.", outcome="not_sent")
+        progress = _Progress(self.clock.now())
+        deadline = math.inf if self.timeout is None else progress.began + self.timeout
         while True:
-            number += 1
+            progress.attempts += 1
             seconds = min(self.retry.attempt_timeout, deadline - self.clock.now())
-            result = await self._attempt(call, seconds, number, uncertain=uncertain)
+            headers = _NO_HEADERS if observation is None else observation.attempt_starts()
+            result = await self._attempt(call, seconds, progress, headers)
+            wait = None if isinstance(result, Reply) else self._wait(result, progress, deadline - self.clock.now())
+            if observation is not None:
+                observation.attempt_ends(result, wait)
             if isinstance(result, Reply):
-                self.quota.give_back(taken)
+                self.quota.give_back(progress.taken)
                 return result
             if self.sender.client.is_closed:
                 raise PerkamoClosedError(
                     f"{call.label}: the client was closed during the call.",
                     outcome=result.error.outcome,
-                    attempts=number,
+                    attempts=progress.attempts,
                 )
-            uncertain = uncertain or result.error.outcome == "unknown"
-            if result.clock_offset is not None and not signed_again:
-                signed_again = True
-                self.sender.clock_offset = result.clock_offset
-                logger.info(
-                    "%s: 401; signing again with the clock put right by %.0f s", call.label, result.clock_offset
-                )
-                continue
-            retries += 1
-            wait = self._wait(result, retries, deadline - self.clock.now())
             if wait is None:
-                break
-            taken = self.quota.take(timed_out=result.timed_out)
-            if not taken:
-                break
-            logger.info("%s: %s; attempt %d follows in %.3f s", call.label, _kind(result), number + 1, wait)
-            await self.clock.sleep(wait)
-        raise result.error
+                raise result.error
+            if wait:
+                await self.clock.sleep(wait)
 
-    async def _attempt(self, call: Call, seconds: float, number: int, *, uncertain: bool) -> Reply | Failure:
+    async def _attempt(
+        self, call: Call, seconds: float, progress: "_Progress", headers: Mapping[str, str]
+    ) -> Reply | Failure:
+        uncertain = progress.uncertain
         try:
-            return await self.sender.attempt(call, seconds, number, uncertain=uncertain)
+            return await self.sender.attempt(
+                call,
+                seconds,
+                progress.attempts,
+                uncertain=uncertain,
+                headers=headers,
+                elapsed=lambda: self.clock.now() - progress.began,
+            )
         except PerkamoConfigurationError as error:
             # The key's supplier failed, maybe after an attempt that reached the service.
             if not (uncertain and call.is_write):
@@ -104,15 +120,46 @@ class Exchange:
             problem = str(error).removesuffix(NOTHING_SENT)
         advice = "An earlier attempt may have been applied; sending it again with the same transaction id is safe."
         raise PerkamoConfigurationError(
-            f"{call.label}: {problem} {advice}", outcome="unknown", attempts=number - 1
+            f"{call.label}: {problem} {advice}", outcome="unknown", attempts=progress.attempts - 1
         ) from cause
 
-    def _wait(self, result: Failure, retries: int, remaining: float) -> float | None:
-        if not result.retry:
+    def _wait(self, result: Failure, progress: "_Progress", remaining: float) -> float | None:
+        """Tell how long to wait before another attempt; None where there must be none."""
+        if self.sender.client.is_closed:
             return None
-        return self.retry.wait(retries, result.retry_after, remaining, self.clock.randomness())
+        progress.uncertain = progress.uncertain or result.error.outcome == "unknown"
+        if result.clock_offset is not None and not progress.signed_again:
+            progress.signed_again = True
+            self.sender.clock_offset = result.clock_offset
+            return 0.0
+        progress.retries += 1
+        wait = None
+        if result.retry:
+            wait = self.retry.wait(progress.retries, result.retry_after, remaining, self.clock.randomness())
+        if wait is not None:
+            progress.taken = self.quota.take(timed_out=result.timed_out)
+        return wait if progress.taken else None
 
 
-def _kind(result: Failure) -> str:
-    error: PerkamoError = result.error
-    return f"{type(error).__name__} {getattr(error, 'status', '')}".rstrip()
+@define
+class _Progress:
+    """How far a call has come.
+
+    Attributes:
+        began: When it began, by the clock.
+        attempts: How many requests were made.
+        retries: How many of these failed, but for one that was signed again by another clock.
+        taken: What the last retry took from the quota.
+        signed_again: Whether the clock was put right.
+        uncertain: Whether an attempt may have been applied.
+    """
+
+    began: float
+    attempts: int = 0
+    retries: int = 0
+    taken: int = 0
+    signed_again: bool = False
+    uncertain: bool = False
+
+
+_NO_HEADERS: Final[Mapping[str, str]] = {}

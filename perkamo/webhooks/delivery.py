@@ -1,6 +1,7 @@
 """A delivery's headers and body -> ``WebhookDelivery``, strictly, whatever framework received them."""
 
 import hmac
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final, Protocol, TypeAlias, cast
@@ -17,6 +18,7 @@ from perkamo.models import Answer, Part, ResponseMeta, WalletDelta
 MAX_WEBHOOK_BYTES: Final = 256 * 1024
 """Assumed: the service's own limit is unpublished."""
 
+_LOGGER: Final = logging.getLogger("perkamo.webhooks")
 _DELIVERY: Final = "x-perkamo-delivery"
 _ATTEMPT: Final = "x-perkamo-attempt"
 _MAX_ID_LENGTH: Final = 256
@@ -144,6 +146,8 @@ class WebhookDelivery(Serializable):
 def secret_matches(given: str | bytes | None, secret: str | bytes) -> bool:
     """Compare a secret of a path or header with the right one, in a time that tells nothing of how much is right.
 
+    Where it does not match, the log ``perkamo.webhooks`` has a warning, without either of them.
+
     Args:
         given: What came with the request, or None where there was none.
         secret: The right one; long and random, such as from ``secrets.token_urlsafe()``.
@@ -154,7 +158,12 @@ def secret_matches(given: str | bytes | None, secret: str | bytes) -> bool:
     right = _as_bytes(secret)
     if not right:
         raise PerkamoConfigurationError("The webhook's secret is empty: set a long random one.")
-    return given is not None and hmac.compare_digest(_as_bytes(given), right)
+    matches = given is not None and hmac.compare_digest(_as_bytes(given), right)
+    if not matches:
+        _LOGGER.warning(
+            "A webhook was refused: it came %s", "without a secret" if given is None else "with a wrong one"
+        )
+    return matches
 
 
 def _refusal(reason: str) -> PerkamoWebhookError:

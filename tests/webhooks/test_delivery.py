@@ -148,6 +148,17 @@ def test_a_secret_matches_itself_only(given: str | bytes | None, *, matches: boo
     assert secret_matches(given, "sésame") is matches
 
 
+def test_a_secret_that_does_not_match_leaves_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning each, without any secret; catches deliveries that are refused in silence, or a secret in the log."""
+    for given in ("right", None, "guessed"):
+        secret_matches(given, "right")
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "A webhook was refused: it came without a secret"),
+        ("WARNING", "A webhook was refused: it came with a wrong one"),
+    ]
+
+
 def test_an_empty_secret_is_no_secret() -> None:
     """An unset variable must not let everybody in; catches an empty text that matches an empty header."""
     with pytest.raises(PerkamoConfigurationError, match="empty"):

@@ -1,0 +1,324 @@
+"""What a program may watch: calls and their attempts, deliveries of an outbox, and how delivery stands.
+
+A hook is told what happened, as frozen values that hold no id, no key and no value of an event. It is called in the
+event loop, between two steps of a call, and must return at once. What it raises is logged and changes nothing.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Literal, TypeAlias, TypeVar, cast
+
+from attrs import frozen
+
+T = TypeVar("T")
+
+CallOutcome: TypeAlias = Literal["succeeded", "not_sent", "rejected", "unknown", "failed", "cancelled"]
+"""What became of a call or an attempt.
+
+``"not_sent"``, ``"rejected"`` and ``"unknown"`` are the ``outcome`` of a write's error; a read, or what raised no error
+of this library, ``"failed"``.
+"""
+
+_SENDABLE: Final = frozenset({"traceparent", "tracestate"})
+_MAX_TRACE_CONTEXT: Final = 512
+_LOGGER: Final = logging.getLogger("perkamo")
+
+
+@frozen
+class CallStart:
+    """A call that begins.
+
+    Attributes:
+        number: Tells the calls of this process apart.
+        method: The HTTP method.
+        endpoint: The path without ids, such as ``/v1/customer/{user_id}``.
+        server_address: The host of the service.
+        server_port: Its port.
+        request_bytes: The bytes of the body.
+    """
+
+    number: int
+    method: str
+    endpoint: str
+    server_address: str
+    server_port: int
+    request_bytes: int
+
+
+@frozen
+class AttemptStart:
+    """A request of a call that is about to be made.
+
+    Attributes:
+        call: The call.
+        attempt: Which attempt of the call it is, from 1.
+    """
+
+    call: CallStart
+    attempt: int
+
+
+@frozen
+class AttemptEnd:
+    """A request of a call, answered or not.
+
+    Attributes:
+        call: The call.
+        attempt: Which attempt of the call it was, from 1.
+        outcome: What became of this call so far; ``"unknown"`` where an earlier attempt may have been applied.
+        status: The status of the answer, or None where none came.
+        error: The name of the error's class, or None after a success.
+        seconds: How long it took.
+        request_id: The request id to quote to Perkamo's support, or None.
+        response_bytes: The bytes of the answer's body, or None where it could not be used.
+        wait: Seconds until the next attempt; None where none follows.
+    """
+
+    call: CallStart
+    attempt: int
+    outcome: CallOutcome
+    status: int | None
+    error: str | None
+    seconds: float
+    request_id: str | None
+    response_bytes: int | None
+    wait: float | None
+
+
+@frozen
+class CallEnd:
+    """A call that has ended, in whatever way.
+
+    Attributes:
+        call: The call.
+        attempts: How many requests it took.
+        outcome: What became of it.
+        status: The status of the last answer, or None where none came.
+        error: The name of the error's class, or None after a success.
+        seconds: How long it took, waits included.
+        request_id: The request id of the last answer, or None.
+        retry_quota: How much is left of what the client may spend on retries; 5 to 10 for each.
+    """
+
+    call: CallStart
+    attempts: int
+    outcome: CallOutcome
+    status: int | None
+    error: str | None
+    seconds: float
+    request_id: str | None
+    retry_quota: int
+
+
+@frozen
+class DeliveryStart:
+    """Events of an outbox that are about to be sent together.
+
+    Attributes:
+        number: Tells the deliveries of this process apart.
+        events: How many events there are.
+        bytes: The bytes of their bodies.
+        trace_contexts: The trace contexts of those who put them, each once.
+    """
+
+    number: int
+    events: int
+    bytes: int
+    trace_contexts: tuple[str, ...] = ()
+
+
+@frozen
+class Delivery:
+    """What became of events of an outbox that were sent together.
+
+    Attributes:
+        start: The delivery.
+        delivered: How many the service answered for.
+        dead: How many were refused, and are dead letters now.
+        later: How many go on waiting.
+        error: The name of the error's class for which events go on waiting, or None.
+        seconds: How long it took.
+    """
+
+    start: DeliveryStart
+    delivered: int
+    dead: int
+    later: int
+    error: str | None
+    seconds: float
+
+
+@frozen
+class DeliveryState:
+    """How an outbox and its relay stand. It is told after a change, at most once a second, and every 5 seconds.
+
+    Attributes:
+        space: The name of the relay's Space; ``""`` where it has none.
+        accepted: Events ever taken.
+        delivered: Events that the service has answered for.
+        waiting: Events that wait.
+        dead: Dead letters.
+        missing: Events that something outside has deleted.
+        oldest_put_at: When the oldest event that waits was put, as Unix seconds; None where nothing waits.
+        paused: The name of the error's class for which everything waits, or None while events pass.
+        paused_seconds: Seconds until the relay tries again.
+    """
+
+    space: str
+    accepted: int
+    delivered: int
+    waiting: int
+    dead: int
+    missing: int
+    oldest_put_at: float | None
+    paused: str | None
+    paused_seconds: float
+
+
+class Hook:
+    """What watches; a subclass overrides the methods for what it wants to be told.
+
+    Give it to ``AsyncPerkamoClient(hooks=[…])``, whose relays tell it of their deliveries too.
+    """
+
+    def on_call_start(self, call: CallStart) -> None:
+        """Be told of a call before its first attempt."""
+
+    def on_attempt_start(self, attempt: AttemptStart) -> Mapping[str, str] | None:
+        """Be told of an attempt before it is made; in the task that makes it.
+
+        Returns:
+            Headers to send with it, or None; only ``traceparent`` and ``tracestate`` are sent.
+        """
+
+    def on_attempt(self, attempt: AttemptEnd) -> None:
+        """Be told of an attempt after it was made, in the same task as ``on_attempt_start``."""
+
+    def on_call_end(self, call: CallEnd) -> None:
+        """Be told of a call at its end, whether it succeeded, failed or was cancelled."""
+
+    def on_put(self) -> str | None:
+        """Be asked for what is kept beside an event of an outbox that is given this hook.
+
+        Returns:
+            The trace context of whoever puts the event, as a ``traceparent``, or None.
+        """
+
+    def on_delivery_start(self, delivery: DeliveryStart) -> None:
+        """Be told of events of an outbox before they are sent."""
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Be told what became of events of an outbox, in the same task as ``on_delivery_start``."""
+
+    def on_state(self, state: DeliveryState) -> None:
+        """Be told how delivery stands, by each relay."""
+
+
+class Hooks:
+    """The hooks of one client or outbox, and those that were installed for the whole process."""
+
+    def __init__(self, hooks: Iterable[Hook] = ()) -> None:
+        """Take the hooks.
+
+        Raises:
+            TypeError: One is not a ``Hook``.
+        """
+        self._own = tuple(hooks)
+        for hook in self._own:
+            if not isinstance(cast("object", hook), Hook):
+                raise TypeError(f"hooks must be an iterable of perkamo.Hook, not of {type(hook).__name__}")
+
+    def __bool__(self) -> bool:
+        return bool(self._own or _installed)
+
+    def __iter__(self) -> Iterator[Hook]:
+        yield from self._own
+        yield from _installed
+
+    def overrides(self, name: str) -> bool:
+        """Tell whether any hook has a method of its own under this name."""
+        return any(getattr(type(hook), name) is not getattr(Hook, name) for hook in self)
+
+    def call_start(self, call: CallStart) -> None:
+        """Tell all hooks of a call."""
+        for hook in self:
+            _tell(hook.on_call_start, call)
+
+    def attempt_start(self, attempt: AttemptStart) -> dict[str, str]:
+        """Tell all hooks of an attempt; return the headers that they want to be sent."""
+        headers: dict[str, str] = {}
+        for hook in self:
+            headers.update(_sendable(_tell(hook.on_attempt_start, attempt)))
+        return headers
+
+    def attempt(self, attempt: AttemptEnd) -> None:
+        """Tell all hooks of an attempt's end, the last one first, as each undoes what it began."""
+        for hook in reversed(tuple(self)):
+            _tell(hook.on_attempt, attempt)
+
+    def call_end(self, call: CallEnd) -> None:
+        """Tell all hooks of a call's end, the last one first."""
+        for hook in reversed(tuple(self)):
+            _tell(hook.on_call_end, call)
+
+    def trace_context(self) -> str | None:
+        """Ask for the trace context of whoever puts an event; None where no hook knows one that can be kept."""
+        for hook in self:
+            context = _tell(type(hook).on_put, hook)
+            if isinstance(context, str) and _is_plain(context):
+                return context
+        return None
+
+    def delivery_start(self, delivery: DeliveryStart) -> None:
+        """Tell all hooks of a delivery."""
+        for hook in self:
+            _tell(hook.on_delivery_start, delivery)
+
+    def delivery(self, delivery: Delivery) -> None:
+        """Tell all hooks of a delivery's end, the last one first."""
+        for hook in reversed(tuple(self)):
+            _tell(hook.on_delivery, delivery)
+
+    def state(self, state: DeliveryState) -> None:
+        """Tell all hooks how delivery stands."""
+        for hook in self:
+            _tell(hook.on_state, state)
+
+
+_installed: tuple[Hook, ...] = ()
+
+
+def install(hook: Hook) -> None:
+    """Let all clients and outboxes of the process tell this hook too, also those that exist already."""
+    global _installed  # noqa: PLW0603 - that is what it is for
+    if hook not in _installed:
+        _installed = (*_installed, hook)
+
+
+def uninstall(hook: Hook) -> None:
+    """Undo ``install``."""
+    global _installed  # noqa: PLW0603 - that is what it is for
+    _installed = tuple(one for one in _installed if one is not hook)
+
+
+def _tell(method: Callable[[T], object], value: T) -> object:
+    try:
+        return method(value)
+    except Exception:
+        name = getattr(method, "__qualname__", type(method).__name__)
+        _LOGGER.exception("A hook failed in %s; the call or delivery goes on as without it", name)
+        return None
+
+
+def _sendable(headers: object) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        return {}
+    return {
+        name: value
+        for name, value in cast("Mapping[object, object]", headers).items()
+        if isinstance(name, str) and name in _SENDABLE and isinstance(value, str) and _is_plain(value)
+    }
+
+
+def _is_plain(text: str) -> bool:
+    return 0 < len(text) <= _MAX_TRACE_CONTEXT and text.isascii() and text.isprintable()
