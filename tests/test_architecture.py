@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "batching": CORE | TWINS,
     "outbox": CORE | TWINS | {"batching"},
     "webhooks": {"encoding", "errors", "models", "decoding", "client"},
-    "integrations": CORE | TWINS | DELIVERY | {"webhooks"},
+    "integrations": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "sandbox": {"contract", "signing", "event_loop", "events", "threads"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
     "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},

@@ -19,7 +19,11 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SOURCES = sorted((ROOT / "perkamo").rglob("*.py"))
 
-ELSEWHERE = {"integrations/fastapi": {"fastapi", "pydantic"}, "testing": {"pytest", "_pytest"}}
+ELSEWHERE = {
+    "integrations/django": {"django"},
+    "integrations/fastapi": {"fastapi", "pydantic"},
+    "testing": {"pytest", "_pytest"},
+}
 """What a folder may import besides: an extra brings it, or the tool that loads the folder is it."""
 
 

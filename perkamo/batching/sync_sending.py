@@ -21,7 +21,7 @@ def sending(client: PerkamoClient) -> AsyncPerkamoClient:
     Args:
         client: The sync client.
     """
-    return client._async if type(client).batch is PerkamoClient.batch else _SubclassClient(client)
+    return client._async if client.__class__.batch is PerkamoClient.batch else _SubclassClient(client)
 
 
 class _SubclassClient(AsyncPerkamoClient):

@@ -12,7 +12,8 @@ _NETWORK: Final = frozenset(
         "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs", "smb3", "smbfs",
     }
 )  # fmt: skip
-_FORGETFUL: Final = frozenset({"overlay", "ramfs", "tmpfs"})
+FORGETFUL: Final = frozenset({"overlay", "ramfs", "tmpfs"})
+"""Kinds of file system that end with the machine or the container."""
 _LOGGER: Final = logging.getLogger("perkamo.outbox")
 
 
@@ -26,19 +27,30 @@ def check_file_system(path: Path, mounts: str) -> None:
     Raises:
         PerkamoOutboxStorageError: The directory is on a network file system.
     """
+    kind = kind_of(path, mounts)
+    if kind in _NETWORK:
+        raise PerkamoOutboxStorageError(
+            f"The outbox directory is on a network file system ({kind}), where locks and syncs are not to be trusted. "
+            "Nothing was kept. Choose a directory on a local disk."
+        )
+    if kind in FORGETFUL:
+        _LOGGER.warning("The outbox directory is on %s: its events are lost when the machine or container goes", kind)
+
+
+def kind_of(path: Path, mounts: str) -> str:
+    """Return the kind of file system that a path is on, such as ``ext4``; nothing where that is not known.
+
+    Args:
+        path: A resolved path.
+        mounts: As for ``check_file_system``.
+    """
     best, kind = "", ""
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
         place = before.split()[4].replace("\\040", " ")
         if len(place) >= len(best) and path.is_relative_to(place):
             best, kind = place, after.split()[0]
-    if kind in _NETWORK:
-        raise PerkamoOutboxStorageError(
-            f"The outbox directory is on a network file system ({kind}), where locks and syncs are not to be trusted. "
-            "Nothing was kept. Choose a directory on a local disk."
-        )
-    if kind in _FORGETFUL:
-        _LOGGER.warning("The outbox directory is on %s: its events are lost when the machine or container goes", kind)
+    return kind
 
 
 def read_mounts() -> str:

@@ -7,7 +7,9 @@ from typing import Annotated, TypeAlias
 from fastapi import Depends, HTTPException, Request
 
 from perkamo.errors import PerkamoConfigurationError
-from perkamo.webhooks import MAX_WEBHOOK_BYTES, PerkamoWebhookError, WebhookDelivery, secret_matches
+from perkamo.integrations.answers import Answer
+from perkamo.integrations.webhooks import Secret, parse_delivery
+from perkamo.webhooks import MAX_WEBHOOK_BYTES, WebhookDelivery
 
 
 async def receive_webhook(request: Request) -> WebhookDelivery:
@@ -23,12 +25,11 @@ async def receive_webhook(request: Request) -> WebhookDelivery:
         async for chunk in chunks:
             body += chunk
             if len(body) > MAX_WEBHOOK_BYTES:
-                raise HTTPException(413, f"A webhook has at most {MAX_WEBHOOK_BYTES} bytes.")
-    try:
-        return WebhookDelivery.parse(request.headers, body)
-    except PerkamoWebhookError as error:
-        reason = str(error)
-    raise HTTPException(400, reason)
+                break
+    delivery = parse_delivery(request.headers, body)
+    if isinstance(delivery, Answer):
+        raise HTTPException(delivery.status, delivery.body["detail"])
+    return delivery
 
 
 PerkamoWebhook: TypeAlias = Annotated[WebhookDelivery, Depends(receive_webhook)]
@@ -49,23 +50,17 @@ def secret_webhook(
     Raises:
         PerkamoConfigurationError: The secret is empty, or neither or both of the places are given.
     """
-    matches = _matcher(secret)
+    hidden = Secret(secret)
     del secret  # the error below is a programmer's, but its frame may be reported, too
     if (header is None) == (path_parameter is None):
         raise PerkamoConfigurationError("Give header or path_parameter: the one place where the secret is.")
 
     async def receive(request: Request) -> WebhookDelivery:
-        if not matches(_given(request, header, path_parameter)):
+        if not hidden.matches(_given(request, header, path_parameter)):
             raise HTTPException(404)
         return await receive_webhook(request)
 
     return receive
-
-
-def _matcher(secret: str) -> Callable[[str | bytes | None], bool]:
-    """Return what compares with a secret, so that no frame of a refused request holds the secret itself."""
-    secret_matches(None, secret)
-    return lambda given: secret_matches(given, secret)
 
 
 def _given(request: Request, header: str | None, path_parameter: str | None) -> str | bytes | None:

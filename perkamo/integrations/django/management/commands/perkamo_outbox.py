@@ -1,0 +1,38 @@
+"""``manage.py perkamo_outbox``: look at the outbox, and see to its dead letters."""
+
+from argparse import ArgumentParser
+
+from attrs import asdict
+from django.core.management.base import BaseCommand, CommandError
+
+from perkamo.errors import PerkamoError
+from perkamo.integrations.django.outbox import outbox
+
+
+class Command(BaseCommand):
+    """Prints no customer and no context of an event."""
+
+    help = "Count the outbox's events, list those that the service refused, or let these wait for delivery again."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Add the command's options."""
+        parser.add_argument("action", choices=["stats", "dead", "requeue"])
+        parser.add_argument("--transaction-id", metavar="ID", help="requeue: this one only")
+
+    def handle(self, *_: object, action: str, transaction_id: str | None, **__: object) -> None:
+        """Do it."""
+        try:
+            for line in _lines(action, transaction_id):
+                self.stdout.write(line)
+        except PerkamoError as error:
+            raise CommandError(str(error)) from None
+
+
+def _lines(action: str, transaction_id: str | None) -> list[str]:
+    match action:
+        case "stats":
+            return [f"{name:<10} {number:>14,}" for name, number in asdict(outbox.stats()).items()]
+        case "dead":
+            return [f"{letter.transaction_id}  {letter.reason}" for letter in outbox.dead()]
+        case _:
+            return [f"Dead letters that wait for delivery again: {outbox.requeue(transaction_id)}."]

@@ -1,0 +1,1 @@
+"""The tables of this application, by version."""

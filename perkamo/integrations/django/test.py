@@ -1,0 +1,56 @@
+"""Test support: a sandbox for ``django.test.TestCase``."""
+
+from typing import ClassVar
+
+from django.conf import settings
+from django.test import override_settings
+from django.test.testcases import SimpleTestCase
+
+from perkamo.request.retry import RetryPolicy
+from perkamo.sandbox import Sandbox
+
+
+class PerkamoSandboxMixin(SimpleTestCase):
+    """Gives each test of a class a small Perkamo of its own, and lets the application's clients ask it.
+
+        class OrderTests(PerkamoSandboxMixin, TestCase):
+            def test_a_purchase_earns(self):
+                with self.captureOnCommitCallbacks(execute=True):
+                    self.client.post("/orders/order_1/paid")
+                self.perkamo_sandbox.assert_emitted("purchase.completed", user_id="customer_123")
+
+    With pytest-django, use the fixtures ``perkamo_sandbox`` and ``settings``; see the guide.
+
+    Attributes:
+        perkamo_sandbox: The sandbox, as new in each test.
+    """
+
+    perkamo_sandbox: ClassVar[Sandbox]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """Start it."""
+        super().setUpClass()
+        cls.perkamo_sandbox = Sandbox().start()
+        cls.addClassCleanup(cls.perkamo_sandbox.stop)
+
+    def setUp(self) -> None:
+        """Renew it, and point the settings to it."""
+        super().setUp()
+        self.perkamo_sandbox.renew()
+        given = {**getattr(settings, "PERKAMO", {}), **sandbox_settings(self.perkamo_sandbox)}
+        self.enterContext(override_settings(PERKAMO=given))
+
+
+def sandbox_settings(sandbox: Sandbox) -> dict[str, object]:
+    """Return what ``PERKAMO`` has to hold for a sandbox: keys, address, and retries that wait for nothing.
+
+    Args:
+        sandbox: The sandbox.
+    """
+    return {
+        "SECRET_KEY": sandbox.api_key,
+        "BROWSER_KEY": sandbox.browser_key,
+        "BASE_URL": sandbox.base_url,
+        "RETRY": RetryPolicy(base_delay=0, max_delay=0),
+    }

@@ -1,0 +1,462 @@
+"""integrations.django: in process, over a real sandbox and a database in memory."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from perkamo import PerkamoClient, PerkamoConfigurationError, PerkamoValidationError
+from perkamo.sandbox import Reset, Sandbox, Status
+from tests.canary import CANARY_EMAIL, CANARY_KEY, find_canary, frames
+from tests.integrations import django_set_up
+from tests.webhooks.samples import HEADERS, body
+
+django_set_up.set_up()
+
+from django.contrib.auth.models import Permission, User  # noqa: E402 - Django must be set up before
+from django.core.management import CommandError, call_command  # noqa: E402
+from django.core.management.base import SystemCheckError  # noqa: E402
+from django.db import connection, transaction  # noqa: E402
+from django.test import AsyncClient, Client, RequestFactory, TestCase, override_settings  # noqa: E402
+
+from perkamo.integrations.django import client, emit_on_commit, outbox, webhook  # noqa: E402
+from perkamo.integrations.django.models import HandledDelivery  # noqa: E402
+from perkamo.integrations.django.test import PerkamoSandboxMixin, sandbox_settings  # noqa: E402
+from perkamo.webhooks import WebhookDelivery  # noqa: E402
+from tests.integrations.django_shop.models import Hint, Order  # noqa: E402
+
+SECRET: Final = {"x-perkamo-secret": "sésame-123456".encode().decode("latin-1")}
+DELIVERY: Final = {**HEADERS, **SECRET}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _database() -> Iterator[None]:
+    with django_set_up.database():
+        yield
+
+
+@pytest.fixture
+def shop(sandbox: Sandbox, tmp_path: Path) -> Iterator[Client]:
+    """The shop over the sandbox, with an outbox and an empty database."""
+    with django_set_up.perkamo_settings(sandbox, {"OUTBOX": tmp_path / "outbox"}):
+        yield Client(raise_request_exception=False)
+    django_set_up.empty()
+
+
+def test_an_event_goes_with_the_transaction(shop: Client, sandbox: Sandbox) -> None:
+    """Committed: one event waits; rolled back: none; catches an event of an order that does not exist."""
+    assert shop.post("/orders/order_1/paid?amount=1").status_code == 200
+    assert shop.post("/orders/order_2/paid?amount=1&fail=1").status_code == 500
+    assert outbox.stats().pending == 1
+
+    outbox.drain()
+
+    assert [event.transaction_id for event in sandbox.events()] == ["order_1"]
+
+
+def test_an_event_is_sent_after_the_commit(shop: Client, sandbox: Sandbox) -> None:
+    """And not at all after a rollback; catches an event that is sent before the order is saved."""
+    assert shop.post("/orders/order_1/paid-without-outbox?amount=1").status_code == 200
+    assert shop.post("/orders/order_2/paid-without-outbox?amount=1&fail=1").status_code == 500
+
+    assert [event.transaction_id for event in sandbox.events()] == ["order_1"]
+
+
+def test_nothing_leaves_within_a_transaction(shop: Client, sandbox: Sandbox) -> None:
+    """Neither by the outbox nor by the client; catches a hook that runs at once."""
+    with transaction.atomic():
+        outbox.put({"user_id": "u", "event": "e", "transaction_id": "t"})
+        emit_on_commit("u", "e", transaction_id="t2")
+        assert not sandbox.requests
+        assert outbox.stats().accepted == 0
+
+    assert outbox.stats().pending == 1
+    assert len(sandbox.requests) == 1
+
+
+def test_what_cannot_be_sent_is_refused_before_the_commit(shop: Client) -> None:
+    """While the order can still be rolled back; catches a refusal after it."""
+    with pytest.raises(PerkamoValidationError), transaction.atomic():
+        outbox.put({"user_id": "", "event": "e"})
+    with pytest.raises(PerkamoValidationError), transaction.atomic():
+        emit_on_commit("", "e")
+
+
+def test_an_outbox_that_is_not_set_up_is_told_before_the_commit(sandbox: Sandbox) -> None:
+    """With what to set; catches an order that is saved and an event that is not."""
+    with (
+        django_set_up.perkamo_settings(sandbox, {}),
+        pytest.raises(PerkamoConfigurationError, match="PERKAMO_OUTBOX"),
+        transaction.atomic(),
+    ):
+        outbox.put({"user_id": "u", "event": "e"})
+
+
+def test_changed_settings_take_effect_at_once(shop: Client, sandbox: Sandbox) -> None:
+    """override_settings, for clients that were imported before; catches a client that goes on with the former key."""
+    client.program()
+    with Sandbox() as other:
+        with override_settings(PERKAMO=sandbox_settings(other)):
+            client.program()
+        assert len(other.requests) == 1
+    client.program()
+
+    assert len(sandbox.requests) == 2
+    assert isinstance(client, PerkamoClient)
+
+
+def test_both_clients_serve_async_views(shop: Client) -> None:
+    """In several event loops, one after the other; catches a client that is bound to the first."""
+    for number in range(3):
+        assert shop.post(f"/orders/order_{number}/paid-async?amount=1").json()["accepted"]
+        assert shop.get("/both").json() == {"same": True}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_async_view_has_the_event_loop_to_itself(shop: Client, sandbox: Sandbox) -> None:
+    """Under ASGI; catches a sync call that makes the loop wait."""
+    answer = await AsyncClient().get("/both")
+
+    assert answer.status_code == 200
+
+
+def test_a_service_that_is_down_is_503_and_says_nothing(
+    shop: Client, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the middleware, with Retry-After; catches a page with a traceback."""
+    sandbox.faults.next("POST /v1/events", Status(503, headers={"retry-after": "0"}, body="secret"), times=3)
+
+    with caplog.at_level(logging.INFO, "perkamo.django"):
+        answer = shop.post("/orders/order_1/paid-without-outbox?amount=1")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "secret" not in answer.content.decode()
+    assert "answered 503" in caplog.text
+    assert Order.objects.count() == 1
+
+
+@pytest.mark.parametrize(("route", "purpose"), [("token", "browser"), ("stream-token", "stream")])
+def test_whoever_is_logged_in_gets_a_token(route: str, purpose: str, shop: Client, sandbox: Sandbox) -> None:
+    """Without a CSRF token, never stored, for ten minutes; catches a token for somebody else."""
+    answer = Client(enforce_csrf_checks=True).post(f"/api/perkamo/{route}", headers={"x-user": "customer_5"})
+
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    assert answer.json()["expires_in"] <= (600 if purpose == "browser" else 120)
+    token = sandbox.check_token(answer.json()["token"], purpose)  # type: ignore[arg-type]  # one of the two purposes
+    assert token.user_id == "customer_5"
+
+
+def test_by_default_a_customer_is_the_users_primary_key(shop: Client, sandbox: Sandbox) -> None:
+    """As text, for whoever has a session; catches a token for nobody, and one by the browser's own word."""
+    assert shop.post("/session/perkamo/token", {"user_id": "1"}).status_code == 401
+    user = User.objects.create_user("bob")
+    shop.force_login(user)
+
+    issued = shop.post("/session/perkamo/token").json()
+
+    assert sandbox.check_token(issued["token"], "browser").user_id == str(user.pk)
+
+
+def test_the_token_routes_take_no_other_method(shop: Client) -> None:
+    """A link or a picture gets nothing; catches a token that is fetched by GET, and kept by a cache."""
+    assert shop.get("/api/perkamo/token").status_code == 405
+    assert shop.post("/api/perkamo/browser/config").status_code == 405
+
+
+def test_a_page_loads_and_sets_up_the_sdk(shop: Client, sandbox: Sandbox) -> None:
+    """By the template tag, with the configuration of the route; catches a page that asks another service."""
+    html = shop.get("/page").content.decode()
+    config = shop.get("/session/perkamo/browser/config").json()
+
+    assert config["baseUrl"] == sandbox.base_url
+    assert config["tokenEndpoint"] == "/session/perkamo/token"
+    assert json.loads(html.partition("})(")[2].partition(");\n</script>")[0]) == config
+    assert html.count('nonce="n0nce"') == 2
+
+
+def test_a_delivery_is_handled_once(shop: Client, sandbox: Sandbox) -> None:
+    """Its repetition is answered and not handled; catches a reward that is shown twice."""
+    answers = [
+        Client(enforce_csrf_checks=True).post("/hooks/perkamo", body(), "application/json", headers=DELIVERY)
+        for _ in range(3)
+    ]
+
+    assert [answer.json() for answer in answers] == [{"new": True}, {"new": False}, {"new": False}]
+    assert Hint.objects.count() == 1
+    assert "dlv_1" not in str(list(HandledDelivery.objects.values()))
+
+
+def test_a_delivery_that_failed_is_handled_when_it_is_repeated(shop: Client, sandbox: Sandbox) -> None:
+    """And what it had written is undone; catches a delivery that counts as handled although nothing was done."""
+    sandbox.faults.next("GET /v1/customer/{user_id}", Reset(before="apply"), times=3)
+
+    first = shop.post("/hooks/perkamo", body(), "application/json", headers=DELIVERY)
+    assert (first.status_code, Hint.objects.count(), HandledDelivery.objects.count()) == (503, 0, 0)
+    second = shop.post("/hooks/perkamo", body(), "application/json", headers=DELIVERY)
+
+    assert second.json() == {"new": True}
+    assert Hint.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "content", "status"),
+    [
+        ("/hooks/perkamo", HEADERS, body(), 404),
+        ("/hooks/perkamo", {**HEADERS, "x-perkamo-secret": "wrong"}, body(), 404),
+        ("/hooks/wrong/perkamo", DELIVERY, body(), 404),
+        ("/hooks/s%C3%A9same-123456/perkamo", HEADERS, body(), 200),
+        ("/hooks/perkamo", DELIVERY, b"{}", 400),
+        ("/hooks/perkamo", SECRET, body(), 400),
+        ("/hooks/perkamo", DELIVERY, b" " * (256 * 1024 + 1), 413),
+    ],
+)
+def test_strangers_and_nonsense_are_refused(
+    path: str, headers: dict[str, str], content: bytes, status: int, shop: Client
+) -> None:
+    """By header and by path; catches a door that stands open, and one that never opens."""
+    assert shop.post(path, content, "application/json", headers=headers).status_code == status
+    assert shop.get(path).status_code == 405
+
+
+def test_a_shop_without_a_secret_takes_no_webhook(sandbox: Sandbox) -> None:
+    """And its log says what to set; catches a door without a lock."""
+    with override_settings(PERKAMO=sandbox_settings(sandbox)):
+        answer = Client().post("/hooks/perkamo", body(), "application/json", headers=DELIVERY)
+
+    assert answer.status_code == 500
+
+
+def test_a_table_that_is_missing_is_503(shop: Client) -> None:
+    """The delivery is repeated after the migration; catches one that is lost."""
+
+    def handle(_delivery: WebhookDelivery) -> None:
+        raise AssertionError
+
+    request = RequestFactory().post("/", body(), "application/json", headers=DELIVERY)
+    table = HandledDelivery._meta.db_table
+    with connection.schema_editor() as editor:
+        editor.delete_model(HandledDelivery)
+    try:
+        answer = webhook(handle)(request)
+        found = StringIO()
+        call_command("check", databases=["default"], stderr=found)
+    finally:
+        with connection.schema_editor() as editor:
+            editor.create_model(HandledDelivery)
+
+    assert answer.status_code == 503
+    assert "perkamo.W004" in found.getvalue()
+    assert table in connection.introspection.table_names()
+
+
+CHECKS: Final = [
+    ({"SECRET_KEY": None}, "perkamo.W001", "no server key"),
+    ({"SECRET_KEY": "pk_live_1"}, "perkamo.E002", "public browser key"),
+    ({"BASE_URL": "http://api.example.com"}, "perkamo.E002", "plain http"),
+    ({"OUTBOX": "/tmp/outbox"}, "perkamo.W003", "lost when"),
+    ({"BROWSER_KEY": "sk_live_1"}, "perkamo.E004", "every page"),
+    ({"BUNDLE_VERSION": "latest"}, "perkamo.E003", "exact version"),
+    ({"SECRET": "x"}, "perkamo.E001", "is not a setting"),
+    ({"TIMEOUT": "5"}, "perkamo.E001", "must be a number of seconds, not str"),
+    ({"TOKEN_TTL": True}, "perkamo.E001", "must be a whole number of seconds, not bool"),
+    ({"WEBHOOK_SECRET": ""}, "perkamo.E001", "is empty"),
+]
+
+
+@pytest.mark.parametrize(("given", "number", "words"), CHECKS, ids=[str(given) for given, _, _ in CHECKS])
+def test_the_check_finds_what_is_wrong(
+    given: dict[str, object], number: str, words: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first customer does; catches a deployment that fails at its first order."""
+    for name in ("PERKAMO_SECRET_KEY", "PERKAMO_BROWSER_KEY", "PERKAMO_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    found = StringIO()
+
+    with django_set_up.perkamo_settings(sandbox, given):
+        try:
+            call_command("check", stderr=found)
+        except SystemCheckError as error:
+            found.write(str(error))
+
+    assert number in found.getvalue()
+    assert words in found.getvalue()
+
+
+def test_a_shop_that_is_set_up_passes_the_check(shop: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing to say but where the tests keep the outbox; catches a check that cries wolf."""
+    found = StringIO()
+    call_command("check", databases=["default"], stderr=found, stdout=found)
+
+    assert {line for line in found.getvalue().split() if "perkamo." in line} <= {"(perkamo.W003)"}
+
+
+def test_no_setting_is_shown_that_may_be_a_secret() -> None:
+    """A wrong type of one, or a wrong one of another; catches a key in a frame or a text."""
+    from perkamo.integrations.settings import read_settings  # noqa: PLC0415 - beside Django's own
+
+    for given in (
+        {"SECRET_KEY": CANARY_KEY, "TIMEOUT": "x"},
+        {"SECRET_KEY": CANARY_KEY, "WEBHOOK_SECRET": ""},
+        {"WEBHOOK_SECRET": CANARY_KEY, "NONSENSE": 1},
+    ):
+        with pytest.raises(PerkamoConfigurationError) as caught:
+            read_settings(given, 'PERKAMO["{}"]')
+        assert [text for text in frames(caught.value) if CANARY_KEY in text] == []
+    good = read_settings({"SECRET_KEY": CANARY_KEY, "WEBHOOK_SECRET": CANARY_KEY}, "{}")
+    assert find_canary(repr(good)) is None
+
+
+def refuse_one(sandbox: Sandbox) -> None:
+    """Let the outbox have a dead letter."""
+    outbox.put({"user_id": CANARY_EMAIL, "event": "e", "transaction_id": "order_9", "context": {"email": CANARY_EMAIL}})
+    sandbox.faults.next("POST /v1/events:batch", Status(422))
+    outbox.drain()
+    assert outbox.stats().dead == 1
+
+
+def test_the_admin_shows_and_requeues_and_asks_for_permission(shop: Client, sandbox: Sandbox) -> None:
+    """Reason and order, no customer; a viewer may not requeue; catches personal data and an open door."""
+    refuse_one(sandbox)
+    page = "/admin/perkamo/outboxentry/"
+    staff = User.objects.create_user("staff", is_staff=True)
+    shop.force_login(staff)
+    assert shop.get(page).status_code == 403
+    staff.user_permissions.add(Permission.objects.get(codename="view_outboxentry"))
+    html = shop.get(page).content.decode()
+    assert "Refused: 1" in html
+    assert "order_9" in html
+    assert "422" in html
+    assert "Requeue" not in html
+    assert find_canary(html) is None
+    assert shop.post(page).status_code == 403
+    assert outbox.stats().dead == 1
+
+    staff.user_permissions.add(Permission.objects.get(codename="change_outboxentry"))
+    assert "Requeue" in shop.get(page).content.decode()
+    done = shop.post(page, {"transaction_id": "order_9"}, follow=True)
+
+    assert "wait for delivery again: 1" in done.content.decode()
+    assert (outbox.stats().dead, outbox.stats().pending) == (0, 1)
+    for path in ("add/", "order_9/change/", "order_9/delete/"):
+        assert shop.get(f"{page}{path}").status_code in (302, 403)
+
+
+def test_the_admin_shows_an_outbox_that_cannot_be_used(sandbox: Sandbox) -> None:
+    """In a sentence; catches a page that fails for the staff who want to know why."""
+    with django_set_up.perkamo_settings(sandbox, {}):
+        browser = Client()
+        browser.force_login(User.objects.create_superuser("root"))
+        answer = browser.get("/admin/perkamo/outboxentry/")
+        assert browser.post("/admin/perkamo/outboxentry/", follow=True).status_code == 200
+    django_set_up.empty()
+
+    assert answer.status_code == 200
+    assert "PERKAMO_OUTBOX" in answer.content.decode()
+
+
+def test_the_commands_count_list_requeue_and_deliver(shop: Client, sandbox: Sandbox) -> None:
+    """Over the outbox of the settings, without personal data; catches a command that looks elsewhere."""
+    refuse_one(sandbox)
+
+    def run(*words: str) -> str:
+        output = StringIO()
+        call_command(*words, stdout=output)
+        return output.getvalue()
+
+    assert "dead                    1" in run("perkamo_outbox", "stats")
+    listed = run("perkamo_outbox", "dead")
+    assert "order_9" in listed
+    assert find_canary(listed) is None
+    assert "again: 0" in run("perkamo_outbox", "requeue", "--transaction-id", "other")
+    assert "again: 1" in run("perkamo_outbox", "requeue")
+    assert "waiting 0, refused 0" in run("perkamo_relay", "--until-empty")
+    assert len(sandbox.events()) == 1
+
+
+@pytest.mark.parametrize("command", [("perkamo_outbox", "stats"), ("perkamo_relay", "--until-empty")])
+def test_a_command_without_an_outbox_says_what_to_set(command: tuple[str, ...], sandbox: Sandbox) -> None:
+    """And shows no traceback; catches an error that is told to programmers only."""
+    with django_set_up.perkamo_settings(sandbox, {}), pytest.raises(CommandError, match="PERKAMO_OUTBOX"):
+        call_command(*command)
+
+
+class OrderTests(PerkamoSandboxMixin, TestCase):
+    """A test as a user of Django writes it."""
+
+    def test_a_purchase_earns(self) -> None:
+        """Within TestCase's own transaction; catches a sandbox that the application does not ask."""
+        with self.captureOnCommitCallbacks(execute=True):
+            self.client.post("/orders/order_1/paid-without-outbox?amount=12900")
+
+        self.perkamo_sandbox.assert_emitted("purchase.completed", user_id="customer_123")
+
+    def test_each_test_has_a_sandbox_as_new(self) -> None:
+        """Nothing of the other test is there; catches events that are counted in the next test."""
+        assert not self.perkamo_sandbox.events()
+
+
+PYTEST_DJANGO: Final = """\
+import pytest
+from perkamo.integrations.django.test import sandbox_settings
+
+@pytest.fixture(autouse=True)
+def _perkamo(perkamo_sandbox, settings):
+    settings.PERKAMO = sandbox_settings(perkamo_sandbox)
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("order", ["order_1", "order_2"])
+def test_a_purchase_earns(order, client, perkamo_sandbox, django_capture_on_commit_callbacks):
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(f"/orders/{order}/paid-without-outbox?amount=12900")
+    perkamo_sandbox.assert_emitted("purchase.completed", user_id="customer_123")
+"""
+
+
+def test_the_sandbox_works_with_pytest_django(tmp_path: Path) -> None:
+    """Its settings fixture and its database; catches a client that keeps the sandbox of the test before."""
+    (tmp_path / "test_shop.py").write_text(PYTEST_DJANGO, "utf-8")
+    root = Path(__file__).parent.parent.parent
+    words = [
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:asyncio",
+        "-p",
+        "no:trio",
+        "--ds",
+        "tests.integrations.django_shop.settings",
+        "-q",
+        str(tmp_path),
+    ]
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", *words],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(root), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_migration_says_what_the_models_say() -> None:
+    """Catches a model that was changed without a migration."""
+    call_command("makemigrations", "perkamo", check=True, dry_run=True, verbosity=0)
+
+
+def test_without_django_the_extra_is_named() -> None:
+    """Catches a bare ImportError of a name that nobody installed."""
+    program = "import sys; sys.modules['django'] = None; import perkamo.integrations.django"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert 'pip install "perkamo[django]"' in done.stderr

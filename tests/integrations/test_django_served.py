@@ -1,0 +1,108 @@
+"""integrations.django under its real servers: 5 % of all requests fail and workers are killed."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from perkamo.sandbox import Sandbox
+from tests.integrations.servers import (
+    ROOT,
+    Server,
+    buy_all,
+    environment,
+    five_percent_faults,
+    running,
+    wait_until_applied,
+)
+
+SERVERS: Final = {
+    "gunicorn": (
+        *("gunicorn", "--preload", "--workers", "2", "--bind", "127.0.0.1:0"),
+        "tests.integrations.django_shop.wsgi",
+    ),
+    "gthread": (
+        *("gunicorn", "--worker-class", "gthread", "--threads", "4", "--workers", "2", "--bind", "127.0.0.1:0"),
+        "tests.integrations.django_shop.wsgi",
+    ),
+    "uvicorn": ("uvicorn", "--workers", "2", "--port", "0", "tests.integrations.django_shop.asgi:application"),
+}
+READY: Final = {"gunicorn": "Booting worker", "gthread": "Booting worker", "uvicorn": "Application startup complete"}
+
+
+@pytest.fixture
+def shop(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
+    """The environment of a shop with a database and an outbox of its own."""
+    env = environment(
+        sandbox,
+        DJANGO_SETTINGS_MODULE="tests.integrations.django_shop.settings",
+        SHOP_DATABASE=str(tmp_path / "shop.sqlite3"),
+        PERKAMO_OUTBOX=str(tmp_path / "outbox"),
+    )
+    words = [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--verbosity", "0"]
+    subprocess.run(words, cwd=ROOT, env=env, check=True)
+    return env
+
+
+@contextmanager
+def served(name: str, env: dict[str, str]) -> Iterator[tuple[Server, int]]:
+    """Run the shop; yield its master process and its port."""
+    with running(*SERVERS[name], env=env) as server:
+        port = int(server.find(r"http://127\.0\.0\.1:([0-9]+)"))
+        server.find(READY[name], times=2)
+        yield server, port
+
+
+def committed(env: dict[str, str]) -> set[str]:
+    """Return the orders in the shop's database."""
+    with closing(sqlite3.connect(env["SHOP_DATABASE"])) as database:
+        return {row[0] for row in database.execute("SELECT id FROM shop_order")}
+
+
+def siege(name: str, view: str, env: dict[str, str], sandbox: Sandbox, *, orders: int, kills: int) -> None:
+    """Buy, while requests fail and workers are killed; in the end every committed order has counted once."""
+    ids = [f"order_{number}" for number in range(orders)]
+    with five_percent_faults(sandbox), running("django", "perkamo_relay", env=env) as relay:
+        relay.find("Delivering")
+        with served(name, env) as (server, port):
+            buy_all(port, [f"/orders/{one}/{view}?amount=1" for one in ids], server, kills=kills)
+        assert committed(env) == set(ids)
+        wait_until_applied(sandbox, ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "view"), [("gunicorn", "paid"), ("gthread", "paid-without-outbox"), ("uvicorn", "paid-async")]
+)
+def test_every_committed_order_counts_once(name: str, view: str, shop: dict[str, str], sandbox: Sandbox) -> None:
+    """A short siege of each way; catches an event lost between commit and service, and one that counts twice."""
+    siege(name, view, shop, sandbox, orders=60, kills=2)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("view", ["paid", "paid-without-outbox", "paid-async"])
+@pytest.mark.parametrize("name", SERVERS)
+def test_every_committed_order_counts_once_after_ten_kills(
+    name: str, view: str, shop: dict[str, str], sandbox: Sandbox
+) -> None:
+    """The long siege, of every way under every server."""
+    siege(name, view, shop, sandbox, orders=600, kills=10)
+
+
+def test_the_relay_ends_at_sigterm_and_keeps_what_waits(shop: dict[str, str], sandbox: Sandbox) -> None:
+    """As a supervisor ends it; catches a relay that has to be killed."""
+    with running("django", "perkamo_relay", env=shop) as relay:
+        relay.find("Delivering")
+
+    assert relay.process.returncode == 0, "".join(relay.output)
+
+
+def test_the_sandbox_runs_as_a_command_of_django(shop: dict[str, str]) -> None:
+    """With the options of our own command; catches a command that Django's own options stop."""
+    with running("django", "perkamo_sandbox", "--port", "0", env={**shop, "PATH": os.defpath}) as process:
+        process.find(r"http://127\.0\.0\.1:([0-9]+)")
