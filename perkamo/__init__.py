@@ -51,7 +51,7 @@ _PUBLIC_NAMES: Final = {
     ),
     "outbox.outbox": ("Outbox",),
     "outbox.relay": ("Relay",),
-    "outbox.store": ("DeadLetter", "OutboxStats"),
+    "outbox.store": ("DeadLetter", "OutboxStats", "SpaceStats"),
     "outbox.sync_outbox": ("SyncOutbox",),
     "request.credentials": ("ApiKey",),
     "request.retry": ("RetryPolicy",),

@@ -66,7 +66,7 @@ from perkamo.outbox.errors import (
 )
 from perkamo.outbox.outbox import Outbox
 from perkamo.outbox.relay import Relay
-from perkamo.outbox.store import DeadLetter, OutboxStats
+from perkamo.outbox.store import DeadLetter, OutboxStats, SpaceStats
 from perkamo.outbox.sync_outbox import SyncOutbox
 from perkamo.request.credentials import ApiKey
 from perkamo.request.retry import RetryPolicy
@@ -147,6 +147,7 @@ __all__ = [
     "ResponseMeta",
     "RetryPolicy",
     "ServerSentEvent",
+    "SpaceStats",
     "StreamToken",
     "SyncBatcher",
     "SyncCustomerStream",

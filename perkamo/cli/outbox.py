@@ -4,13 +4,15 @@ import json
 import stat
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio
-from attrs import asdict
 
 from perkamo.cli import stdio
+from perkamo.cli.duration import duration, readable
 from perkamo.cli.exit_codes import DONE, FAILED
 from perkamo.cli.help import BASE_URL, KEY, add_client_options, explain
 from perkamo.cli.layout import table
@@ -36,11 +38,13 @@ def add_options(parser: ArgumentParser) -> None:
     explain(
         parser,
         example="perkamo outbox stats /var/lib/shop/outbox --json\n"
+        "perkamo outbox stats /var/lib/shop/outbox --fail-if-older 10m\n"
         "perkamo outbox relay /var/lib/shop/outbox --until-empty\n"
         "perkamo outbox dead /var/lib/shop/outbox\n"
         "perkamo outbox requeue /var/lib/shop/outbox --transaction-id order_1092",
         exit_codes="0  done; also Ctrl-C and SIGTERM, after which all that waits is kept\n"
-        "1  failed: no outbox, no key, no permission; events still wait (--until-empty), or are missing\n"
+        "1  failed: no outbox, no key, no permission; events still wait (--until-empty), wait too long\n"
+        "   (--fail-if-older), or are missing\n"
         "2  wrong usage\n"
         "3  refused: the service does not take what waits; trying again does not help",
         environment=(f"{KEY} (relay)", BASE_URL),
@@ -48,6 +52,12 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("action", choices=["stats", "relay", "dead", "requeue"], help="what to do")
     parser.add_argument("directory", type=Path, metavar="DIR", help="the outbox's directory")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs; dead: one object a line")
+    parser.add_argument(
+        "--fail-if-older",
+        type=duration,
+        metavar="AGE",
+        help="stats: exit with 1 where an event has waited longer, such as 90s, 10m or 2h",
+    )
     parser.add_argument("--until-empty", action="store_true", help="relay: end when nothing waits, not at Ctrl-C")
     parser.add_argument(
         "--rebind", action="store_true", help="relay: send also what was kept under another key of the same Space"
@@ -142,9 +152,9 @@ def _show(args: Namespace, stats: OutboxStats) -> int:
     """Print the counts, and what in them wants to be looked at; return the exit code."""
     try:
         if args.json:
-            print_json(asdict(stats))
+            print_json(stats.to_dict())
         else:
-            print_lines(*(f"{name:<10} {number:>14,}" for name, number in asdict(stats).items()))
+            print_lines(*_lines(stats))
         stdio.flush()
     except OutputError as error:
         if args.action != "relay":  # whose work is done, and is not the counts
@@ -162,11 +172,43 @@ def _show(args: Namespace, stats: OutboxStats) -> int:
             f"Events that are missing: {stats.missing:,}. They were acknowledged, and their files were deleted or"
             " overwritten. Put them again, or restore a copy of the files."
         )
+    if args.fail_if_older is not None and (stats.oldest_age or 0.0) > args.fail_if_older:
+        problems.append(f"The oldest event that waits was put {readable(stats.oldest_age or 0.0)} ago.")
     if stats.set_aside:
         print_stderr("Damaged or foreign files were set aside: look at *.damaged-* in the directory.")
     for problem in problems:
         print_error("outbox", problem, FAILED)
     return FAILED if problems else DONE
+
+
+def _lines(stats: OutboxStats) -> list[str]:
+    """Say how the outbox stands, for people: the counts, then how delivery goes, in each Space."""
+    plain = stats.to_dict()
+    lines = [f"{name:<10} {number:>14,}" for name, number in plain.items() if type(number) is int and name in _COUNTS]
+    if not stats.spaces:
+        return lines
+    head = ["space", "waiting", "oldest", "last minute", "last delivery", "last error", "paused", "until"]
+    rows = [
+        [
+            one.space or "(not known yet)",
+            f"{one.pending:,}",
+            "-" if one.oldest_age is None else readable(one.oldest_age),
+            f"{one.delivered_last_minute:,}",
+            _moment(one.last_delivery),
+            "-" if one.last_error is None else f"{_moment(one.last_error_at)} {printable(one.last_error)}",
+            "no" if one.paused is None else "yes",
+            _moment(one.paused_until),
+        ]
+        for one in stats.spaces
+    ]
+    return [*lines, "", *table(head, rows)]
+
+
+_COUNTS: Final = ("accepted", "delivered", "pending", "dead", "missing", "size", "files", "set_aside")
+
+
+def _moment(moment: datetime | None) -> str:
+    return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _show_requeued(args: Namespace, number: int) -> int:

@@ -211,6 +211,7 @@ class Relay:
             later=[(event, n, seconds and seconds + (wait if trouble else 0)) for event, n, seconds in settled.later],
             pause=wait if isinstance(trouble, PerkamoRateLimitError) else 0.0,
             error=None if trouble is None else str(trouble),
+            retry_in=wait,
         )
 
     async def _settle(self, lease: Lease, settlement: Settlement, until: float) -> None:

@@ -7,9 +7,10 @@ theirs: what a former holder says changes nothing.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Final, Protocol, cast
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from perkamo.encoding.serializable import Serializable
 from perkamo.errors import PerkamoConfigurationError
@@ -18,6 +19,33 @@ UNBOUND: Final = ""
 """The Space of events that were put before the service had accepted a key."""
 KEY_PREFIX: Final = "key:"
 """How the Spaces begin that are told by the client's key; all others were named by the user."""
+
+
+@frozen
+class SpaceStats(Serializable):
+    """How delivery of one Space stands.
+
+    Attributes:
+        space: Its name; ``""`` for events put before the service had accepted a key, ``key:…`` for one without a name.
+        pending: Events that wait.
+        oldest_age: Seconds since the oldest of them was put; None where nothing waits.
+        last_delivery: When the service last answered for an event, or None.
+        delivered_last_minute: Events that it answered for within the last 60 seconds.
+        last_error: Why a relay could deliver nothing when it last could not, or None; it may have passed since.
+        last_error_at: When that was, or None.
+        paused: Why everything waits at the moment, or None while events pass.
+        paused_until: When a relay tries again; None where it is due, or where nothing is paused.
+    """
+
+    space: str
+    pending: int
+    oldest_age: float | None
+    last_delivery: datetime | None
+    delivered_last_minute: int
+    last_error: str | None
+    last_error_at: datetime | None
+    paused: str | None
+    paused_until: datetime | None
 
 
 @frozen
@@ -33,6 +61,13 @@ class OutboxStats(Serializable):
         size: Bytes of the events that wait or are dead.
         files: Database files in use: 1, and more only for as long as one that was damaged from outside is read out.
         set_aside: Damaged or foreign files that were moved out of the way, for you to look at.
+        oldest_age: Seconds since the oldest event that waits was put; None where nothing waits.
+        last_delivery: When the service last answered for an event, or None.
+        delivered_last_minute: Events that it answered for within the last 60 seconds.
+        last_error: Why a relay could deliver nothing when it last could not, or None; it may have passed since.
+        paused: Why everything of a Space waits at the moment, or None while events pass.
+        paused_until: When a relay tries again; None where it is due, or where nothing is paused.
+        spaces: The same for each Space.
     """
 
     accepted: int
@@ -43,6 +78,32 @@ class OutboxStats(Serializable):
     size: int
     files: int
     set_aside: int
+    oldest_age: float | None = None
+    last_delivery: datetime | None = None
+    delivered_last_minute: int = 0
+    last_error: str | None = None
+    paused: str | None = None
+    paused_until: datetime | None = None
+    spaces: tuple[SpaceStats, ...] = ()
+
+    def with_spaces(self, spaces: Sequence[SpaceStats]) -> "OutboxStats":
+        """Return the counts with how each Space stands, and how all of them do."""
+        failed = max((one for one in spaces if one.last_error_at), key=_failed_at, default=None)
+        paused = next((one for one in spaces if one.paused is not None), None)
+        return evolve(
+            self,
+            oldest_age=max((one.oldest_age for one in spaces if one.oldest_age is not None), default=None),
+            last_delivery=max((one.last_delivery for one in spaces if one.last_delivery), default=None),
+            delivered_last_minute=sum(one.delivered_last_minute for one in spaces),
+            last_error=None if failed is None else failed.last_error,
+            paused=None if paused is None else paused.paused,
+            paused_until=None if paused is None else paused.paused_until,
+            spaces=tuple(spaces),
+        )
+
+
+def _failed_at(space: SpaceStats) -> float:
+    return 0.0 if space.last_error_at is None else space.last_error_at.timestamp()
 
 
 @frozen
@@ -72,6 +133,7 @@ class StoredEvent:
         body: Its bytes, as they were put.
         failures: How many requests with it failed, as its relays counted.
         is_damaged: Whether these are not the bytes that were put, so that they must not be sent.
+        trace_context: The trace context of whoever put it, or None.
     """
 
     row: int
@@ -79,6 +141,7 @@ class StoredEvent:
     body: bytes
     failures: int = 0
     is_damaged: bool = False
+    trace_context: str | None = None
 
 
 @frozen
@@ -112,6 +175,7 @@ class Settlement:
         later: These go on waiting, each with its number of failures and the seconds for which nobody takes it.
         pause: Seconds for which the service wants no request from anybody; 0 for none.
         error: Why events wait, for the statistics; None while they pass.
+        retry_in: With an error: seconds until this relay tries again.
     """
 
     space: str
@@ -121,6 +185,7 @@ class Settlement:
     later: Sequence[tuple[StoredEvent, int, float]] = ()
     pause: float = 0.0
     error: str | None = None
+    retry_in: float = 0.0
 
 
 class Changes(Protocol):
@@ -155,7 +220,7 @@ class Store(Protocol):
         ...
 
     async def count(self) -> OutboxStats:
-        """Count what became of the events."""
+        """Count what became of the events, and tell how each Space stands."""
         ...
 
     async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:

@@ -211,6 +211,26 @@ def test_the_outbox_command_counts_delivers_and_sees_to_dead_letters(sandbox: Sa
     assert len(sandbox.events()) == 1
 
 
+def test_stats_fail_where_an_event_has_waited_too_long(sandbox: Sandbox, tmp_path: Path) -> None:
+    """By the exit code, for cron and probes; catches a probe that is always content, or never."""
+    path = tmp_path / "outbox"
+    anyio.run(_fill, path, 1)
+    time.sleep(0.02)
+
+    young = run(sandbox, "outbox", "stats", path, "--fail-if-older", "10m")
+    old = run(sandbox, "outbox", "stats", path, "--fail-if-older", "0.01s", "--json")
+    odd = run(sandbox, "outbox", "stats", path, "--fail-if-older", "ten minutes")
+    run(sandbox, "outbox", "relay", path, "--until-empty")
+    empty = run(sandbox, "outbox", "stats", path, "--fail-if-older", "0")
+
+    assert (young[0], old[0], odd[0], empty[0]) == (0, 1, 2, 0)
+    assert "(not known yet)" in young[1]
+    assert 0.02 <= json.loads(old[1])["oldest_age"] < 300
+    assert "The oldest event that waits was put" in old[2]
+    assert "write 90, 90s, 10m, 2h or 1d" in odd[2]
+    assert json.loads(old[1])["spaces"][0]["pending"] == 1
+
+
 def test_the_relay_command_delivers_until_it_is_interrupted(sandbox: Sandbox, tmp_path: Path) -> None:
     """It takes over what other processes leave while it runs, and Ctrl-C is its ordinary end."""
     path = tmp_path / "outbox"

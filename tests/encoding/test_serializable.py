@@ -23,6 +23,7 @@ from perkamo import (
     Program,
     RateLimit,
     ResponseMeta,
+    SpaceStats,
     UnlockedPerk,
     WalletDelta,
 )
@@ -65,14 +66,27 @@ CUSTOMER_DATA: dict[str, JSONValue] = {
     "perks": [{"type": "perk", "key": "k", "name": None}],
     "flags": None,
 }
-META = ResponseMeta(200, "req_1", RateLimit(1, 2, "3"), 2)
+META = ResponseMeta(200, "req_1", RateLimit(1, 2, "3"), 2, 0.5)
 META_DATA: dict[str, JSONValue] = {
     "status": 200,
     "request_id": "req_1",
     "rate_limit": {"limit": 1, "remaining": 2, "reset": "3"},
     "attempts": 2,
+    "seconds": 0.5,
 }
 
+SPACE = SpaceStats("live", 1, 1.5, None, 2, "503", datetime(2026, 6, 4, 12, 10, tzinfo=UTC), None, None)
+SPACE_DATA: dict[str, JSONValue] = {
+    "space": "live",
+    "pending": 1,
+    "oldest_age": 1.5,
+    "last_delivery": None,
+    "delivered_last_minute": 2,
+    "last_error": "503",
+    "last_error_at": "2026-06-04T12:10:00.000Z",
+    "paused": None,
+    "paused_until": None,
+}
 CASES: list[tuple[Serializable, dict[str, JSONValue]]] = [
     (RESULT, RESULT_DATA),
     (BatchIngestResponse((RESULT,)), {"results": [RESULT_DATA]}),
@@ -87,14 +101,24 @@ CASES: list[tuple[Serializable, dict[str, JSONValue]]] = [
     (ApiResponse({"any": [1]}, META), {"raw": {"any": [1]}, "meta": META_DATA}),
     (META, META_DATA),
     (
-        OutboxStats(*range(8)),
-        dict(
-            zip(
-                ("accepted", "delivered", "pending", "dead", "missing", "size", "files", "set_aside"),
-                range(8),
-                strict=True,
-            )
-        ),
+        OutboxStats(1, 2, 3, 4, 5, 6, 7, 8).with_spaces([SPACE]),
+        {
+            "accepted": 1,
+            "delivered": 2,
+            "pending": 3,
+            "dead": 4,
+            "missing": 5,
+            "size": 6,
+            "files": 7,
+            "set_aside": 8,
+            "oldest_age": 1.5,
+            "last_delivery": None,
+            "delivered_last_minute": 2,
+            "last_error": "503",
+            "paused": None,
+            "paused_until": None,
+            "spaces": [SPACE_DATA],
+        },
     ),
     (DeadLetter("t1", b'{"a":1}', "422"), {"transaction_id": "t1", "body": '{"a":1}', "reason": "422"}),
 ]

@@ -24,7 +24,7 @@ from perkamo.outbox.directory import LOCK_PATIENCE, Directory
 from perkamo.outbox.errors import PerkamoOutboxCorruptError, PerkamoOutboxError, PerkamoOutboxStorageError
 from perkamo.outbox.sqlite.tables import Counts, Tables
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _APPLICATION_ID: Final = 1346720331  # "PERK"
 _PAGE_SIZE: Final = 4096

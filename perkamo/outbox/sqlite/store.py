@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from attrs import asdict
 
@@ -26,10 +27,17 @@ class SqliteStore:
         self._max_bytes = max_bytes
         self._writer = Writer[Tables](Database(directory))
 
-    async def put(self, transaction_id: str, space: str, body: bytes) -> None:
-        """Keep an event durably; see ``Outbox.put``."""
-        max_bytes = self._max_bytes
-        await self._writer.do(lambda tables: tables.put(transaction_id, space, body, max_bytes), _ROW_BYTES + len(body))
+    async def put(self, transaction_id: str, space: str, body: bytes, trace_context: str | None = None) -> None:
+        """Keep an event durably, and beside it the trace context of whoever puts it; see ``Outbox.put``."""
+        put = partial(
+            Tables.put,
+            transaction_id=transaction_id,
+            space=space,
+            body=body,
+            max_size=self._max_bytes,
+            trace_context=trace_context,
+        )
+        await self._writer.do(put, _ROW_BYTES + len(body))
         self._writer.notify()
 
     async def take(self, spaces: Sequence[str], sizes: Sequence[int], max_bytes: int, seconds: float) -> Lease:
@@ -43,9 +51,10 @@ class SqliteStore:
 
     async def count(self) -> OutboxStats:
         """See ``Store.count``."""
-        counts = await self._writer.do(lambda tables: tables.counts)
+        counts, spaces = await self._writer.do(lambda tables: (tables.counts, tables.spaces()))
         files, set_aside = len(self._directory.databases()), len(self._directory.set_aside())
-        return OutboxStats(accepted=counts.accepted, **asdict(counts), files=files, set_aside=set_aside)
+        stats = OutboxStats(accepted=counts.accepted, **asdict(counts), files=files, set_aside=set_aside)
+        return stats.with_spaces(spaces)
 
     async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:
         """See ``Store.dead``."""

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from typing import Final, cast
 from zlib import crc32
 
 from attrs import astuple, define, evolve, fields
 
 from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError, disk_full
-from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, StoredEvent
+from perkamo.outbox.sqlite.statistics import MINUTE, read_spaces
+from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, SpaceStats, StoredEvent
 
 LONGEST_LEASE: Final = 600.0
 """Seconds. What is leased or put off for longer was so before the machine was started anew."""
@@ -77,9 +79,11 @@ class Tables:
         if self.counts != self._stored:
             self._run(f"UPDATE counts SET {' = ?, '.join(_NAMES)} = ?", astuple(self.counts))
 
-    def put(self, transaction_id: str, space: str, body: bytes, max_size: int) -> None:
+    def put(
+        self, transaction_id: str, space: str, body: bytes, max_size: int, trace_context: str | None = None
+    ) -> None:
         """Keep an event that waits. The same event again is kept once, another one under its id is refused."""
-        row = (transaction_id, space, int(_wall_time() * 1000), None, None, crc32(body), body)
+        row = (transaction_id, space, int(_wall_time() * 1000), None, trace_context, crc32(body), body)
         fits = self.counts.size + len(body) <= max_size
         if (fits and self.has_room and self._insert(row)) or (known := self._known(transaction_id)) == body:
             return
@@ -114,14 +118,15 @@ class Tables:
         found = self._free(spaces, sizes[0], held) or (self._bury(is_dead) and self._free(spaces, sizes[0], held))
         if not found:
             return self._nothing(spaces, now)
-        most, *_ = limits = [sizes[min(failures, len(sizes) - 1)] for *_, failures in found]
+        most, *_ = limits = [sizes[min(failures, len(sizes) - 1)] for *_, failures, _ in found]
         chosen: list[StoredEvent] = []
-        for (row, transaction_id, checksum, body, failures), limit in zip(found, limits, strict=True):
+        for (row, transaction_id, checksum, body, failures, trace_context), limit in zip(found, limits, strict=True):
             if limit == most:  # what failed before travels with its like
                 max_bytes -= len(body)
                 if chosen and (max_bytes < 0 or len(chosen) == most):
                     break
-                chosen.append(StoredEvent(row, transaction_id, body, failures, checksum != crc32(body)))
+                is_damaged = checksum != crc32(body)
+                chosen.append(StoredEvent(row, transaction_id, body, failures, is_damaged, trace_context))
         token, end = secrets.randbits(62), now + min(seconds, LONGEST_LEASE)
         self._run_many(
             "INSERT INTO leases VALUES (?, ?, ?, ?, ?) ON CONFLICT(id) DO UPDATE "
@@ -175,6 +180,10 @@ class Tables:
         self._run(f"UPDATE events SET space = ? WHERE reason IS NOT NULL AND {which}", (space, given))
         some = f"SELECT id FROM events WHERE reason IS NULL AND {which} LIMIT ?"
         return self._run(f"UPDATE events SET space = ? WHERE id IN ({some})", (space, given, limit)).rowcount
+
+    def spaces(self) -> tuple[SpaceStats, ...]:
+        """Tell how each Space stands."""
+        return read_spaces(self.connection, _boot_time(), _wall_time(), LONGEST_LEASE)
 
     def release(self, users: Sequence[str] | None) -> None:
         """End the leases of these; None for all leases and all that is put off."""
@@ -237,10 +246,11 @@ class Tables:
 
     def _free(
         self, spaces: Sequence[str], most: int, held: tuple[float, float]
-    ) -> "list[tuple[int, str, int, bytes, int]]":
+    ) -> "list[tuple[int, str, int, bytes, int, str | None]]":
         free = f"{_WAITING} AND (l.id IS NULL OR l.until NOT BETWEEN ? AND ?) ORDER BY e.id LIMIT ?"
-        select = f"SELECT e.id, e.transaction_id, e.checksum, e.body, coalesce(l.failures, 0) {free}"
-        return sorted(row for space in (UNBOUND, *spaces) for row in self._run(select, (space, *held, most)))
+        select = f"SELECT e.id, e.transaction_id, e.checksum, e.body, coalesce(l.failures, 0), e.trace_context {free}"
+        rows = [row for space in (UNBOUND, *spaces) for row in self._run(select, (space, *held, most))]
+        return sorted(rows, key=itemgetter(0))
 
     def _bury(self, is_dead: Callable[[str], bool]) -> bool:
         """End the leases of those who died; tell whether there were any."""
@@ -263,15 +273,21 @@ class Tables:
         """Note for the statistics when events of the Space passed, and why they do not."""
         space, wall = settlement.space, int(_wall_time() * 1000)
         paused_until = now + settlement.pause if settlement.pause else 0
+        retry_at = None if settlement.error is None else now + min(settlement.retry_in, LONGEST_LEASE)
+        passes = settlement.accepted and settlement.error is None
         self._run(
-            "INSERT INTO spaces VALUES (?, ?, ?, ?, ?) ON CONFLICT(space) DO UPDATE SET "
+            "INSERT INTO spaces VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(space) DO UPDATE SET "
             "delivered_at = coalesce(excluded.delivered_at, delivered_at), error = coalesce(excluded.error, error), "
-            "error_at = coalesce(excluded.error_at, error_at), paused_until = max(excluded.paused_until, paused_until)",
-            (space, wall if delivered else None, settlement.error, wall if settlement.error else None, paused_until),
+            "error_at = coalesce(excluded.error_at, error_at), paused_until = max(excluded.paused_until, paused_until),"
+            "retry_at = CASE WHEN ? THEN NULL ELSE coalesce(excluded.retry_at, retry_at) END",
+            (
+                *(space, wall if delivered else None, settlement.error, wall if settlement.error else None),
+                *(paused_until, retry_at, passes),
+            ),
         )
         upsert = "INSERT INTO deliveries VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET events = events + excluded.events"
         self._run(upsert, (space, int(now), delivered))
-        self._run("DELETE FROM deliveries WHERE space = ? AND second NOT BETWEEN ? AND ?", (space, now - 60, now))
+        self._run("DELETE FROM deliveries WHERE space = ? AND second NOT BETWEEN ? AND ?", (space, now - MINUTE, now))
 
     def _one(self, query: str, *parameters: object) -> tuple[int, ...]:
         return cast("tuple[int, ...]", self._run(query, parameters).fetchone())

@@ -308,3 +308,26 @@ def test_accepted_is_delivered_plus_pending_plus_dead_at_every_moment(
         assert [counts.pending, counts.dead] == box.rows()
         assert counts.size == 3 * sum(box.rows())
     box.database.close()
+
+
+def test_deliveries_count_for_a_minute(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that nobody sets; catches figures that only ever grow, and some that outlive a restart."""
+    now = 1000.0
+    monkeypatch.setattr(tables_module, "_boot_time", lambda: now)
+    counted = []
+    for now in (1000.0, 1050.0, 1070.0, 1200.0, 3.0):
+        box.put(str(now))
+        box.deliver(box.take())
+        with box.database.transaction() as tables:
+            counted += [space.delivered_last_minute for space in tables.spaces()]
+
+    assert counted == [1, 2, 2, 1, 1]
+
+
+def test_the_trace_context_of_the_first_put_is_kept(box: Box) -> None:
+    """Beside the event, through a lease; catches one that a repeated put takes over."""
+    with box.database.transaction() as tables:
+        for context in ("00-first", "00-second"):
+            tables.put("a", "", b"{}", 1000, context)
+
+    assert [event.trace_context for event in box.take().events] == ["00-first"]
