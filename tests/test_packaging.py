@@ -22,6 +22,7 @@ SOURCES = sorted((ROOT / "perkamo").rglob("*.py"))
 ELSEWHERE = {
     "integrations/django": {"django"},
     "integrations/fastapi": {"fastapi", "pydantic"},
+    "integrations/flask": {"flask", "markupsafe"},
     "testing": {"pytest", "_pytest"},
 }
 """What a folder may import besides: an extra brings it, or the tool that loads the folder is it."""

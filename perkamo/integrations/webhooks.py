@@ -25,7 +25,7 @@ class Secret:
         """
         self._secret = str(secret)
         del secret
-        secret_matches(None, self._secret)
+        secret_matches(self._secret, self._secret)  # refuses an empty one, and logs no stranger
 
     def matches(self, given: str | bytes | None) -> bool:
         """Tell whether what came is the secret, in a time that tells nothing of how much is right."""

@@ -507,6 +507,14 @@ def test_a_secret_needs_one_place() -> None:
         secret_webhook("", header="x")
 
 
+def test_no_stranger_is_told_of_where_a_secret_is_set(caplog: pytest.LogCaptureFixture) -> None:
+    """Only a request that came may be refused; catches a warning at each start of the application."""
+    with caplog.at_level(logging.DEBUG):
+        secret_webhook(SECRET, header="x-secret")
+
+    assert not caplog.records
+
+
 def test_without_fastapi_the_extra_is_named() -> None:
     """Catches a bare ImportError of a name that nobody installed."""
     program = "import sys; sys.modules['fastapi'] = None; import perkamo.integrations.fastapi"
