@@ -36,12 +36,8 @@ class Directory:
         self._mode = 0o640 if group_readable else 0o600
         allowed = 0o750 if group_readable else 0o700
         try:
-            try:
-                self.path.mkdir(mode=0o700, parents=True)
-            except FileExistsError:
+            if not self._make(allowed):
                 self._check(allowed)
-            else:
-                self.path.chmod(allowed)
             disk = os.statvfs(self.path)
         except OSError as error:
             raise of_system(error, self.path) from error
@@ -120,6 +116,14 @@ class Directory:
             if stat.S_IMODE(status.st_mode) != self._mode:
                 os.fchmod(descriptor, self._mode)
         return descriptor
+
+    def _make(self, mode: int) -> bool:
+        """Make the directory; tell whether it was not there."""
+        with suppress(FileExistsError):
+            self.path.mkdir(mode=0o700, parents=True)
+            self.path.chmod(mode)
+            return True
+        return False
 
     def _check(self, allowed: int) -> None:
         mode = self.path.stat().st_mode

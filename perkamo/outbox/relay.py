@@ -265,7 +265,7 @@ class Relay:
         """Note that the store or the key's supplier fails; the service has nothing to do with it."""
         trouble = _as_ours(error)
         self._trouble_is_local = True
-        self._pace.hold(_STORE_PAUSE if trouble.retryable else PAUSE)
+        self._pace.hold(_STORE_PAUSE)
         self._tell_of(trouble)
 
     def _tell_of(self, trouble: PerkamoError | None) -> None:

@@ -283,7 +283,7 @@ async def test_a_store_that_fails_for_a_while_ends_no_relay(  # noqa: PLR0917 - 
         await settled(outbox, lambda stats: not stats.pending)
         await settled(outbox, lambda _: relay.trouble is None)
 
-    assert service.requests == [["review_1"]]
+    assert list(service.requests) == [["review_1"]]
     assert ("Events wait" in caplog.text) == (method != "rebind")  # which is not asked for here
     assert "odd" not in caplog.text
 

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from attrs import evolve, frozen
 
 from perkamo import AsyncPerkamoClient, Outbox, OutboxStats
 from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.disks import fill, small_disk
 from tests.outbox.service import (
     CLOSE,
     HANG,
@@ -51,11 +52,12 @@ FAULTS = [503, 500, 429, CLOSE, LOST, HANG]
 class Fortress:
     """The besieged directory, its processes and its service."""
 
-    def __init__(self, path: Path, disk: Path, service: Service, chance: random.Random) -> None:
+    def __init__(self, path: Path, service: Service, chance: random.Random, *, disk_is_small: bool) -> None:
         """Start the process that forks workers, and four of them."""
         self.path = path
-        self.disk = disk
-        self.directory = disk / "outbox"
+        self.disk = path / "disk"
+        self.disk_is_small = disk_is_small
+        self.directory = self.disk / "outbox"
         self.service = service
         self.chance = chance
         self.ledger = path / "ledger"
@@ -132,10 +134,7 @@ class Fortress:
 
     def fill_disk(self) -> None:
         """Another program fills the disk, and gives it back."""
-        hog = self.disk / "hog"
-        with suppress(OSError), hog.open("wb", buffering=0) as stream:
-            while stream.write(bytes(1 << 16)):
-                pass
+        hog = fill(self.disk)
         time.sleep(self.chance.uniform(0.1, 0.5))
         hog.unlink()
 
@@ -207,23 +206,6 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-@contextmanager
-def small_disk(path: Path) -> Iterator[Path]:
-    """Mount a small file system, where that is allowed; otherwise the disk does not run out."""
-    path.mkdir()
-    mount = shutil.which("mount")
-    is_mounted = (
-        os.geteuid() == 0
-        and mount is not None
-        and not subprocess.call([mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], stderr=subprocess.DEVNULL)
-    )
-    try:
-        yield path
-    finally:
-        if is_mounted:
-            subprocess.call(["umount", str(path)])
-
-
 def besiege(fortress: Fortress, seconds: float) -> None:
     """Let things happen, at moments that the seed chooses."""
     fortress.wait_until_all_put()
@@ -233,7 +215,7 @@ def besiege(fortress: Fortress, seconds: float) -> None:
         fortress.stop: 4,
         fortress.set_clock: 3,
         fortress.starve: 3,
-        fortress.fill_disk: 2 if os.path.ismount(fortress.disk) else 0,
+        fortress.fill_disk: 2 if fortress.disk_is_small else 0,
         fortress.copy: 1,
         fortress.empty: 2,
         fortress.damage: 1,
@@ -317,10 +299,10 @@ def siege(path: Path, seconds: float, seed: int) -> None:
     def answer(_: Sequence[Sent], __: str) -> Answer:
         return faults.choice(FAULTS) if is_besieged and faults.random() < 0.18 else None
 
-    with running_service() as service, small_disk(path / "disk") as disk:
+    with running_service() as service, small_disk(path / "disk", 24) as is_small:
         service.answer, service.hang_seconds, service.retry_after = answer, 0.7, "0"
         service.poison(POISONS)
-        fortress = Fortress(path, disk, service, chance)
+        fortress = Fortress(path, service, chance, disk_is_small=is_small)
         try:
             besiege(fortress, seconds)
             is_besieged = False

@@ -261,6 +261,7 @@ def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
     version = _check_version(connection)
     mode = run("PRAGMA journal_mode = WAL").fetchone()
     run("PRAGMA synchronous = FULL")
+    run("PRAGMA secure_delete = FAST")  # ON writes all of what is deleted, for which a disk may lack room
     if mode != ("wal",) or _number(connection, "PRAGMA synchronous") != 2:
         raise PerkamoOutboxStorageError("SQLite can't make commits durable here (WAL, synchronous=FULL).")
     # SQLite writes the log back at the end of a commit, which is under the lock as all else is.
