@@ -276,8 +276,6 @@ class Event:
 class EncodedEvent:
     """An event as ``Event.to_bytes`` made it, to be sent by ``batch`` as it is: it was checked when it was made.
 
-    Whoever asks it for another field of the event gets that, at the price of reading the bytes.
-
     Attributes:
         transaction_id: The event's transaction id.
         body: The event's bytes.
@@ -285,9 +283,6 @@ class EncodedEvent:
 
     transaction_id: str
     body: bytes
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(Event.from_bytes(self.body), name)
 
 
 class EventDict(TypedDict):
