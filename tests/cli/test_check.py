@@ -17,8 +17,6 @@ from perkamo.sandbox.messages import Request, Response, json_response
 from tests.cli.conftest import COMMAND, Perkamo, variables
 
 CUSTOMER = "customer_of_the_check"
-ALL = [(name, way) for name, ways in CHOICES.items() for way in ways]
-SAMPLE = ALL[::6]
 UNSEEN = {"webhook.delivery", "webhook.schedule"}
 """What the service sends to others, which no request shows."""
 
@@ -59,8 +57,11 @@ def test_every_row_is_confirmed_by_the_sandbox(
     assert named(facts, "differs") == {}
 
 
-def check_dialect(name: str, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Check a sandbox of one dialect."""
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name, ways in CHOICES.items() for way in ways])
+def test_each_dialect_is_named_exactly(
+    name: str, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one row that differs, by the name of its alternative, and no other; catches a question that is misled."""
     with Sandbox(dialect={name: way}) as sandbox:
         environment(monkeypatch, sandbox)
 
@@ -68,23 +69,6 @@ def check_dialect(name: str, way: str, monkeypatch: pytest.MonkeyPatch, capsys: 
 
     assert named(facts, "differs") == dialect == {name: way}
     assert code == 0
-
-
-@pytest.mark.parametrize(("name", "way"), SAMPLE)
-def test_a_dialect_is_named_exactly(
-    name: str, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The one row that differs, by the name of its alternative, and no other; catches a question that is misled."""
-    check_dialect(name, way, monkeypatch, capsys)
-
-
-@pytest.mark.stress
-@pytest.mark.parametrize(("name", "way"), ALL)
-def test_each_dialect_is_named_exactly(
-    name: str, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same for all of them."""
-    check_dialect(name, way, monkeypatch, capsys)
 
 
 def test_without_write_nothing_is_changed(
