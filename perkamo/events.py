@@ -17,6 +17,7 @@ from uuid import uuid4
 from attrs import evolve, field, frozen
 
 from perkamo.encoding.encode import MAX_SAFE_INTEGER, JSONValue, encode, moment_text, utf16_length
+from perkamo.encoding.serializable import SchemaHandler, Serializable, value_schema
 from perkamo.errors import PerkamoValidationError
 
 MAX_USER_ID_LENGTH: Final = 256
@@ -171,7 +172,7 @@ def _transaction_id(value: str | None) -> str | None:
 
 
 @frozen(repr=False)
-class Event:
+class Event(Serializable):
     """One activity event, checked by the published rules and turned into bytes when it is built.
 
     Args:
@@ -253,6 +254,31 @@ class Event:
         ids = f'{{"user_id":{encode_basestring(self.user_id)},"event":{encode_basestring(self.event)}'
         rest = f'"context":{self._context},"occurred_at":"{self.occurred_at}"}}'
         return f'{ids},"transaction_id":{encode_basestring(self.transaction_id)},{rest}'.encode()
+
+    def to_dict(self) -> dict[str, JSONValue]:
+        """Return the event as plain data, under the wire's field names; ``json.dumps`` takes it.
+
+        Returns:
+            A fresh dict, with None for a transaction id that is still to be made. ``Event.from_mapping`` takes it back.
+        """
+        return {
+            "user_id": self.user_id,
+            "event": self.event,
+            "transaction_id": self.transaction_id,
+            "context": self.context,
+            "occurred_at": self.occurred_at,
+        }
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: SchemaHandler) -> Mapping[str, object]:
+        """Tell pydantic, which alone calls this, what an event looks like in JSON; its rules are checked besides."""
+        from pydantic_core import core_schema  # noqa: PLC0415 - it is there: pydantic calls
+
+        text, facts = core_schema.str_schema(), core_schema.dict_schema(core_schema.str_schema())
+        fields = {name: core_schema.typed_dict_field(text, required=True) for name in _REQUIRED}
+        for name, schema in (("transaction_id", text), ("context", facts), ("occurred_at", text)):
+            fields[name] = core_schema.typed_dict_field(core_schema.nullable_schema(schema), required=False)
+        return value_schema(cls, core_schema.typed_dict_schema(fields), cls.from_mapping, cls.to_dict)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Event":

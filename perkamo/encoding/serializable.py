@@ -1,6 +1,6 @@
 """What serializers ask of a value: plain data for ``json``, pairs for ``dict``, a schema for pydantic."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, cast, get_args
 
@@ -93,9 +93,28 @@ def _schema(cls: type, handler: SchemaHandler) -> "core_schema.CoreSchema":
         return cls(**fields)
 
     shape = core_schema.typed_dict_schema({one.name: field(one) for one in _value_fields(cls)}, cls=cls)
+    return value_schema(cls, shape, make, _plain_fields)
+
+
+def value_schema(
+    cls: type,
+    shape: "core_schema.CoreSchema",
+    make: Callable[[dict[str, object]], object],
+    dump: Callable[..., dict[str, JSONValue]],
+) -> "core_schema.CoreSchema":
+    """Return pydantic's schema of a class: an instance passes as it is, a mapping of this shape is turned into one.
+
+    Args:
+        cls: The class.
+        shape: The schema of the mapping.
+        make: Makes an instance of the mapping; a ValueError says why it can't.
+        dump: Makes the mapping of an instance.
+    """
+    from pydantic_core import core_schema  # noqa: PLC0415 - it is there: pydantic calls
+
     from_fields = core_schema.no_info_after_validator_function(make, shape)
     return core_schema.json_or_python_schema(
         json_schema=from_fields,
         python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), from_fields]),
-        serialization=core_schema.plain_serializer_function_ser_schema(_plain_fields),
+        serialization=core_schema.plain_serializer_function_ser_schema(dump),
     )

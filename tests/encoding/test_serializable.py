@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from perkamo import (
     ApiResponse,
@@ -15,6 +15,7 @@ from perkamo import (
     Customer,
     CustomerUpdate,
     DeadLetter,
+    Event,
     EventIngestResponse,
     IdentifyResponse,
     JSONValue,
@@ -87,6 +88,16 @@ SPACE_DATA: dict[str, JSONValue] = {
     "paused": None,
     "paused_until": None,
 }
+
+EVENT = Event("u1", "purchase.completed", "order_1", {"items": [1]}, "2026-06-01T12:00:00+02:00")
+EVENT_DATA: dict[str, JSONValue] = {
+    "user_id": "u1",
+    "event": "purchase.completed",
+    "transaction_id": "order_1",
+    "context": {"items": [1]},
+    "occurred_at": "2026-06-01T10:00:00.000Z",
+}
+
 CASES: list[tuple[Serializable, dict[str, JSONValue]]] = [
     (RESULT, RESULT_DATA),
     (BatchIngestResponse((RESULT,)), {"results": [RESULT_DATA]}),
@@ -120,6 +131,7 @@ CASES: list[tuple[Serializable, dict[str, JSONValue]]] = [
             "spaces": [SPACE_DATA],
         },
     ),
+    (EVENT, EVENT_DATA),
     (DeadLetter("t1", b'{"a":1}', "422"), {"transaction_id": "t1", "body": '{"a":1}', "reason": "422"}),
 ]
 
@@ -149,6 +161,21 @@ def test_pydantic_takes_a_value_and_writes_the_same_data(value: Serializable, da
         assert adapter.validate_json(adapter.dump_json(value)) == value
     for mode in ("validation", "serialization"):
         assert set(adapter.json_schema(mode=mode).get("properties", {})) == set(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"event": "e"}, "user_id"),
+        ({"user_id": "u", "event": " "}, "event must not be blank"),
+        ({"user_id": "u", "event": "e", "context": {"XP": 1}}, "context.XP is reserved"),
+        ({"user_id": "u", "event": "e", "occurred_at": "yesterday"}, "occurred_at must be ISO 8601"),
+    ],
+)
+def test_pydantic_refuses_an_event_by_the_rules_of_the_wire(fields: dict[str, object], words: str) -> None:
+    """As a validation error, which a web framework answers; catches a handler that fails on what somebody sent."""
+    with pytest.raises(ValidationError, match=words):
+        TypeAdapter(Event).validate_json(json.dumps(fields))
 
 
 def test_a_delivery_of_a_webhook_is_plain_data_too() -> None:
