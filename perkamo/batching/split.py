@@ -99,7 +99,7 @@ async def send_batch(
         failed with its request, a copy of that error.
     """
     results: list[EventResult] = []
-    alone: list[int] = []
+    alone: dict[int, PerkamoError] = {}
     parts = [_for_batch_of(client, events)]
     stopped: PerkamoError | None = None
     answered = False
@@ -115,7 +115,7 @@ async def send_batch(
             if not halve(error):
                 stopped = None if continue_on_error else error
             elif judge(error) == "failed":
-                alone.append(len(results))
+                alone[len(results)] = error
                 stopped = error if len(alone) >= _HOPELESS and not answered else None
             results += [copy(error) for _ in part]
         else:
@@ -124,8 +124,8 @@ async def send_batch(
     if stopped is not None:
         results += [copy(stopped) for part in parts for _ in part]
     if answered:
-        for place in alone:
-            results[place] = _of_this_event(results[place])
+        for place, cause in alone.items():
+            results[place] = _of_this_event(cause)
     return results
 
 
@@ -141,14 +141,16 @@ async def send_undecided(
         clock: What the waits go by.
     """
     pace = Pace(clock)
+    left = [place for place, result in enumerate(results) if judge(result) == "undecided"]
     for _ in range(SOLO_ATTEMPTS):
-        undecided = [place for place, result in enumerate(results) if judge(result) == "undecided"]
-        if not undecided:
+        if not left:
             return
         pace.failed()
         await pace.wait()
-        for place in undecided:
-            [results[place]] = await send_batch(client, [events[place]])
+        for place in left:
+            [result] = await send_batch(client, [events[place]])
+            results[place] = _of_this_event(result) if isinstance(result, PerkamoResponseError) else result
+        left = [place for place in left if judge(results[place]) in {"undecided", "failed"}]
 
 
 def _for_batch_of(
@@ -160,10 +162,8 @@ def _for_batch_of(
     return [Event.from_bytes(one.body) if isinstance(one, EncodedEvent) else one for one in events]
 
 
-def _of_this_event(result: EventResult) -> EventResult:
+def _of_this_event(cause: PerkamoError) -> PerkamoEventError:
     """Make the error of a request the error of the one event that was in it."""
-    if not isinstance(result, PerkamoError):
-        return result
-    error = PerkamoEventError(str(result), request_id=getattr(result, "request_id", None), attempts=result.attempts)
-    error.__cause__ = result
+    error = PerkamoEventError(str(cause), request_id=getattr(cause, "request_id", None), attempts=cause.attempts)
+    error.__cause__ = cause
     return error

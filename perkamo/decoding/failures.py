@@ -32,6 +32,9 @@ _PASSING: Final = re.compile(
 )
 """Words of a reason that may pass. Reading one too many costs a few requests, one too few a rejected event."""
 
+_FINE: Final = re.compile(r"ok|applied|accepted|success\w*|duplicate|processed|created|queued|done", re.IGNORECASE)
+"""Codes that are no reason: the item may mean that the event counts, in a shape that nobody can read."""
+
 _Object: TypeAlias = dict[str, JSONValue]
 
 
@@ -46,6 +49,8 @@ class _Reason:
         """Tell whether the same event will be refused again; without any reason nobody knows."""
         if self.status is not None:
             return "rejected" if 400 <= self.status < 500 and self.status not in _FINAL_EXCEPT else "unknown"
+        if self.code is not None and _FINE.fullmatch(self.code):
+            return "unknown"
         words = f"{self.code or ''} {self.message or ''}".strip()
         return "rejected" if words and not _PASSING.search(words) else "unknown"
 
@@ -86,7 +91,7 @@ def _read_reason(item: JSONValue) -> _Reason:
         sentences = [value for name in _MESSAGES if isinstance(value := one.get(name), str)]
         message = message or next((text for text in (*sentences, *texts) if text.strip() and text != code), None)
         numbers = [value for name in _STATUSES if type(value := one.get(name)) is int]
-        status = next((number for number in (status, *numbers) if number is not None and 400 <= number < 600), None)
+        status = next((number for number in (status, *numbers) if number is not None and 200 <= number < 600), None)
     return _Reason(code, message, status)
 
 

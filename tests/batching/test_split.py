@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from perkamo import AsyncPerkamoClient, Event, JSONValue, RetryPolicy
-from perkamo.batching.split import EventResult, Verdict, judge, send_batch, send_undecided
+from perkamo.batching.split import SOLO_ATTEMPTS, EventResult, Verdict, judge, send_batch, send_undecided
 from perkamo.clock import Clock
 from perkamo.errors import (
     PerkamoApiError,
@@ -192,6 +192,34 @@ class NoBackoff(Clock):
     def randomness(self) -> float:
         """Return 0."""
         return 0.0
+
+
+async def test_an_event_whose_answer_nobody_can_read_stays_undecided_alone(
+    sandbox: Sandbox, client: AsyncPerkamoClient
+) -> None:
+    """What showed itself to be at fault in company is not the service's fault alone; catches an import that stops."""
+    answer_batches(sandbox, "poison", WHOLE["fewer"])
+    sent = events(10, 4)
+    results = await send_batch(client, sent)
+    before = len(sandbox.requests)
+
+    await send_undecided(client, sent, results, NoBackoff())
+
+    assert [place for place, result in enumerate(results) if judge(result) != "accepted"] == [4]
+    assert judge(results[4]) == "undecided"
+    assert len(sandbox.requests) - before == SOLO_ATTEMPTS
+
+
+async def test_an_outage_while_an_event_is_sent_alone_is_waited_out(
+    sandbox: Sandbox, client: AsyncPerkamoClient
+) -> None:
+    """A 503 in between is one of the tries; catches an event that is given up for somebody else's failure."""
+    sandbox.faults.next(BATCH, Status(503), times=1)
+    results: list[EventResult] = [PerkamoEventError("no")]
+
+    await send_undecided(client.with_options(retry=RetryPolicy.none()), events(1), results, NoBackoff())
+
+    assert [judge(result) for result in results] == ["accepted"]
 
 
 async def test_undecided_events_are_sent_alone_a_few_times(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:

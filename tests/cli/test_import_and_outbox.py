@@ -121,6 +121,21 @@ def test_an_item_that_is_not_accepted_is_a_refused_line(sandbox: Sandbox, tmp_pa
     assert len(sandbox.requests) == (1 if item else 4)
 
 
+def test_a_line_whose_answer_lacks_its_result_is_a_refused_line(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Found by halving, tried alone, kept with the reason; catches an import that can't get past it."""
+    answer_batches(sandbox, "poison", lambda results: {"results": [one for one in results if one != "poison"]})
+    path = tmp_path / "events.jsonl"
+    ids = ["good_0", "poison", "good_1", "good_2"]
+    path.write_bytes(b"".join(b'{"user_id":"u","event":"e","transaction_id":"%s"}\n' % one.encode() for one in ids))
+
+    code, out, err = run(sandbox, "import", path)
+
+    [note] = [json.loads(line) for line in (tmp_path / "events.jsonl.rejected.jsonl").read_text().splitlines()]
+    assert (code, err) == (3, "")
+    assert "4 lines: 0 events applied, 3 known before, 1 refused" in out  # applied unseen, with the first answer
+    assert (note["line"], "has 0 results for 1 events" in note["reason"]) == (2, True)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_import_goes_on_where_it_stopped(sandbox: Sandbox, tmp_path: Path, how: signal.Signals) -> None:
     """Stopped in the middle, then the same command: every event counts once, and not everything is sent again."""
