@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from perkamo.cli.checking.caller import Answer, Caller, NoAnswerError, clock_offset
+from perkamo.cli.checking.caller import Answer, Caller, clock_offset
 from perkamo.cli.checking.findings import Finding, Findings, dialect_of
 from perkamo.cli.checking.others import ask_batches, ask_redeem, ask_tokens
 from perkamo.cli.checking.reading import read_only
@@ -100,27 +100,33 @@ async def _ask(args: Namespace, customer: str | None) -> tuple[list[Surrounding]
     findings = Findings(writes=customer is not None)
     surroundings = [*look_around(key, base_url)]
     answers: list[Answer] = []
-    problem: str | None = None
     try:
         http = own_client(base_url, proxy=None, ssl_context=None, max_connections=None)
     except PerkamoConfigurationError as error:
         return [*surroundings, *of_answers(answers, str(error))], findings.all()
     async with http:
         caller = Caller(http, base_url, key)
-        try:
-            while len(answers) < _LOOKS:
-                answers += [await caller.get("/v1/program")]
+        await findings.attempt(partial(_look, caller, answers))
+        if len(answers) == _LOOKS and answers[-1].ok:
             caller.offset = clock_offset(answers[-1]) or 0.0
             plan = await read_only(caller, findings, answers[-1])
             if customer is not None:
-                writer = Writer.of(caller, findings, customer, plan)
-                counted = await writer.ask()
-                await ask_batches(writer, counted)
-                await ask_redeem(writer, counted)
-                await ask_tokens(writer, os.environ.get(BROWSER_KEY_VARIABLE))
-        except NoAnswerError as error:
-            problem = str(error)
+                await _write(Writer.of(caller, findings, customer, plan))
+    problem = next(iter(findings.problems), None)
     return [*surroundings, *of_answers(answers, problem)], findings.all()
+
+
+async def _look(caller: Caller, answers: list[Answer]) -> None:
+    while len(answers) < _LOOKS:
+        answers += [await caller.get("/v1/program")]
+
+
+async def _write(writer: Writer) -> None:
+    counted = await writer.ask()
+    if counted is not None:
+        await writer.findings.attempt(partial(ask_batches, writer, counted))
+        await writer.findings.attempt(partial(ask_redeem, writer, counted))
+        await writer.findings.attempt(partial(ask_tokens, writer, os.environ.get(BROWSER_KEY_VARIABLE)))
 
 
 def _document(surroundings: list[Surrounding], findings: list[Finding]) -> dict[str, JSONValue]:

@@ -11,7 +11,7 @@ import pytest
 
 from perkamo.cli.main import main
 from perkamo.contract import FACTS
-from perkamo.sandbox import Sandbox
+from perkamo.sandbox import Sandbox, Status
 from perkamo.sandbox.dialect import CHOICES
 from perkamo.sandbox.messages import Request, Response, json_response
 from tests.cli.conftest import COMMAND, Perkamo, variables
@@ -121,6 +121,50 @@ def test_a_published_fact_that_does_not_hold_fails(
     assert facts["result.delta"]["detail"] == "is missing"
     assert "event.reserved" in named(facts, "differs")
     assert dialect.keys() <= CHOICES.keys()
+
+
+def test_a_key_that_is_refused_says_nothing_of_the_service(perkamo: Perkamo) -> None:
+    """One line says so, and no row differs; catches a report in which everything is wrong."""
+    shown = perkamo("check", "--json", "--write", CUSTOMER, PERKAMO_SECRET_KEY="sk_test_of_another_space")
+
+    document = json.loads(shown.stdout)
+    [connection] = [row for row in document["surroundings"] if row["name"] == "connection"]
+    assert shown.returncode == 1
+    assert connection["text"] == "the program is answered with 401; check the server key and this machine's clock"
+    assert {fact["found"] for fact in document["facts"]} == {"could not tell"}
+
+
+def test_a_failure_of_the_service_hides_its_own_rows_alone(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A 503 is no answer to a question, and a 429 is waited out; catches a rate limit that reads as a refusal."""
+    environment(monkeypatch, sandbox)
+    sandbox.faults.next("GET /v1/usage", Status(503))
+    sandbox.faults.next("POST /v1/identify", Status(429, {"retry-after": "0"}), times=2)
+
+    code, facts, _ = checked(capsys, "--write", CUSTOMER)
+
+    assert code == 0
+    assert set(named(facts, "could not tell")) == UNSEEN | {"usage", "usage.answer"}
+    assert named(facts, "differs") == {}
+
+
+def test_where_no_event_is_taken_nothing_is_said_of_events(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Space that refuses a sound event may have its reasons; catches forty rows that seem to differ."""
+
+    def handler(request: Request) -> Response | None:
+        return json_response(403, {"message": "not here"}) if request.path == "/v1/events" else None
+
+    sandbox.add_handler(handler)
+    environment(monkeypatch, sandbox)
+
+    code, facts, _ = checked(capsys, "--write", CUSTOMER)
+
+    assert code == 0
+    assert facts["endpoints"]["detail"] == "a sound event is not taken"
+    assert named(facts, "differs") == {}
 
 
 def test_surroundings_are_told(perkamo: Perkamo, sandbox: Sandbox) -> None:

@@ -15,6 +15,9 @@ from perkamo.encoding.parse import parse
 from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 
 ANSWER_SECONDS: Final = 20.0
+_TRIES: Final = 4
+_LONGEST_WAIT: Final = 60
+"""How often a request is sent that came too soon, and for how many seconds the service may ask to wait."""
 
 
 class NoAnswerError(Exception):
@@ -106,6 +109,19 @@ class Caller:
         return await self._send("POST", path, {name: value for name, value in headers.items() if value}, data)
 
     async def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        """Send a request; one that came too soon is sent again, and a failure of the service is no answer."""
+        answer = await self._send_once(method, path, headers, body)
+        tries = 1
+        while answer.status == 429 and tries < _TRIES:
+            asked = answer.headers.get("retry-after", "")
+            await anyio.sleep(min(int(asked), _LONGEST_WAIT) if asked.isascii() and asked.isdigit() else 1)
+            answer = await self._send_once(method, path, headers, body)
+            tries += 1
+        if answer.status == 429 or answer.status >= 500:
+            raise NoAnswerError(f"the service answers {answer.status}")
+        return answer
+
+    async def _send_once(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         began = time.perf_counter()
         problem = "no answer came in time"
         with anyio.move_on_after(ANSWER_SECONDS):

@@ -1,11 +1,12 @@
 """What was found out of each fact of the table: confirmed, otherwise, or not to be told."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from json import loads
 from typing import Final, Literal, TypeAlias, cast
 
 from attrs import frozen
 
+from perkamo.cli.checking.caller import NoAnswerError
 from perkamo.contract import FACTS, Fact
 from perkamo.encoding.encode import JSONValue
 
@@ -52,6 +53,8 @@ class Findings:
     def __init__(self, *, writes: bool) -> None:
         self._missing = _NOT_ASKED if writes else _NEEDS_WRITE
         self._found: dict[str, Finding] = {}
+        self.problems: list[str] = []
+        """Why questions had no answer."""
 
     def add(self, name: str, answer: str | None, why: str = "the answer does not show it") -> None:
         """Take note of the answer to a question.
@@ -75,6 +78,18 @@ class Findings:
     def expect(self, name: str, answer: object, otherwise: str) -> None:
         """Take note of whether a fact holds."""
         self.add(name, CONFIRMED if answer else otherwise)
+
+    async def attempt(self, step: Callable[[], Awaitable[object]]) -> None:
+        """Ask a few questions; where no answer comes, the others are asked all the same."""
+        try:
+            await step()
+        except NoAnswerError as error:
+            self.problems.append(str(error))
+
+    def confirms(self, name: str) -> bool:
+        """Tell whether a fact was found to hold."""
+        found = self._found.get(name)
+        return found is not None and found.found == "confirmed"
 
     def differs(self, name: str) -> bool:
         """Tell whether the service was found to differ in something."""

@@ -1,5 +1,6 @@
 """Questions that change nothing: the program, a customer whom nobody knows, usage, and a wrong key."""
 
+from functools import partial
 from uuid import uuid4
 
 from attrs import field, frozen
@@ -42,15 +43,8 @@ async def read_only(caller: Caller, findings: Findings, program: Answer) -> Plan
     """
     _headers(findings, program)
     plan = _program(findings, program.json)
-    await _keys(caller, findings)
-    await _nobody(caller, findings)
-    usage = await caller.get("/v1/usage")
-    findings.add("usage", "missing" if usage.status == 404 else CONFIRMED)
-    if usage.ok:
-        kinds = {"a list": "list", "an object": CONFIRMED}
-        findings.add("usage.answer", kinds.get(name_of(usage.json), "has another shape"))
-    prefixed = await caller.get("/perkamo-check/v1/program")
-    findings.expect("request.prefix", prefixed.ok, f"answers {prefixed.status}")
+    for step in (_keys, _nobody, _usage, _prefix):
+        await findings.attempt(partial(step, caller, findings))
     return plan
 
 
@@ -125,8 +119,22 @@ async def _keys(caller: Caller, findings: Findings) -> None:
     findings.add("error.shape", shapes.error(wrong.body, wrong.json))
 
 
+async def _usage(caller: Caller, findings: Findings) -> None:
+    usage = await caller.get("/v1/usage")
+    findings.add("usage", "missing" if usage.status == 404 else CONFIRMED if usage.ok else None)
+    if usage.ok:
+        kinds = {"a list": "list", "an object": CONFIRMED}
+        findings.add("usage.answer", kinds.get(name_of(usage.json), "has another shape"))
+
+
+async def _prefix(caller: Caller, findings: Findings) -> None:
+    prefixed = await caller.get("/perkamo-check/v1/program")
+    findings.expect("request.prefix", prefixed.ok, f"answers {prefixed.status}")
+
+
 async def _nobody(caller: Caller, findings: Findings) -> None:
     nobody = await caller.get(f"/v1/customer/{STRANGER}")
-    findings.add("customer.unknown", CONFIRMED if nobody.status == 200 else str(nobody.status))
+    known = {200: CONFIRMED, 404: "404"}
+    findings.add("customer.unknown", known.get(nobody.status, f"answers {nobody.status}"))
     if nobody.ok:
         read_customer(findings, nobody)

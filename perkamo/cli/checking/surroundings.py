@@ -58,8 +58,14 @@ def of_answers(answers: list[Answer], problem: str | None) -> Iterator[Surroundi
     if not answers:
         yield Surrounding("connection", f"no answer: {problem}", ok=False)
         return
+    refused = next((answer.status for answer in answers if not answer.ok), None)
+    if refused is not None:
+        advice = "; check the server key and this machine's clock" if refused == 401 else ""
+        yield Surrounding("connection", f"the program is answered with {refused}{advice}", ok=False)
     seconds = median(answer.seconds for answer in answers)
-    yield Surrounding("connection", f"an answer takes {seconds * 1000:.0f} ms", ok=True)
+    missing = "" if problem is None else f"; some questions had no answer: {problem}"
+    if refused is None:
+        yield Surrounding("connection", f"an answer takes {seconds * 1000:.0f} ms{missing}", ok=problem is None or None)
     offset = clock_offset(answers[-1])
     if offset is None:
         yield Surrounding("clock", "the service's answers have no date", ok=None)

@@ -80,23 +80,28 @@ class Writer:
         """Read a customer."""
         return await self.caller.get(f"/v1/customer/{quote(user_id, safe='')}")
 
-    async def ask(self) -> JsonObject:
+    async def ask(self) -> JsonObject | None:
         """Ask with single events, in an order in which no answer depends on a later one.
 
         Returns:
-            An event that has counted.
+            An event that has counted; None where not even a sound one is taken, so that nothing can be told.
         """
-        await self._identify()
         counted = self.new()
-        await self._emit(counted)
-        await self._customer()
-        await self._repeat(counted)
-        await self._strangers(counted)
-        await self._refused()
-        await self._lengths()
-        await self._bodies()
-        await self._proofs()
-        await self._formula()
+        await self.findings.attempt(self._identify)
+        await self.findings.attempt(partial(self._emit, counted))
+        if not self.findings.confirms("endpoints"):
+            return None
+        for step in (
+            self._customer,
+            partial(self._repeat, counted),
+            partial(self._strangers, counted),
+            self._refused,
+            self._lengths,
+            self._bodies,
+            self._proofs,
+            self._formula,
+        ):
+            await self.findings.attempt(step)
         return counted
 
     async def _identify(self) -> None:
@@ -108,13 +113,15 @@ class Writer:
 
     async def _emit(self, event: JsonObject) -> None:
         answer, add = await self.send(event), self.findings.add
-        add("event.status", CONFIRMED if answer.status == 200 else str(answer.status))
-        self.findings.expect("endpoints", answer.status not in (404, 405), f"{EVENTS} answers {answer.status}")
-        result = answer.json
-        for name, question in shapes.RESULT.items():
-            add(name, question(result) if isinstance(result, dict) else None, "the event is not answered with a result")
+        result = answer.json if answer.ok else None
         if not isinstance(result, dict):
+            missing = answer.status in (404, 405)
+            add("endpoints", f"{EVENTS} answers {answer.status}" if missing else None, "a sound event is not taken")
             return
+        add("endpoints", CONFIRMED)
+        add("event.status", CONFIRMED if answer.status == 200 else str(answer.status))
+        for name, question in shapes.RESULT.items():
+            add(name, question(result))
         parts = {"delta": shapes.DELTA, "unlocked": shapes.UNLOCKED, "level": shapes.LEVEL}
         for part, questions in parts.items():
             value = result.get(part)
@@ -124,6 +131,8 @@ class Writer:
 
     async def _customer(self) -> None:
         answer = await self.read(self.customer)
+        if not answer.ok:
+            return
         read_customer(self.findings, answer)
         _, customer = shapes.whole_customer(answer.json)
         traits = None if customer is None else customer.get("traits")
