@@ -451,3 +451,41 @@ def test_a_caller_s_note_of_another_library_is_not_taken_over() -> None:
         return run(echo, 1, after=0.001)
 
     assert contextvars.copy_context().run(call) == 1
+
+
+def test_a_call_into_a_loop_that_has_ended_was_not_sent() -> None:
+    """The error says so at once; catches a caller who waits for a loop that is gone, or fears for an event."""
+    thread = LoopThread()
+    thread.wait_until_started()
+    thread.stop()
+
+    with pytest.raises(PerkamoClosedError, match="Nothing was sent") as caught:
+        Call(thread, lambda: echo(1)).run()
+
+    assert caught.value.outcome == "not_sent"
+
+
+@pytest.mark.parametrize(("begun", "outcome"), [(True, "unknown"), (False, "not_sent")])
+def test_a_forked_child_does_not_wait_for_its_parents_call(*, begun: bool, outcome: str) -> None:
+    """Whether it may have been applied depends on whether it had begun; catches an event sent twice, or never."""
+    thread = LoopThread()
+    thread.wait_until_started()
+    has_begun = threading.Event()
+
+    async def stay() -> None:
+        has_begun.set()
+        await anyio.sleep_forever()
+
+    call = Call(thread, stay)
+    if begun:
+        call.begin()
+        assert has_begun.wait(30)
+    parent, thread.pid = thread.pid, -1
+    try:
+        with pytest.raises(PerkamoError, match="begun before the process was forked") as caught:
+            call.wait()
+    finally:
+        thread.pid = parent
+        thread.stop()
+
+    assert caught.value.outcome == outcome
