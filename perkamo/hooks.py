@@ -198,7 +198,7 @@ class Hook:
         """Be told of a call at its end, whether it succeeded, failed or was cancelled."""
 
     def on_put(self) -> str | None:
-        """Be asked for what is kept beside an event of an outbox that is given this hook.
+        """Be asked for what an outbox keeps beside an event; of hooks that are installed for the whole process.
 
         Returns:
             The trace context of whoever puts the event, as a ``traceparent``, or None.

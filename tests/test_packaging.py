@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SOURCES = sorted((ROOT / "perkamo").rglob("*.py"))
 
 ELSEWHERE = {
+    "cli/relay_metrics.py": {"prometheus_client"},
     "integrations/django": {"django"},
     "integrations/fastapi": {"fastapi", "pydantic"},
     "integrations/flask": {"flask", "markupsafe"},

@@ -3,11 +3,12 @@
 import json
 import stat
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -16,7 +17,9 @@ from perkamo.cli.duration import duration, readable
 from perkamo.cli.exit_codes import DONE, FAILED
 from perkamo.cli.help import BASE_URL, KEY, add_client_options, explain
 from perkamo.cli.layout import table
+from perkamo.cli.listening import address, listening
 from perkamo.cli.output import print_json, print_json_lines, print_lines
+from perkamo.cli.relay_pages import HAS_PROMETHEUS, MISSING, RelayPages
 from perkamo.cli.running import (
     client_of_environment,
     explained,
@@ -28,9 +31,14 @@ from perkamo.cli.running import (
 )
 from perkamo.cli.stdio import OutputError, print_stderr
 from perkamo.cli.text import printable
+from perkamo.errors import PerkamoError
 from perkamo.outbox.directory import holds_outbox
 from perkamo.outbox.outbox import Outbox
+from perkamo.outbox.relay import FINISH_SECONDS, Relay
 from perkamo.outbox.store import DeadLetter, OutboxStats
+
+if TYPE_CHECKING:
+    from perkamo.cli.relay_metrics import RelayMetrics
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -40,6 +48,7 @@ def add_options(parser: ArgumentParser) -> None:
         example="perkamo outbox stats /var/lib/shop/outbox --json\n"
         "perkamo outbox stats /var/lib/shop/outbox --fail-if-older 10m\n"
         "perkamo outbox relay /var/lib/shop/outbox --until-empty\n"
+        "perkamo outbox relay /var/lib/shop/outbox --listen 127.0.0.1:9464 --fail-if-older 10m\n"
         "perkamo outbox dead /var/lib/shop/outbox\n"
         "perkamo outbox requeue /var/lib/shop/outbox --transaction-id order_1092",
         exit_codes="0  done; also Ctrl-C and SIGTERM, after which all that waits is kept\n"
@@ -56,7 +65,20 @@ def add_options(parser: ArgumentParser) -> None:
         "--fail-if-older",
         type=duration,
         metavar="AGE",
-        help="stats: exit with 1 where an event has waited longer, such as 90s, 10m or 2h",
+        help="stats: exit with 1 where an event has waited longer, such as 90s, 10m or 2h; relay: /healthz is 503 then",
+    )
+    parser.add_argument(
+        "--listen",
+        type=address,
+        metavar="HOST:PORT",
+        help="relay: serve /healthz and, with the extra prometheus, /metrics there",
+    )
+    parser.add_argument(
+        "--grace",
+        type=duration,
+        default=FINISH_SECONDS,
+        metavar="TIME",
+        help="relay: how long to wait at SIGTERM for answers that are due (5s)",
     )
     parser.add_argument("--until-empty", action="store_true", help="relay: end when nothing waits, not at Ctrl-C")
     parser.add_argument(
@@ -122,19 +144,50 @@ def _relay_until_stopped(args: Namespace) -> None:
 
 
 async def _relay(args: Namespace) -> None:
-    async with client_of_environment(args) as client, _open(args) as outbox:
+    relays: list[Relay] = []  # the one that runs
+
+    def trouble() -> PerkamoError | None:
+        return relays[0].trouble if relays else None
+
+    figures = _figures(trouble) if args.listen else None
+    hooks = [] if figures is None else [figures]
+    async with client_of_environment(args, hooks) as client, _open(args) as outbox:
         if args.rebind:
             rebound = await outbox.rebind(client)
             _say(args, f"Events that belong to this key now: {rebound:,}.")
         if args.until_empty:
             await outbox.drain(client)
             return
-        _say(args, "Delivering until Ctrl-C.")
         stop = anyio.Event()
         with on_sigterm_in_loop(stop.set):
-            async with outbox.relay(client):
+            pages = RelayPages(outbox.stats, trouble, args.fail_if_older, figures)
+            async with _listening(args, pages), outbox.relay(client, grace=args.grace) as relay:
+                relays.append(relay)
+                _say(args, "Delivering until Ctrl-C.")
                 await stop.wait()
         _say(args, "Stopped. What waits is kept.")
+
+
+def _figures(trouble: Callable[[], PerkamoError | None]) -> "RelayMetrics | None":
+    if not HAS_PROMETHEUS:
+        print_stderr(f"perkamo outbox: {MISSING}")
+        return None
+    from perkamo.cli.relay_metrics import RelayMetrics  # noqa: PLC0415 - the extra may be missing
+
+    return RelayMetrics(trouble)
+
+
+@asynccontextmanager
+async def _listening(args: Namespace, pages: RelayPages) -> AsyncGenerator[None]:
+    """Serve the pages while the block lasts, if that was asked for."""
+    if args.listen is None:
+        yield
+        return
+    host, port = args.listen
+    async with listening(host, port, pages.pages) as bound:
+        shown = f"[{host}]" if ":" in host else host
+        _say(args, f"Health and metrics: http://{shown}:{bound}/healthz and /metrics.")
+        yield
 
 
 def _say(args: Namespace, line: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -25,6 +25,7 @@ from perkamo.errors import (
     PerkamoResponseError,
     PerkamoValidationError,
 )
+from perkamo.hooks import Hook
 from perkamo.request.credentials import API_KEY_VARIABLE, BASE_URL_VARIABLE
 
 T = TypeVar("T")
@@ -61,18 +62,19 @@ def add_call_options(parser: ArgumentParser, *, example: str, environment: tuple
     add_client_options(parser)
 
 
-def client_of_environment(args: Namespace) -> AsyncPerkamoClient:
+def client_of_environment(args: Namespace, hooks: Iterable[Hook] = ()) -> AsyncPerkamoClient:
     """Return a client with the key and the address that the environment gives.
 
     Args:
         args: What was typed; see ``add_client_options``.
+        hooks: Who is told of its calls.
 
     Raises:
         PerkamoConfigurationError: There is no key, or it can't be one. The text names the variable.
     """
     if not os.environ.get(API_KEY_VARIABLE, "").strip():
         raise PerkamoConfigurationError(f"There is no server key: set {API_KEY_VARIABLE}.")
-    return AsyncPerkamoClient(allow_insecure_http=args.allow_insecure_http)
+    return AsyncPerkamoClient(allow_insecure_http=args.allow_insecure_http, hooks=hooks)
 
 
 def run_call(name: str, args: Namespace, work: Callable[[Namespace, AsyncPerkamoClient], Awaitable[None]]) -> int:

@@ -8,7 +8,7 @@ from typing import Final, Self
 from perkamo.client import AsyncPerkamoClient
 from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
-from perkamo.outbox.relay import Relay, relaying, space_of
+from perkamo.outbox.relay import FINISH_SECONDS, Relay, relaying, space_of
 from perkamo.outbox.store import UNBOUND, DeadLetter, OutboxStats, Store
 
 _PAGE: Final = 100
@@ -32,7 +32,9 @@ class OutboxOperations:
         self._clock = Clock()
 
     @asynccontextmanager
-    async def relay(self, client: AsyncPerkamoClient, *, concurrency: int | None = None) -> AsyncGenerator[Relay]:
+    async def relay(
+        self, client: AsyncPerkamoClient, *, concurrency: int | None = None, grace: float = FINISH_SECONDS
+    ) -> AsyncGenerator[Relay]:
         """Deliver in the background for as long as the block lasts, whichever process put the events.
 
         It ends with the block and not before: whatever goes wrong is in the relay's ``trouble`` and in the log, and is
@@ -44,6 +46,8 @@ class OutboxOperations:
             client: Sends the events, without its own retries: the outbox has more patience.
             concurrency: How many requests may be on their way, 1 or more; with 1, events are sent in the order in
                 which they were put while none fails. By default 1 from a directory.
+            grace: Seconds for which the end of the block waits for the answers to requests that are on their way; an
+                event without an answer by then waits for the next relay.
 
         Yields:
             The relay, whose ``trouble`` tells why events wait.
@@ -52,7 +56,7 @@ class OutboxOperations:
             PerkamoConfigurationError: The client's key supplier failed, or ``concurrency`` is below 1.
         """
         await space_of(client)
-        async with relaying(self._relay(client, concurrency, until_empty=False)) as relay:
+        async with relaying(self._relay(client, concurrency, until_empty=False), grace) as relay:
             yield relay
 
     async def drain(self, client: AsyncPerkamoClient, *, concurrency: int | None = None) -> OutboxStats:

@@ -16,12 +16,14 @@ from typing import Final
 
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event, as_event, create_transaction_id
+from perkamo.hooks import Hooks
 from perkamo.outbox.directory import Directory
 from perkamo.outbox.operations import OutboxOperations
 from perkamo.outbox.sqlite.store import SqliteStore
 from perkamo.outbox.store import check_space
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
+_INSTALLED: Final = Hooks()
 
 
 class Outbox(OutboxOperations):
@@ -87,5 +89,5 @@ class Outbox(OutboxOperations):
         kept = as_event(event)
         if kept.transaction_id is None:
             kept = kept.with_transaction_id(create_transaction_id())
-        await self._sqlite.put(str(kept.transaction_id), self._space, kept.to_bytes())
+        await self._sqlite.put(str(kept.transaction_id), self._space, kept.to_bytes(), _INSTALLED.trace_context())
         return kept

@@ -1,6 +1,7 @@
 """Delivers what waits in a store. It knows no SQL; ``settling.py`` decides what becomes of each event."""
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -17,6 +18,7 @@ from perkamo.event_loop import DetachedTaskGroup
 from perkamo.events import EncodedEvent
 from perkamo.outbox.settling import SIZES, Settled, Settler
 from perkamo.outbox.store import Changes, Lease, Settlement, Store, StoredEvent
+from perkamo.outbox.watching import RelayHooks
 from perkamo.request.retry import RetryPolicy
 
 PAUSE: Final = 60.0
@@ -29,7 +31,8 @@ _MAX_ON_THEIR_WAY: Final = 8
 _LOOK_AGAIN: Final = 5.0
 _LONGEST_TIMEOUT: Final = 300.0
 _STORE_PAUSE: Final = 1.0
-_FINISH_SECONDS: Final = 5.0
+FINISH_SECONDS: Final = 5.0
+"""How long a relay that is told to end waits for the answers to its requests, unless it is told otherwise."""
 _REMEMBERED_KEYS: Final = 8
 _DAMAGED: Final = "The event was damaged on the disk. It was not sent."
 
@@ -75,6 +78,8 @@ class Relay:
         self._clock = clock
         self._pace = Pace(clock)
         self._settler = Settler(clock)
+        exchange = client._exchange  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._hooks = RelayHooks(exchange.hooks, clock, space or "")
         self._timeout = TIMEOUT
         self._accepted: list[str] = []
         self._sent: list[float] = []
@@ -112,8 +117,9 @@ class Relay:
 
     async def _step(self, tasks: TaskGroup, changes: Changes) -> bool:
         """Send one request, or wait until there may be something to send; tell whether to go on."""
+        until_state = await self._tell_state()
         if (seconds := self._seconds_to_turn()) > 0:
-            with self._clock.limit(seconds):
+            with self._clock.limit(min(seconds, until_state)):
                 await self._news.wait()
             return True
         try:
@@ -136,8 +142,19 @@ class Relay:
             )
         if self._until_empty and not self._sent and lease.waiting <= len(self._settler.given_up):
             return False
-        await changes.wait(min(_LOOK_AGAIN, _LOOK_AGAIN if lease.wait is None else lease.wait))
+        await changes.wait(min(_LOOK_AGAIN, until_state, _LOOK_AGAIN if lease.wait is None else lease.wait))
         return True
+
+    async def _tell_state(self) -> float:
+        """Tell the hooks how the outbox stands, unless that was told just now; return after how long it is due."""
+        seconds = self._hooks.seconds_to_state()
+        if seconds == 0:
+            try:
+                stats = await self._store.count()
+            except Exception:  # noqa: BLE001 - whoever takes and settles will meet it too, and tell it
+                return _LOOK_AGAIN
+            self._hooks.state(stats, self.trouble, self._pace.seconds, time.time())
+        return seconds or _LOOK_AGAIN
 
     def _seconds_to_turn(self) -> float:
         """Return for how long no request may leave, unless there are news; 0 when one may."""
@@ -155,17 +172,18 @@ class Relay:
 
     async def _deliver(self, lease: Lease, space: str, sent_at: float) -> None:
         sound = [event for event in lease.events if not event.is_damaged]
-        try:
-            results = await self._send(sound)
-        except BaseException:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_STORE_PAUSE):
-                later = [(event, event.failures, 0.0) for event in lease.events]
-                await self._settle(lease, Settlement(space, later=later), until=sent_at)
-            raise
-        finally:
-            self._sent.remove(sent_at)
-            self._tell()
-        settled = self._settler.settle(sound, results, sent_at)
+        with self._hooks.delivery(sound) as result:
+            try:
+                results = await self._send(sound)
+            except BaseException:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(_STORE_PAUSE):
+                    later = [(event, event.failures, 0.0) for event in lease.events]
+                    await self._settle(lease, Settlement(space, later=later), until=sent_at)
+                raise
+            finally:
+                self._sent.remove(sent_at)
+                self._tell()
+            settled = result.settled = self._settler.settle(sound, results, sent_at)
         settled.dead += [(event, _DAMAGED) for event in lease.events if event.is_damaged]
         for _, reason in settled.dead:
             _LOGGER.error("An event was refused and is a dead letter now: %s", reason)
@@ -280,13 +298,13 @@ class Relay:
 
 
 @asynccontextmanager
-async def relaying(relay: Relay) -> AsyncGenerator[Relay]:
-    """Let a relay deliver in the background for as long as the block lasts."""
+async def relaying(relay: Relay, grace: float) -> AsyncGenerator[Relay]:
+    """Let a relay deliver in the background for as long as the block lasts, and finish within so many seconds."""
     async with DetachedTaskGroup() as tasks:
         tasks.start_soon(relay.run)
         yield relay
         relay.stop()
-        tasks.cancel_scope.deadline = anyio.current_time() + _FINISH_SECONDS
+        tasks.cancel_scope.deadline = anyio.current_time() + grace
 
 
 async def space_of(client: AsyncPerkamoClient) -> str:

@@ -14,7 +14,7 @@ from typing import Self
 from perkamo.batching.sync_sending import sending
 from perkamo.events import Event
 from perkamo.outbox.outbox import DEFAULT_MAX_BYTES, Outbox
-from perkamo.outbox.relay import Relay
+from perkamo.outbox.relay import FINISH_SECONDS, Relay
 from perkamo.outbox.store import DeadLetter, OutboxStats
 from perkamo.sync.portal import iterate, run, wrap_async_context_manager
 from perkamo.sync_client import PerkamoClient
@@ -80,7 +80,9 @@ class SyncOutbox:
         return run(self._async.put, event)
 
     @contextmanager
-    def relay(self, client: PerkamoClient, *, concurrency: int | None = None) -> Generator[Relay]:
+    def relay(
+        self, client: PerkamoClient, *, concurrency: int | None = None, grace: float = FINISH_SECONDS
+    ) -> Generator[Relay]:
         """Deliver in the background for as long as the block lasts, whichever process put the events.
 
         It ends with the block and not before: whatever goes wrong is in the relay's ``trouble`` and in the log, and is
@@ -92,6 +94,8 @@ class SyncOutbox:
             client: Sends the events, without its own retries: the outbox has more patience.
             concurrency: How many requests may be on their way, 1 or more; with 1, events are sent in the order in
                 which they were put while none fails. By default 1 from a directory.
+            grace: Seconds for which the end of the block waits for the answers to requests that are on their way; an
+                event without an answer by then waits for the next relay.
 
         Yields:
             The relay, whose ``trouble`` tells why events wait.
@@ -99,7 +103,9 @@ class SyncOutbox:
         Raises:
             PerkamoConfigurationError: The client's key supplier failed, or ``concurrency`` is below 1.
         """
-        with wrap_async_context_manager(self._async.relay(sending(client), concurrency=concurrency)) as value:
+        with wrap_async_context_manager(
+            self._async.relay(sending(client), concurrency=concurrency, grace=grace)
+        ) as value:
             yield value
 
     def drain(self, client: PerkamoClient, *, concurrency: int | None = None) -> OutboxStats:
