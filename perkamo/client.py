@@ -45,7 +45,7 @@ _Attributes: TypeAlias = dict[str, object] | None
 
 
 class AsyncPerkamoClient:
-    """Sends trusted events to Perkamo and reads what came of them, from asyncio or trio.
+    """Sends trusted events to Perkamo and reads the results, from asyncio or trio.
 
     One client serves any number of tasks. It may be built anywhere, also before the event loop runs.
 
@@ -78,7 +78,7 @@ class AsyncPerkamoClient:
             base_url: Where the API is; a path prefix is kept out of the signature. From ``PERKAMO_BASE_URL`` when not
                 given (assumed name), else the hosted API (published).
             timeout: Seconds for a whole call: waits, retries and the answer's body included. None means no limit.
-            retry: How often and how patiently a call is tried.
+            retry: How often and for how long a call is tried.
             http_client: Your own ``httpx.AsyncClient`` to send with. It is never closed here, its redirects are not
                 followed, and its default headers, cookies and parameters are not sent. Its connection pool is
                 httpx's own, which can lose connections when calls are cancelled, unless it has a ``Transport``:
@@ -106,7 +106,7 @@ class AsyncPerkamoClient:
             )
         if http_client is not None and (proxy, ssl_context, max_connections) != (None, None, None):
             raise PerkamoConfigurationError(
-                "Give http_client, or proxy, ssl_context and max_connections, not both: your own client has its own."
+                "Pass either http_client, or proxy, ssl_context and max_connections: your own client has its own."
             )
         url = check_base_url(base_url, allow_insecure_http=allow_insecure_http)
         limit = endpoints.check_timeout(timeout)
@@ -142,7 +142,7 @@ class AsyncPerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         call = endpoints.identify(user_id, traits)
         reply = await self._exchange.send(call)
@@ -172,7 +172,7 @@ class AsyncPerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         transaction_id = create_transaction_id() if transaction_id is None else transaction_id
         return await self.emit_event(Event(user_id, event, transaction_id, context, occurred_at))
@@ -188,7 +188,7 @@ class AsyncPerkamoClient:
             What the event did.
 
         Raises:
-            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         call = endpoints.emit(event)
         reply = await self._exchange.send(call)
@@ -208,7 +208,7 @@ class AsyncPerkamoClient:
         Raises:
             PerkamoValidationError: An event can't be sent (``.path`` begins with ``events[i]``), or there are none or
                 more than 100; nothing was sent.
-            PerkamoError: The call failed; ``.outcome`` tells whether some may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether some may have been applied.
         """
         call, count = endpoints.batch(events)
         reply = await self._exchange.send(call)
@@ -225,7 +225,7 @@ class AsyncPerkamoClient:
             The customer. One that nothing was ever sent for reads as empty (assumed).
 
         Raises:
-            PerkamoValidationError: It is no customer's id; nothing was sent.
+            PerkamoValidationError: It is not a customer's id; nothing was sent.
             PerkamoError: The call failed.
         """
         call = endpoints.customer(user_id)
@@ -316,8 +316,8 @@ class AsyncPerkamoClient:
                 ``lambda: client.create_stream_token(browser_key, user_id)``. The server key is never sent.
             last_event_id: Where to resume: the ``id`` of an earlier update.
             idle_timeout: Seconds without a byte after which the connection counts as lost; None for no limit.
-            reconnect: How patiently a lost connection is made again.
-            bad_data: ``"raise"`` where an event is no customer, or ``"skip"`` it with a warning in the log.
+            reconnect: How a lost connection is made again.
+            bad_data: ``"raise"`` where an event is not a customer, or ``"skip"`` it with a warning in the log.
             on_state: Called with each new state, in the event loop: ``"connecting"``, ``"open"``, ``"waiting"`` between
                 two connections, ``"closed"``. It must return at once.
 
@@ -362,7 +362,7 @@ class AsyncPerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         call = endpoints.other(method, path, json)
         reply = await self._exchange.send(call)
@@ -388,7 +388,7 @@ class AsyncPerkamoClient:
 
         Args:
             timeout: Seconds for a whole call, or None for no limit; as before when not given.
-            retry: How often and how patiently a call is tried; as before when not given.
+            retry: How often and for how long a call is tried; as before when not given.
 
         Returns:
             A client of the same class, with all that a subclass has added. It needs no closing and ends with this one.
@@ -438,7 +438,7 @@ class AsyncPerkamoClient:
         return f"<{type(self).__name__} {where}>"
 
     def __reduce__(self) -> str:
-        raise TypeError("a client is neither pickled nor copied: build one where it is needed, or use with_options()")
+        raise TypeError("a client cannot be pickled or copied: build one where it is needed, or use with_options()")
 
     async def _browser_token(self, call: Call) -> BrowserToken:
         reply = await self._exchange.send(call)
@@ -456,7 +456,7 @@ class AsyncPerkamoClient:
 
 
 def copied(original: T, **changes: object) -> T:
-    """Return a copy that shares all attributes, those in slots of a subclass too, but for some.
+    """Return a copy that shares all attributes, those in slots of a subclass too, except for some.
 
     Args:
         original: What to copy.

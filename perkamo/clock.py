@@ -17,7 +17,7 @@ def _monotonic() -> Callable[[], float]:
 
 
 class Clock:
-    """The clock, the waits and the randomness of a client. It goes on where a test tool has frozen time."""
+    """The clock, the waits and the randomness of a client. It keeps running where a test tool has frozen time."""
 
     _read = staticmethod(_monotonic())  # no name of the module, which such a tool would replace
 
@@ -26,7 +26,7 @@ class Clock:
         return self._read()
 
     def limit(self, seconds: float | None) -> anyio.CancelScope:
-        """Return a scope that is cancelled after so many seconds; never, for None."""
+        """Return a scope that is cancelled after this many seconds; never, for None."""
         return anyio.move_on_after(seconds)
 
     async def sleep(self, seconds: float) -> None:
@@ -35,4 +35,4 @@ class Clock:
 
     def randomness(self) -> float:
         """Return a random number from 0 to 1."""
-        return random.random()  # noqa: S311 - jitter is no secret
+        return random.random()  # noqa: S311 - jitter is not a secret

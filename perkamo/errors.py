@@ -14,7 +14,7 @@ from typing import ClassVar, Final, Literal, TypeAlias
 from attrs import frozen
 
 WriteOutcome: TypeAlias = Literal["not_sent", "rejected", "unknown"]
-"""What became of a write.
+"""The outcome of a write.
 
 It never left, the service refused it, or nobody can tell (sending the same transaction id again is safe).
 """
@@ -104,14 +104,14 @@ class PerkamoValidationError(PerkamoError, ValueError):
 class PerkamoConnectionError(PerkamoError):
     """No complete answer came: the connection could not be made or broke.
 
-    ``outcome`` tells whether anything may have been applied.
+    ``outcome`` says whether anything may have been applied.
     """
 
 
 class PerkamoTimeoutError(PerkamoConnectionError, TimeoutError):
     """The time for an attempt or for the whole call ran out.
 
-    ``outcome`` tells whether anything may have been applied.
+    ``outcome`` says whether anything may have been applied.
     """
 
 
@@ -208,7 +208,7 @@ class PerkamoNotFoundError(PerkamoApiError):
 
 
 class PerkamoConflictError(PerkamoApiError):
-    """409: the request is at odds with what the service holds.
+    """409: the request is in conflict with what the service holds.
 
     It is not retried unless the answer says when (meaning unpublished).
     """
@@ -272,7 +272,7 @@ class PerkamoEventError(PerkamoError):
 
 
 class PerkamoStreamError(PerkamoError):
-    """The customer stream ended in a way that reconnecting does not mend.
+    """The customer stream ended in a way that reconnecting does not repair.
 
     Attributes:
         status: The HTTP status of the answer that ended it, or None.
@@ -287,7 +287,7 @@ class PerkamoStreamError(PerkamoError):
 
 
 class PerkamoAsyncUsageWarning(UserWarning):
-    """The sync client was called inside a running event loop, which stands still meanwhile.
+    """The sync client was called inside a running event loop, which is blocked until the call is done.
 
     The message shows the line to write.
     """

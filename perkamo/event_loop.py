@@ -17,7 +17,7 @@ InLoop: TypeAlias = Callable[[Callable[[], object]], None]
 
 
 class EventLoop(asyncio.SelectorEventLoop):
-    """The event loop of a thread of ours. Its clock goes on where a test tool has frozen time.
+    """The event loop of a thread of ours. Its clock keeps running where a test tool has frozen time.
 
     Of this class and not a policy's, which may want a thread of its own, as those of GUI toolkits do.
     """
@@ -137,7 +137,7 @@ class Wakeup:
             self._in_loop(self._rung.set)
 
     async def wait(self, seconds: float) -> None:
-        """Wait for the wakeup, and no longer than so many seconds."""
+        """Wait for the wakeup, and no longer than this many seconds."""
         with anyio.move_on_after(seconds):
             await self._rung.wait()
         self._rung = anyio.Event()

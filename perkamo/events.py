@@ -80,11 +80,11 @@ def check_id(value: object, name: str, max_length: int) -> str:
     if utf16_length(text) > max_length:
         raise refusal(name, f"must be at most {max_length} characters (UTF-16 code units)")
     if _CONTROL.search(text):
-        raise refusal(name, "must not hold control characters")
+        raise refusal(name, "must not contain control characters")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise refusal(name, "must not hold lone surrogates") from None
+        raise refusal(name, "must not contain lone surrogates") from None
     return text
 
 
@@ -101,7 +101,7 @@ def encode_object(value: object, name: str) -> str:
         name: The field's name, for the path of an offending value.
 
     Raises:
-        PerkamoValidationError: It is no mapping, or something in it can't be sent.
+        PerkamoValidationError: It is not a mapping, or something in it can't be sent.
     """
     if value is None:
         return "{}"
@@ -218,7 +218,7 @@ class Event(Serializable):
         """Return the same event, at the same moment, under another transaction id.
 
         Raises:
-            PerkamoValidationError: It is no transaction id.
+            PerkamoValidationError: It is not a transaction id.
         """
         return evolve(self, transaction_id=transaction_id)
 
@@ -239,7 +239,7 @@ class Event(Serializable):
             occurred_at: A datetime with a zone, or ISO 8601 text with one.
 
         Raises:
-            PerkamoValidationError: It is no such moment.
+            PerkamoValidationError: It is not such a time.
         """
         return evolve(self, occurred_at=occurred_at)
 
@@ -250,7 +250,9 @@ class Event(Serializable):
             PerkamoValidationError: The event has no transaction id yet; without one, sending it again would earn twice.
         """
         if self.transaction_id is None:
-            raise refusal("transaction_id", "is missing; give one, so that sending the event again earns nothing more")
+            raise refusal(
+                "transaction_id", "is missing; pass one, so that the event counts once even if it is sent again"
+            )
         ids = f'{{"user_id":{encode_basestring(self.user_id)},"event":{encode_basestring(self.event)}'
         rest = f'"context":{self._context},"occurred_at":"{self.occurred_at}"}}'
         return f'{ids},"transaction_id":{encode_basestring(self.transaction_id)},{rest}'.encode()
@@ -285,7 +287,7 @@ class Event(Serializable):
         """Build the event again from what ``to_bytes`` returned; the bytes come out the same.
 
         Raises:
-            PerkamoValidationError: The bytes are no event.
+            PerkamoValidationError: The bytes are not an event.
         """
         try:
             fields = _parse(data)
@@ -403,4 +405,4 @@ def assert_safe_event(event: Event | Mapping[str, object], *, require_transactio
     """
     checked = as_event(event)
     if require_transaction_id and checked.transaction_id is None:
-        raise refusal("transaction_id", "is missing; give one, so that sending the event again earns nothing more")
+        raise refusal("transaction_id", "is missing; pass one, so that the event counts once even if it is sent again")

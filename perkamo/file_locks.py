@@ -72,7 +72,7 @@ class FileLock:
 
 
 def is_free(path: Path) -> bool:
-    """Tell whether a lock's file is there and nobody holds it."""
+    """Return whether a lock's file is there and nobody holds it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

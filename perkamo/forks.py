@@ -1,7 +1,7 @@
 """What a fork must wait for.
 
 A forked child has one thread and a copy of all memory: a lock that another thread held stays locked in it, and whatever
-that thread was in the midst of stays halfway. So a fork waits until nobody is inside a ``ForkGuard``.
+that thread was in the middle of stays halfway. So a fork waits until nobody is inside a ``ForkGuard``.
 """
 
 import os

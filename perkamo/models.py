@@ -198,8 +198,8 @@ class BatchIngestResponse(Answer):
     """What each event of a batch did, in the order of the request.
 
     Attributes:
-        results: For each event its result, or why there is none (published, but for the shape of a failed item).
-            ``accepted`` tells of both whether the event counts.
+        results: For each event its result, or why there is none (published, except for the shape of a failed item).
+            ``accepted`` says of both whether the event counts.
     """
 
     results: tuple[EventIngestResponse | EventFailure, ...]
@@ -271,7 +271,7 @@ class Blueprint(Part):
     """The program's configuration; ``raw`` has its wallets, rewards, perks and achievements.
 
     Attributes:
-        earning_rules: The rules that events earn by (assumed, but for the event of each).
+        earning_rules: The rules that events earn by (assumed, except for the event of each).
     """
 
     earning_rules: tuple[ProgramEvent, ...] = ()

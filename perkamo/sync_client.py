@@ -39,7 +39,7 @@ from perkamo.transport.proxy import hide_proxy
 
 
 class PerkamoClient:
-    """Sends trusted events to Perkamo and reads what came of them, from synchronous code.
+    """Sends trusted events to Perkamo and reads the results, from synchronous code.
 
     One client serves any number of threads. It may be built anywhere, also before a fork.
 
@@ -74,7 +74,7 @@ class PerkamoClient:
             base_url: Where the API is; a path prefix is kept out of the signature. From ``PERKAMO_BASE_URL`` when not
                 given (assumed name), else the hosted API (published).
             timeout: Seconds for a whole call: waits, retries and the answer's body included. None means no limit.
-            retry: How often and how patiently a call is tried.
+            retry: How often and for how long a call is tried.
             http_client: Your own ``httpx.AsyncClient`` to send with. It is never closed here, its redirects are not
                 followed, and its default headers, cookies and parameters are not sent. Its connection pool is
                 httpx's own, which can lose connections when calls are cancelled, unless it has a ``Transport``:
@@ -121,7 +121,7 @@ class PerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         return run(self._async.identify, user_id, traits)
 
@@ -149,7 +149,7 @@ class PerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         return run(self._async.emit, user_id, event, context, transaction_id=transaction_id, occurred_at=occurred_at)
 
@@ -164,7 +164,7 @@ class PerkamoClient:
             What the event did.
 
         Raises:
-            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         return run(self._async.emit_event, event)
 
@@ -182,7 +182,7 @@ class PerkamoClient:
         Raises:
             PerkamoValidationError: An event can't be sent (``.path`` begins with ``events[i]``), or there are none or
                 more than 100; nothing was sent.
-            PerkamoError: The call failed; ``.outcome`` tells whether some may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether some may have been applied.
         """
         return run(self._async.batch, events)
 
@@ -197,7 +197,7 @@ class PerkamoClient:
             The customer. One that nothing was ever sent for reads as empty (assumed).
 
         Raises:
-            PerkamoValidationError: It is no customer's id; nothing was sent.
+            PerkamoValidationError: It is not a customer's id; nothing was sent.
             PerkamoError: The call failed.
         """
         return run(self._async.customer, user_id)
@@ -280,8 +280,8 @@ class PerkamoClient:
                 ``lambda: client.create_stream_token(browser_key, user_id)``. The server key is never sent.
             last_event_id: Where to resume: the ``id`` of an earlier update.
             idle_timeout: Seconds without a byte after which the connection counts as lost; None for no limit.
-            reconnect: How patiently a lost connection is made again.
-            bad_data: ``"raise"`` where an event is no customer, or ``"skip"`` it with a warning in the log.
+            reconnect: How a lost connection is made again.
+            bad_data: ``"raise"`` where an event is not a customer, or ``"skip"`` it with a warning in the log.
             on_state: Called with each new state, in the event loop: ``"connecting"``, ``"open"``, ``"waiting"`` between
                 two connections, ``"closed"``. It must return at once.
 
@@ -320,7 +320,7 @@ class PerkamoClient:
 
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
-            PerkamoError: The call failed; ``.outcome`` tells whether it may have been applied.
+            PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         return run(self._async.request, method, path, json)
 
@@ -344,7 +344,7 @@ class PerkamoClient:
 
         Args:
             timeout: Seconds for a whole call, or None for no limit; as before when not given.
-            retry: How often and how patiently a call is tried; as before when not given.
+            retry: How often and for how long a call is tried; as before when not given.
 
         Returns:
             A client of the same class, with all that a subclass has added. It needs no closing and ends with this one.

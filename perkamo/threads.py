@@ -14,11 +14,11 @@ from importlib import import_module
 from typing import TypeAlias
 
 Join: TypeAlias = Callable[[float], bool]
-"""Waits for the end of a thread, for so many seconds, and tells whether it has come."""
+"""Waits for the end of a thread, for this many seconds, and says whether it has come."""
 
 
 def is_gevent() -> bool:
-    """Tell whether gevent has replaced the threads of this process by now."""
+    """Return whether gevent has replaced the threads of this process by now."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
@@ -31,7 +31,7 @@ def start_thread(function: Callable[[], object], name: str) -> Join:
         name: The thread's name; without effect under gevent.
 
     Returns:
-        What waits for the thread's end, for so many seconds, and tells whether it has come.
+        What waits for the thread's end, for this many seconds, and says whether it has come.
 
     Raises:
         RuntimeError: There are too many threads, or the interpreter is exiting.

@@ -69,7 +69,7 @@ class Batcher:
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
-            raise PerkamoConfigurationError("This batcher is in use already; make another one.")
+            raise PerkamoConfigurationError("This batcher is already in use; make another one.")
         self._group = DetachedTaskGroup()
         self._tasks = await self._group.__aenter__()
         self._pid = os.getpid()
@@ -121,7 +121,7 @@ class Batcher:
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoClosedError: The batcher is not open.
-            PerkamoError: The event was refused, or the request that carried it failed; ``.outcome`` tells.
+            PerkamoError: The event was refused, or the request that carried it failed; see ``.outcome``.
         """
         transaction_id = create_transaction_id() if transaction_id is None else transaction_id
         return await self.emit_event(Event(user_id, event, transaction_id, context, occurred_at))

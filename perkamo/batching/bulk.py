@@ -1,4 +1,4 @@
-"""A stream of events in, a stream of what became of each out, in memory that does not grow with the stream."""
+"""A stream of events in, a stream of outcomes out, in memory that does not grow with the stream."""
 
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
@@ -34,7 +34,7 @@ MAX_CONCURRENCY: Final = 64
 
 @frozen
 class Outcome:
-    """What became of one event of the stream: exactly one of ``result`` and ``error``.
+    """The outcome of one event of the stream: exactly one of ``result`` and ``error``.
 
     Attributes:
         event: The event as it was sent, with its transaction id, or what was given if it could not be sent.
@@ -70,8 +70,8 @@ def emit_many(
         ordered: Tell outcomes in the order of the stream; otherwise, within a round, as the answers came.
 
     Returns:
-        An iterator over one outcome for each event. Errors of events are told, never raised. Where the stream itself
-        raises, what was read before is sent and told first; then the stream's error is raised.
+        An iterator over one outcome for each event. Errors of events are reported, never raised. Where the stream
+        itself raises, what was read before is sent and reported first; then the stream's error is raised.
 
     Raises:
         PerkamoConfigurationError: ``concurrency`` is out of its range.
@@ -138,7 +138,7 @@ class Pipe:
 
     @property
     def is_full(self) -> bool:
-        """Whether the round is complete; what can't be sent counts too, or a bad stream would grow for ever."""
+        """Whether the round is complete; what can't be sent counts too, or a bad stream would grow forever."""
         rounds = self._concurrency * REQUESTS_PER_ROUND
         full = len(self._requests) == rounds and len(self._requests[-1]) == MAX_REQUEST_EVENTS
         return full or len(self._requests) > rounds or len(self._outcomes) >= rounds * MAX_REQUEST_EVENTS
@@ -162,7 +162,7 @@ class Pipe:
         self._size += size
 
     async def flush(self) -> list[Outcome]:
-        """Send the round and return what became of it."""
+        """Send the round and return its outcomes."""
         waiting = iter(self._requests)
         async with anyio.create_task_group() as tasks:
             for _ in range(min(self._concurrency, len(self._requests))):

@@ -57,5 +57,5 @@ class Pace:
         self.hold(wait)
 
     def hold(self, seconds: float) -> None:
-        """Let nothing leave for so many seconds."""
+        """Send nothing for this many seconds."""
         self._not_before = max(self._not_before, self._clock.now() + seconds)

@@ -40,15 +40,15 @@ Verdict: TypeAlias = Literal["accepted", "rejected", "undecided", "failed"]
 
 
 def judge(result: EventResult) -> Verdict:
-    """Tell what to do with an event, by the type and the attributes of its result, never by a text.
+    """Say what to do with an event, by the type and the attributes of its result, never by a text.
 
     Returns:
         ``"accepted"``: the event counts; it is delivered. A ``PerkamoEventError`` with ``accepted`` is, too.
         ``"rejected"``: the same event will be refused again; don't send it again, keep it with ``str(error)``.
         ``"undecided"``: it was not accepted, and the reason may pass or is unknown, but it lies in this event. Others
         must not wait for it: send it alone, a bounded number of times, then take it as rejected.
-        ``"failed"``: the request failed for a reason that lies in no event; ``error.retryable`` tells whether time
-        alone may mend it.
+        ``"failed"``: the request failed for a reason that lies in no event; ``error.retryable`` says whether time
+        alone may repair it.
     """
     match result:
         case EventIngestResponse():
@@ -64,14 +64,14 @@ def judge(result: EventResult) -> Verdict:
 
 
 def is_refusal(error: PerkamoError) -> bool:
-    """Tell whether the error lies in some event of the request: the others may pass without it."""
+    """Return whether the error lies in some event of the request: the others may pass without it."""
     if isinstance(error, PerkamoApiError):
         return error.status in REJECTED_STATUSES
     return isinstance(error, PerkamoValidationError)
 
 
 def may_be_one_event(error: PerkamoError) -> bool:
-    """Tell whether the error may lie in some event of the request: a refusal, a conflict, an answer nobody can read."""
+    """Return whether the error may lie in some event of the request: a refusal, a conflict, an unreadable answer."""
     return is_refusal(error) or isinstance(error, PerkamoConflictError | PerkamoResponseError)
 
 

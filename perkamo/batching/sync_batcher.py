@@ -87,7 +87,7 @@ class SyncBatcher:
         Raises:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoClosedError: The batcher is not open.
-            PerkamoError: The event was refused, or the request that carried it failed; ``.outcome`` tells.
+            PerkamoError: The event was refused, or the request that carried it failed; see ``.outcome``.
         """
         return run(self._async.emit, user_id, event, context, transaction_id=transaction_id, occurred_at=occurred_at)
 

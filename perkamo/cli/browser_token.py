@@ -50,7 +50,7 @@ async def _token(args: Namespace, client: AsyncPerkamoClient) -> None:
         print_json(token.raw)
         return
     print_lines(printable(token.token))
-    print_stderr(f"Good for {token.expires_in} s, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC.")
+    print_stderr(f"Valid for {token.expires_in} s, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC.")
 
 
 def _browser_key() -> str:

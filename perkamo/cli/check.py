@@ -48,7 +48,7 @@ def add_options(parser: ArgumentParser) -> None:
     explain(
         parser,
         example=_EXAMPLE,
-        exit_codes=f"{DONE}    every published fact that could be told holds\n"
+        exit_codes=f"{DONE}    every published fact that could be checked holds\n"
         f"{FAILED}    one does not, or the service does not answer\n{WRONG_USAGE}    wrong usage\n"
         f"{INTERRUPTED}  Ctrl-C\n{TERMINATED}  SIGTERM",
         environment=(KEY, BASE_URL, BROWSER_KEY),
@@ -148,7 +148,8 @@ def _lines(surroundings: list[Surrounding], findings: list[Finding]) -> Iterator
         found: sum(one.found == found for one in findings) for found in ("confirmed", "differs", "could not tell")
     }
     yield ""
-    yield f"{counts['confirmed']} confirmed, {counts['differs']} differ, {counts['could not tell']} could not be told."
+    unknown = f"{counts['could not tell']} could not be determined."
+    yield f"{counts['confirmed']} confirmed, {counts['differs']} differ, {unknown}"
 
 
 def _expected(finding: Finding) -> str:

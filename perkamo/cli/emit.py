@@ -31,7 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--transaction-id",
         metavar="ID",
-        help="the business's own id, such as the order's: it counts once (default: a random one)",
+        help="your own id, such as the order's: it counts once (default: a random one)",
     )
     parser.add_argument(
         "--occurred-at", metavar="TIME", help="ISO 8601 with a zone, such as 2026-06-01T10:00:00Z (default: now)"
@@ -79,7 +79,7 @@ def _show(result: EventIngestResponse, transaction_id: str, *, as_json: bool) ->
 def _rows(result: EventIngestResponse, transaction_id: str) -> list[tuple[str, Cell]]:
     applied: Cell = Styled("yes", Style.GOOD) if result.applied else Styled("no", Style.BAD)
     if result.duplicate:
-        applied = Styled("before: this transaction id has counted, and earns nothing twice", Style.NOTABLE)
+        applied = Styled("before: this transaction id counts once, and earns nothing twice", Style.NOTABLE)
     wallets = ", ".join(count(balance, wallet) for wallet, balance in result.wallet_state.items())
     rows: list[tuple[str, Cell]] = [
         ("applied", applied),

@@ -46,7 +46,7 @@ def _found(rule: ProgramEvent) -> Iterator[tuple[str, bool]]:
             is_number = _CALCULATION.fullmatch(_PLACEHOLDER.sub("", text)) is not None
             for match in _PLACEHOLDER.finditer(text):
                 keys = match[1].split(".")
-                # What the service computes itself can't stand in a context: such a placeholder reads something else.
+                # What the service computes itself can't be in a context: such a placeholder reads something else.
                 if all(keys) and keys[0].lower() not in RESERVED_CONTEXT_KEYS:
                     yield match[1], is_number
 

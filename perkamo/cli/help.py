@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Final
 
-KEY: Final = "PERKAMO_SECRET_KEY   the server key; it is taken from here only"
+KEY: Final = "PERKAMO_SECRET_KEY   the server key; it is read from here only"
 BASE_URL: Final = "PERKAMO_BASE_URL     where the API is (default: the hosted one)"
 BROWSER_KEY_VARIABLE: Final = "PERKAMO_BROWSER_KEY"
 BROWSER_KEY: Final = f"{BROWSER_KEY_VARIABLE}  the public browser key, pk_…"
@@ -28,7 +28,7 @@ def add_client_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-insecure-http",
         action="store_true",
-        help="let plain http go to other hosts than this machine, where others can read what is sent",
+        help="allow plain http to other hosts than this machine; others can then read what is sent",
     )
 
 

@@ -1,7 +1,7 @@
-"""``python -m perkamo import FILE.jsonl``: emit a file of events, one JSON object a line.
+"""``python -m perkamo import FILE.jsonl``: send a file of events, one JSON object a line.
 
-Interrupted, it goes on where it stopped when it is run again; run twice, it earns once: a line without a transaction id
-gets one derived from its text, so lines that are the same to the byte count as one event.
+Interrupted, it continues where it stopped when it is run again. Run twice, it earns once: a line without a transaction
+id gets one derived from its text, so lines that are the same to the byte count as one event.
 """
 
 import zlib
@@ -27,15 +27,15 @@ def add_options(parser: ArgumentParser) -> None:
         parser,
         example="perkamo import events.jsonl\nzcat more.jsonl.gz | perkamo import - --rejected refused.jsonl",
         exit_codes=f"{DONE}    done; every line was applied now or before\n"
-        f"{FAILED}    failed; the same command goes on from there\n"
+        f"{FAILED}    failed; the same command continues from there\n"
         f"{WRONG_USAGE}    wrong usage\n"
         f"{REFUSED}    done, but lines were refused; they are in the file of rejected ones\n"
-        f"{INTERRUPTED}  Ctrl-C; the same command goes on from there\n"
-        f"{TERMINATED}  SIGTERM; likewise, with the requests finished that were on their way",
+        f"{INTERRUPTED}  Ctrl-C; the same command continues from there\n"
+        f"{TERMINATED}  SIGTERM; the same, after finishing the requests that are on their way",
         environment=(KEY, BASE_URL),
     )
     parser.add_argument("file", metavar="FILE", help="FILE.jsonl, FILE.jsonl.gz, or - for standard input")
-    parser.add_argument("--resume-file", type=Path, help="where to note how far it came (default: FILE.resume)")
+    parser.add_argument("--resume-file", type=Path, help="where to save its progress (default: FILE.resume)")
     parser.add_argument(
         "--rejected", type=Path, help="where to add refused lines, with their reasons (default: FILE.rejected.jsonl)"
     )
@@ -70,7 +70,7 @@ def _import(args: Namespace) -> int:
         try:
             job.save()
         except OSError as error:
-            message = f"{message} How far it came can't be noted: {error.strerror}."
+            message = f"{message} Its progress can't be saved: {error.strerror}."
         return print_error("import", message, code)
     _show(job, job.finish(), as_json=args.json)
     return REFUSED if job.state.refused else DONE

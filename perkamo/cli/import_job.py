@@ -66,8 +66,8 @@ class Import:
     def how_to_go_on(self) -> str:
         """What to say when the import stops."""
         if self._resume is None:
-            return "Run it again from the start: what counted before counts once."
-        return "Run the same command again to go on from there."
+            return "Run it again from the start: what was applied before counts once."
+        return "Run the same command again to continue."
 
     async def run(self, args: Namespace) -> None:
         """Read and emit everything that is left.
@@ -133,11 +133,11 @@ class Import:
             if line.number >= self.state.line:
                 break
         if self._hash.hexdigest() == self.state.sha256:
-            print_stderr(f"Going on after line {self.state.line:,}.")
+            print_stderr(f"Continuing after line {self.state.line:,}.")
             return source, lines
         if self._name == STANDARD_INPUT:
-            raise InputError(f"{self._resume} is about another input. Name another one, or remove it.")
-        print_stderr(f"{self._resume} is about another input. Beginning at the first line.")
+            raise InputError(f"{self._resume} belongs to another input. Name another one, or remove it.")
+        print_stderr(f"{self._resume} belongs to another input. Starting at the first line.")
         self.state, self._hash = State(), sha256()
         self._rejected = RejectedLines(self._rejected.path, None)
         source = Input(self._name, stack)

@@ -24,7 +24,7 @@ class Styled:
 
 
 Cell: TypeAlias = str | Styled
-"""What stands in a table. It is made printable where it is shown."""
+"""What is in a table. It is made printable where it is shown."""
 
 _GAP: Final = "  "
 _NARROWEST_VALUE: Final = 12
@@ -69,7 +69,7 @@ def grid(rows: Sequence[Sequence[Cell]], indent: str = "") -> Iterator[str]:
 
 
 def facts(*rows: tuple[str, Cell]) -> Iterator[str]:
-    """Yield lines of a name and a value each; what is wider than the terminal goes on below the value."""
+    """Yield lines of a name and a value each; what is wider than the terminal continues below the value."""
     names = max(columns(name) for name, _ in rows)
     limit = width()
     room = None if limit is None else max(limit - names - len(_GAP), _NARROWEST_VALUE)

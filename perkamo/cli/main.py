@@ -29,19 +29,19 @@ class Command(Protocol):
 
 
 COMMANDS: Final = {
-    "catalog": ("perkamo.cli.catalog", "show which events earn, and from which facts"),
-    "check": ("perkamo.cli.check", "find out what a service really does, and what differs"),
-    "completion": ("perkamo.cli.completion", "write a script that completes commands in bash, zsh or fish"),
+    "catalog": ("perkamo.cli.catalog", "show which events earn, and which facts they need"),
+    "check": ("perkamo.cli.check", "find out what a service does, and what differs"),
+    "completion": ("perkamo.cli.completion", "print a script that completes commands in bash, zsh or fish"),
     "customer": ("perkamo.cli.customer", "show a customer's wallets, level, perks and traits"),
     "demo": ("perkamo.cli.demo", "see events earn points, in three seconds, on this machine"),
     "emit": ("perkamo.cli.emit", "send one event and show what it did"),
     "identify": ("perkamo.cli.identify", "create or update a customer's trusted traits"),
-    "import": ("perkamo.cli.import_events", "emit a file of events, one JSON object a line"),
-    "outbox": ("perkamo.cli.outbox", "look at an outbox, deliver it, see to its dead letters"),
-    "program": ("perkamo.cli.program", "show the Space's active program, whole"),
+    "import": ("perkamo.cli.import_events", "send a file of events, one JSON object a line"),
+    "outbox": ("perkamo.cli.outbox", "inspect an outbox, deliver it, handle its dead letters"),
+    "program": ("perkamo.cli.program", "show the Space's active program"),
     "sandbox": ("perkamo.cli.sandbox", "run a small Perkamo on this machine until Ctrl-C"),
     "token": ("perkamo.cli.browser_token", "get a short-lived token for one customer's browser"),
-    "watch": ("perkamo.cli.watch", "show a customer's updates as they come, until Ctrl-C (preview)"),
+    "watch": ("perkamo.cli.watch", "show a customer's updates as they happen, until Ctrl-C (preview)"),
 }
 """Each command's module and summary. Only the module of the command that was asked for is loaded."""
 
@@ -107,7 +107,7 @@ def _overview(words: Sequence[str], command: str | None) -> ArgumentParser:
     """Return the parser of what stands before a command's own words."""
     parser = _Parser("perkamo", _values(words, command))
     parser.description = "The Perkamo API at the command line."
-    parser.epilog = "'perkamo COMMAND --help' tells a command's options, with examples."
+    parser.epilog = "'perkamo COMMAND --help' shows a command's options, with examples."
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=ArgumentParser)
     for name, (_, summary) in COMMANDS.items():

@@ -80,9 +80,9 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="TIME",
         help="relay: how long to wait at SIGTERM for answers that are due (5s)",
     )
-    parser.add_argument("--until-empty", action="store_true", help="relay: end when nothing waits, not at Ctrl-C")
+    parser.add_argument("--until-empty", action="store_true", help="relay: stop when nothing waits, not at Ctrl-C")
     parser.add_argument(
-        "--rebind", action="store_true", help="relay: send also what was kept under another key of the same Space"
+        "--rebind", action="store_true", help="relay: also send what was kept under another key of the same Space"
     )
     parser.add_argument("--space", metavar="NAME", help="relay: the Space's name, if the outbox was given one")
     parser.add_argument("--events", action="store_true", help="dead: print the events too, which are personal data")
@@ -100,7 +100,7 @@ def _run(args: Namespace) -> int:
     if not directory.is_dir():
         return print_error("outbox", f"{directory} is not a directory.", FAILED)
     if args.action != "relay" and not holds_outbox(directory):
-        return print_error("outbox", f"{directory} holds no outbox. Nothing was touched.", FAILED)
+        return print_error("outbox", f"{directory} contains no outbox. Nothing was changed.", FAILED)
     match args.action:
         case "stats":
             return _show(args, run_async(partial(_count, args)))
@@ -191,7 +191,7 @@ async def _listening(args: Namespace, pages: RelayPages) -> AsyncGenerator[None]
 
 
 def _say(args: Namespace, line: str) -> None:
-    """Print a line for people, at once; where it can't be written, the work goes on."""
+    """Print a line for people, at once; where it can't be written, the work continues."""
     if not args.json:
         try:
             print_lines(line)
@@ -213,7 +213,7 @@ def _show(args: Namespace, stats: OutboxStats) -> int:
         if args.action != "relay":  # whose work is done, and is not the counts
             raise
         stdio.drop_output()
-        print_stderr(f"perkamo outbox: the counts can't be shown: {error}")
+        print_stderr(f"perkamo outbox: the counts cannot be shown: {error}")
     problems: list[str] = []
     if args.until_empty and stats.pending:
         problems.append(

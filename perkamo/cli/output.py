@@ -85,7 +85,7 @@ def _members(value: JSONValue) -> Iterator[tuple[str | None, JSONValue]]:
 
 
 def _is_short(value: JSONValue) -> bool:
-    """Tell whether a value fits one line: few members, and hardly anything inside them."""
+    """Return whether a value fits one line: few members, and hardly anything inside them."""
     inside = [inner for _, inner in _members(value)]
     room = 2 if isinstance(value, dict) else 0
     return len(inside) <= 4 and all(len([*_members(inner)]) <= room and not _has_depth(inner) for inner in inside)

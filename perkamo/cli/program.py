@@ -37,7 +37,7 @@ def add_options(parser: ArgumentParser) -> None:
         nargs="?",
         choices=_FILES,
         default="show",
-        help="show the Space's own; check FILE: name what is wrong in a program file; diff OLD NEW EVENTS: replay"
+        help="show the Space's own; check FILE: list what is wrong in a program file; diff OLD NEW EVENTS: replay"
         " recorded events through two program files; schema: print the JSON Schema of a program file",
     )
     parser.add_argument(
@@ -92,7 +92,7 @@ def _check(args: Namespace) -> int:
     if args.json:
         print_json({"ok": True, "problems": []})
     else:
-        print_lines(f"{program.name}: {len(program.rules)} earning rules, nothing is wrong.")
+        print_lines(f"{program.name}: {len(program.rules)} earning rules, no problems found.")
     return DONE
 
 

@@ -35,7 +35,7 @@ _ADVICE: Final = {
     f"pass api_key= or set {API_KEY_VARIABLE}": f"set {API_KEY_VARIABLE}",
     "see Outbox.rebind": "give --rebind",
     "Check base_url and stream_path": f"Check {BASE_URL_VARIABLE}",
-    "; subscribe with bad_data='skip' to pass over such events": "",
+    "; subscribe with bad_data='skip' to skip such events": "",
     "send it as text": "send it as text, such as KEY='\"…\"'",
 }
 """Advice of the library, and what it is at the command line."""
@@ -156,7 +156,7 @@ def on_sigterm_in_loop(act: Callable[[], object]) -> Generator[None]:
     """Call a function at SIGTERM in the running event loop while the block lasts.
 
     Args:
-        act: Called as any other callback of the loop, never in the midst of one.
+        act: Called as any other callback of the loop, never in the middle of one.
     """
     loop = asyncio.get_running_loop()
     with on_sigterm(lambda: loop.call_soon_threadsafe(act)):
@@ -171,7 +171,7 @@ def reporting(done: str) -> Generator[None]:
         done: What is done, in a sentence.
 
     Raises:
-        UnreportedError: The result can't be shown.
+        UnreportedError: The result cannot be shown.
     """
     try:
         yield
@@ -179,7 +179,7 @@ def reporting(done: str) -> Generator[None]:
     except OutputError as error:
         if error.reader_left:
             raise
-        raise UnreportedError(f"{done} The result can't be shown: {error}.") from error
+        raise UnreportedError(f"{done} The result cannot be shown: {error}.") from error
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def for_command_line(text: str) -> str:
 
 
 def _is_refusal(error: PerkamoError) -> bool:
-    """Tell whether the input is at fault, rather than key, network or service."""
+    """Return whether the input is at fault, rather than key, network or service."""
     if isinstance(error, PerkamoApiError):
         return 400 <= error.status < 500 and error.status not in (401, 403) and not error.retryable
     if isinstance(error, PerkamoEventError):

@@ -61,7 +61,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--like",
         type=Path,
         metavar="FILE",
-        help="answer as a service did, whose 'perkamo check --save' wrote this file",
+        help="answer as the service does that 'perkamo check --save' wrote this file about",
     )
     parser.add_argument(
         "--webhook", metavar="URL", help="post a delivery to this http URL of this machine after each applied event"
@@ -71,7 +71,7 @@ def add_options(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="HOST",
-        help="let --webhook name this host, such as a service in Compose (repeatable)",
+        help="allow --webhook to name this host, such as a service in Compose (repeatable)",
     )
     parser.add_argument(
         "--webhook-header",
@@ -81,11 +81,13 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="'NAME: VALUE'",
         help="a header of each delivery, such as the receiver's secret (repeatable)",
     )
-    parser.add_argument("--record", type=Path, metavar="FILE", help="append every request to this file, keys masked")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="append every request to this file, with masked keys"
+    )
     parser.add_argument(
         "--pseudonyms",
         action="store_true",
-        help="with --record: other ids of customers and transactions in their place",
+        help="with --record: replace the ids of customers and transactions",
     )
     parser.add_argument(
         "--replay",
@@ -94,16 +96,16 @@ def add_options(parser: ArgumentParser) -> None:
         help="play a recording, a file of events, one JSON object a line, or what waits in an outbox's directory",
     )
     parser.add_argument(
-        "--space", metavar="NAME", help="with --replay of an outbox: the name that it has for its Space"
+        "--space", metavar="NAME", help="with --replay of an outbox: the name of its Space, if it was given one"
     )
     parser.add_argument(
         "--speed",
         type=_speed,
         default=1.0,
         metavar="N",
-        help="with --replay: so much faster than it was recorded; 0 without waits (default: 1)",
+        help="with --replay: how many times faster than recorded; 0 for no waits (default: 1)",
     )
-    parser.add_argument("--json", action="store_true", help="print address and keys as one JSON document, once it runs")
+    parser.add_argument("--json", action="store_true", help="print address and keys as one JSON document once it runs")
 
 
 def run(args: Namespace) -> int:
@@ -179,11 +181,11 @@ def _tell(replay: Replay, *, as_json: bool) -> None:
 def _wrong_usage(args: Namespace) -> str | None:
     """Say which options do not go together, if any."""
     if not args.expose and not _is_loopback(args.host):
-        return f"--host {args.host} opens the sandbox to the network: say so with --expose, or listen on 127.0.0.1"
+        return f"--host {args.host} opens the sandbox to the network: confirm with --expose, or listen on 127.0.0.1"
     if args.pseudonyms and args.record is None:
-        return "--pseudonyms is about what --record keeps: give --record FILE"
+        return "--pseudonyms needs --record FILE"
     if args.webhook is None and (args.webhook_allow or args.webhook_header):
-        return "--webhook-allow and --webhook-header are about --webhook: give --webhook URL"
+        return "--webhook-allow and --webhook-header need --webhook URL"
     try:
         if args.webhook is not None:
             target(args.webhook, [host.lower() for host in args.webhook_allow])
@@ -255,7 +257,7 @@ From there it is http://NAME:{port}, where NAME is this machine's, or the servic
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > MAX_PORT:
-        raise ArgumentTypeError(f"a port is a number from 0 to {MAX_PORT}")
+        raise ArgumentTypeError(f"a port must be a number from 0 to {MAX_PORT}")
     return int(text)
 
 
@@ -265,7 +267,7 @@ def _speed(text: str) -> float:
     except ValueError:
         speed = -1.0
     if not 0 <= speed <= MAX_SPEED:
-        raise ArgumentTypeError(f"a speed is a number from 0 to {MAX_SPEED:g}")
+        raise ArgumentTypeError(f"a speed must be a number from 0 to {MAX_SPEED:g}")
     return speed
 
 

@@ -1,7 +1,7 @@
 """Standard output and standard error of a process, which may be missing, full, or closed at their other end.
 
 What can't be written to standard output is an ``OutputError``: the caller decides what that means. Notes on standard
-error are dropped where they can't be written, because a failing report is no failing call.
+error are dropped where they can't be written, because a failing report is not a failing call.
 """
 
 import errno
@@ -80,7 +80,7 @@ def flush() -> None:
 
 
 def drop_output() -> None:
-    """Let go what Python still holds for standard output, which would fail again at exit."""
+    """Release what Python still holds for standard output, which would fail again at exit."""
     _drop(sys.stdout)
 
 

@@ -6,7 +6,7 @@ from typing import Final
 from unicodedata import combining, east_asian_width
 
 _SAME_IN_SINGULAR: Final = ("ss", "us", "is", "ies")
-"""Ends of words whose last letter is no plural's, or is not all of it."""
+"""Ends of words whose last letter is not a plural's, or is not all of it."""
 
 
 def printable(value: object) -> str:

@@ -1,4 +1,4 @@
-"""``python -m perkamo watch USER_ID``: a customer's updates as they come, one line each, until Ctrl-C."""
+"""``python -m perkamo watch USER_ID``: a customer's updates as they happen, one line each, until Ctrl-C."""
 
 import os
 import sys

@@ -44,7 +44,7 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
         body: The bytes of the body.
         meta: What the answer's head told.
         call: Method and endpoint, for the error.
-        outcome: What became of the write if the answer can't be used; None for a read.
+        outcome: The outcome of the write if the answer can't be used; None for a read.
 
     Raises:
         PerkamoResponseError: The body is not JSON, or a known field is missing or of the wrong type.
@@ -53,7 +53,7 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
     try:
         value = parse(body)
         if cls in _UNPUBLISHED and not isinstance(value, dict):
-            tell_unread(_UNPUBLISHED[cls], f"has {name_of(value)} for an object", "An empty one is returned")
+            tell_unread(_UNPUBLISHED[cls], f"has {name_of(value)} instead of an object", "An empty one is returned")
             value = {}
         return structure(cls, value, meta)
     except ValueError as error:
@@ -97,11 +97,11 @@ def decode_update(data: str, meta: ResponseMeta) -> Customer:
     """Turn the data of a stream's event into a customer.
 
     Raises:
-        ValueError: It is no JSON object, or has no field of a customer: then it tells of something else.
+        ValueError: It is not a JSON object, or has none of the fields of a customer: then it is about something else.
     """
     customer = structure(Customer, parse(data.encode()), meta)
     if _CUSTOMER_FIELDS.isdisjoint(customer.raw):
-        raise ValueError("has no field of a customer")
+        raise ValueError("has none of the fields of a customer")
     return customer
 
 

@@ -36,7 +36,7 @@ WIRE_NAMES: Final[Mapping[type, Mapping[str, str]]] = {
     Level: {"current_level_at": "currentLevelAt", "next_level_at": "nextLevelAt"},
     Blueprint: {"earning_rules": "earningRules"},
 }
-"""Names are alike here and on the wire, but for these."""
+"""Names are alike here and on the wire, except for these."""
 
 FACT_NAMES: Final[Mapping[type, str]] = {
     EventIngestResponse: "result",
@@ -58,11 +58,11 @@ _logger: Final = logging.getLogger("perkamo")
 _told: Final[set[str]] = set()
 
 
-def tell_unread(name: str, reason: str, effect: str = "What can't be read is left out, and stays in .raw") -> None:
+def tell_unread(name: str, reason: str, effect: str = "What cannot be read is left out, and stays in .raw") -> None:
     """Say once in the log that something unpublished is not as we expect it."""
     if name not in _told:
         _told.add(name)
-        _logger.warning("%s (%s) %s. %s; this is told once", *(name, FACTS[name].known, reason, effect))
+        _logger.warning("%s (%s) %s. %s; this is logged once", *(name, FACTS[name].known, reason, effect))
 
 
 def class_hook(cls: type[Part], hook_of: HookOf, *, patient: bool) -> Hook:

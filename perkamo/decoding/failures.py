@@ -1,4 +1,4 @@
-"""What an item of a batch says that is no event result: its reason in words, and whether the reason is final.
+"""What an item of a batch says that is not an event result: its reason in words, and whether the reason is final.
 
 Assumed throughout, because the shape of a failed item is unpublished. So every usual shape is read: an error object, a
 problem detail, a status, plain text, nothing at all.
@@ -46,7 +46,7 @@ class _Reason:
 
     @property
     def outcome(self) -> Literal["rejected", "unknown"]:
-        """Tell whether the same event will be refused again; without any reason nobody knows."""
+        """Return whether the same event will be refused again; without any reason nobody knows."""
         if self.status is not None:
             return "rejected" if 400 <= self.status < 500 and self.status not in _FINAL_EXCEPT else "unknown"
         if self.code is not None and _FINE.fullmatch(self.code):
@@ -60,7 +60,7 @@ def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, se
 
     Args:
         item: The item as it was answered.
-        unreadable: Why it is no event result; None where it is one, of an event that was not accepted.
+        unreadable: Why it is not an event result; None where it is one, of an event that was not accepted.
         meta: What the head of the batch's answer told.
         secrets: Texts of the request that no message may repeat.
     """

@@ -42,21 +42,21 @@ def located(error: KeyError | MismatchError, part: str) -> MismatchError:
 
 def wrong(value: object, wanted: str) -> MismatchError:
     """Return the mismatch of a value that is of another type than wanted."""
-    return MismatchError(f"has {name_of(value)} for {wanted}")
+    return MismatchError(f"has {name_of(value)} instead of {wanted}")
 
 
 def is_plain(kind: object) -> bool:
-    """Tell whether a field holds any JSON."""
+    """Return whether a field holds any JSON."""
     return kind == JSONValue  # an alias of itself, so a text
 
 
 def is_tuple(kind: object) -> bool:
-    """Tell whether a field holds a list of one kind."""
+    """Return whether a field holds a list of one kind."""
     return get_origin(kind) is tuple
 
 
 def is_mapping(kind: object) -> bool:
-    """Tell whether a field holds an object with any names."""
+    """Return whether a field holds an object with any names."""
     return get_origin(kind) is Mapping
 
 
@@ -134,9 +134,9 @@ def read_moment(value: object, _: object) -> object:
     try:
         moment = datetime.fromisoformat(cast("str", value))
     except (TypeError, ValueError):
-        raise MismatchError("has no ISO 8601 text for a moment") from None
+        raise MismatchError("has a time that is not ISO 8601 text") from None
     if moment.tzinfo is None:
-        raise MismatchError("has a moment without a zone")
+        raise MismatchError("has a time without a zone")
     return moment
 
 

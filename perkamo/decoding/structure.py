@@ -2,7 +2,7 @@
 
 The hook of each class is written as source, from its attrs fields, and registered with cattrs like any other. It is as
 strict as the table in ``perkamo.contract`` asks for: a published field of the wrong type is an error that names its
-path; any other is left out, stays in ``raw``, and is told once in the log.
+path; any other is left out, stays in ``raw``, and is logged once.
 
 Why not cattrs' own hook: 100 event results take 0.25 ms by this one, 0.65 ms by cattrs' (0.72 ms with the validation
 that knows a path), measured in one process on 2026-11-26. That is a fifth of what a whole batch of 100 costs.

@@ -226,7 +226,7 @@ def _string(text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _RefusedError("holds a lone surrogate, which UTF-8 cannot carry; repair the text") from None
+            raise _RefusedError("contains a lone surrogate, which UTF-8 cannot encode; repair the text") from None
     return encode_basestring(text)
 
 

@@ -95,4 +95,4 @@ def _check_surrogates(value: JSONValue) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("holds a lone surrogate") from None
+        raise ValueError("contains a lone surrogate") from None

@@ -86,7 +86,7 @@ class Attempt:
     seconds: float = 0.0
 
     def outcome(self, of_this: WriteOutcome) -> WriteOutcome | None:
-        """Return what became of a write, all attempts together; None for a read."""
+        """Return the outcome of a write, all attempts together; None for a read."""
         if not self.call.is_write:
             return None
         return "unknown" if self.uncertain else of_this
@@ -116,7 +116,7 @@ class Reply:
 
 
 def classify_response(attempt: Attempt, response: httpx.Response, data: bytes | ValueError) -> Reply | Failure:
-    """Tell what an answer means.
+    """Say what an answer means.
 
     Args:
         attempt: What it answers.
@@ -135,7 +135,7 @@ def classify_response(attempt: Attempt, response: httpx.Response, data: bytes | 
     if isinstance(data, bytes) and 200 <= status < 300:
         return Reply(data, meta, attempt)
     if not 200 <= status < 600:
-        data = ValueError("comes with a status that HTTP does not have")
+        data = ValueError("has a status that HTTP does not define")
     if isinstance(data, ValueError) and not 300 <= status < 600:
         return Failure(
             _unusable(attempt, str(data), meta), retry=FAILURES["answer"].again(attempt.use), attempt=attempt
@@ -181,7 +181,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
 
 
 def classify_failure(attempt: Attempt, problem: Problem) -> Failure:
-    """Tell what it means that no answer came.
+    """Say what it means that no answer came.
 
     Args:
         attempt: What was to be sent.
@@ -211,10 +211,10 @@ _WORDS: Final[Mapping[FailureKind, tuple[str, str | None]]] = {
     "answer": ("{said}", None),
     "tls": ("the TLS connection was refused ({said})", "check base_url and certificates"),
     "proxy": ("the proxy refused ({said})", "check the proxy and its password"),
-    "redirect": ("the answer was a redirect to no valid URL, and redirects are not followed", "check base_url"),
+    "redirect": ("the answer was a redirect to an invalid URL, and redirects are not followed", "check base_url"),
     "request": ("{said}", "check base_url"),
     "client": ("the HTTP client raised {raised} ({said})", "check its hooks and its transport"),
-    "setup": ("TLS can't be set up: {said}", "let the variable name a file that exists, or unset it"),
+    "setup": ("TLS can't be set up: {said}", "set the variable to a file that exists, or unset it"),
 }
 """What happened, and what to do about it; None where that follows from what was decided."""
 
@@ -247,7 +247,7 @@ def _request(attempt: Attempt, meta: ResponseMeta) -> str:
 def _advice(
     outcome: WriteOutcome | None, *, retry: bool, remedy: str | None = None, retry_after: float | None = None
 ) -> str:
-    """Say what became of a write and what to do next; both follow from what was decided."""
+    """Say the outcome of a write and what to do next; both follow from what was decided."""
     if remedy is None and not retry:
         remedy = "the same request will be refused again"
     elif remedy is None and outcome == "unknown":

@@ -67,7 +67,7 @@ class Key:
         return "<Key ***>"
 
     def __reduce__(self) -> str:
-        raise TypeError("a server key is never pickled; build the client again where it is needed")
+        raise TypeError("a server key cannot be pickled; build the client again where it is needed")
 
     async def __call__(self) -> str:
         """Ask for the key.
@@ -116,7 +116,7 @@ class Key:
 def wrap_secret(value: object, kind: type[T]) -> T:
     """Put a secret where no traceback shows it.
 
-    What takes one begins with this, because arguments stand in frames.
+    What takes one begins with this, because arguments are in frames.
 
     Args:
         value: The secret, its supplier, or what this made of it before.
@@ -156,7 +156,7 @@ async def call_supplier(supplier: Callable[[], object]) -> object:
     if inspect.iscoroutinefunction(supplier):
         value: object = supplier()
     else:
-        # A supplier may read a file or ask a vault; in a thread it holds up neither the loop nor the deadline.
+        # A supplier may read a file or ask a vault; in a thread it blocks neither the loop nor the deadline.
         question = _Question(supplier)
         try:
             await anyio.to_thread.run_sync(question.ask, abandon_on_cancel=True)
@@ -198,12 +198,12 @@ class _Question:
 def _key_problem(value: object) -> str | None:
     """Say what is wrong with a key, without showing it."""
     if not isinstance(value, str):
-        return f"The api_key function returned {type(value).__name__} in place of text."
+        return f"The api_key function returned {type(value).__name__} instead of text."
     key = value.strip()
     if not key:
         return f"The server key is empty: {_SET_A_KEY}."
     if not key.isascii() or not key.isprintable() or " " in key:
-        return "The server key holds a space or something else than printable ASCII: check how it was copied."
+        return "The server key contains a space or a character that is not printable ASCII: check how it was copied."
     if key.startswith(BROWSER_KEY_PREFIX):
         return f"That is a public browser key: {_SET_A_KEY} with the server key."
     return None
@@ -232,7 +232,9 @@ def check_base_url(base_url: object, *, allow_insecure_http: bool) -> str:
 
 def _url_problem(url: str, *, allow_insecure_http: bool) -> str | None:
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        return "must be printable ASCII without spaces or backslashes; write a foreign host name in its xn-- form"
+        return (
+            "must be printable ASCII without spaces or backslashes; write an international host name in its xn-- form"
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -249,7 +251,7 @@ def _url_problem(url: str, *, allow_insecure_http: bool) -> str | None:
 
 def _extras_problem(url: str, parts: SplitResult) -> str | None:
     if "@" in parts.netloc:
-        return "must not hold a user name or password"
+        return "must not contain a user name or a password"
     if "?" in url or "#" in url:
         return "must not have a query or a fragment"
     problem = path_problem(parts.path.rstrip("/"))

@@ -106,7 +106,7 @@ def batch(events: Iterable[Event | EncodedEvent | Mapping[str, object]]) -> tupl
         if by_id.setdefault(transaction_id, body) != body:
             path = f"events[{index}].transaction_id"
             raise PerkamoValidationError(
-                f"{path} stands on two different events, of which the service would apply one. Nothing was sent.",
+                f"{path} is used for two different events; the service would apply only one of them. Nothing was sent.",
                 field="events",
                 path=path,
             )
@@ -170,7 +170,7 @@ def _texts(value: object, *, skipped: frozenset[str] = frozenset()) -> Iterator[
 def _user_segment(user_id: str) -> str:
     check_id(user_id, "user_id", MAX_USER_ID_LENGTH)
     if user_id in {".", ".."}:
-        raise refusal("user_id", "must not be . or .., which servers read as directions in a path")
+        raise refusal("user_id", "must not be . or .., which servers resolve as parts of a path")
     return quote(user_id, safe="")
 
 
@@ -203,7 +203,7 @@ def check_timeout(timeout: object) -> float | None:
     """Return a call's timeout in seconds, None for no limit.
 
     Raises:
-        PerkamoConfigurationError: It is no positive number of seconds.
+        PerkamoConfigurationError: It is not a positive number of seconds.
     """
     if timeout is None:
         return None
@@ -258,7 +258,7 @@ def _path_without_ids(path: object, method: str) -> str:
         raise refusal("path", "must begin with /v1/ and be percent-encoded ASCII")
     plain, _, query = path.partition("?")
     if any(sign in query for sign in " #\\") or ("?" in path and method != "GET"):
-        raise refusal("path", "must not hold spaces, # or backslashes, nor a query unless the method is GET")
+        raise refusal("path", "must not contain spaces, # or backslashes, and no query unless the method is GET")
     if problem := path_problem(plain):
         raise refusal("path", problem)
     first, _, rest = plain.removeprefix("/v1/").partition("/")

@@ -28,7 +28,7 @@ class Exchange:
     Attributes:
         sender: The HTTP client, key and base URL.
         timeout: Seconds for a whole call, or None for no limit.
-        retry: How often and how patiently one call is tried.
+        retry: How often and for how long one call is tried.
         quota: What keeps retries from amplifying an outage.
         clock: What deadlines and waits go by, and where jitter comes from.
         hooks: Who is told of calls.
@@ -150,7 +150,7 @@ class _Progress:
         attempts: How many requests were made.
         retries: How many of these failed, but for one that was signed again by another clock.
         taken: What the last retry took from the quota.
-        signed_again: Whether the clock was put right.
+        signed_again: Whether the clock was corrected.
         uncertain: Whether an attempt may have been applied.
     """
 

@@ -1,6 +1,6 @@
 """What httpx, a tool or the caller's own client raised -> why there is no answer, or the answer that it holds.
 
-Nothing of what was raised goes on: its traceback, cause and request lead to the key and to personal data.
+Nothing of what was raised is passed on: its traceback, cause and request lead to the key and to personal data.
 """
 
 import re
@@ -53,7 +53,7 @@ class Problem:
 
 
 def result_of(error: Exception, request: httpx.Request, *, begun: bool, external: bool) -> Answered | Problem | None:
-    """Tell what an error means; None where it is not about the request, but a bug or a test's own verdict.
+    """Say what an error means; None where it is not about the request, but a bug or a test's own verdict.
 
     Args:
         error: What was raised.
@@ -87,7 +87,7 @@ def _answer_within(error: Exception, request: httpx.Request) -> Answered | None:
 
 
 def problem_of(error: Exception, *, begun: bool, external: bool) -> Problem | None:
-    """Tell why there is no answer, or no more of one; otherwise as ``result_of``."""
+    """Say why there is no answer, or no more of one; otherwise as ``result_of``."""
     sent = not isinstance(error, _NEVER_SENT) and (begun or external)
     if external and type(error).__module__ != "httpx":
         if isinstance(error, AssertionError | PerkamoError):  # a test's verdict, and the error of a hook's own call

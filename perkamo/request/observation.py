@@ -125,7 +125,7 @@ class Observation:
         request = "" if end.request_id is None else f" (request id {end.request_id})"
         text = f"{self.call.label}: attempt {end.attempt} {_result(end)} in {end.seconds:.3f} s{request}"
         if end.wait is not None and not end.wait and clock_offset is not None:
-            text += f"; signing again with the clock put right by {clock_offset:.0f} s"
+            text += f"; signing again with the clock corrected by {clock_offset:.0f} s"
         elif end.wait is not None:
             text += f"; attempt {end.attempt + 1} follows in {end.wait:.3f} s"
         self._log(level, text, end)

@@ -5,7 +5,7 @@ from typing import Final
 from urllib.parse import unquote
 
 _CHARACTERS = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
-"""What RFC 3986 lets stand in a path; httpx would encode the rest after it was signed."""
+"""What RFC 3986 allows in a path; httpx would encode the rest after it was signed."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATORS = re.compile(r"[/\\]")
 _DEEPEST: Final = 3
@@ -19,14 +19,14 @@ def path_problem(path: str) -> str | None:
         path: Segments, each after a slash; without a query.
     """
     if not _CHARACTERS.fullmatch(path):
-        return "must be percent-encoded: letters, digits and -._~!$&'()*+,;=:@/ stand for themselves"
+        return "must be percent-encoded: letters, digits and -._~!$&'()*+,;=:@/ need no encoding"
     if not all(map(_is_plain, path.split("/")[1:])):
         return "must have no empty, . or .. segments, also none that is encoded or followed by a semicolon"
     return None
 
 
 def _is_plain(segment: str) -> bool:
-    """Tell whether a segment names something on every server, however often that decodes it."""
+    """Return whether a segment names something on every server, however often that decodes it."""
     if not segment.partition(";")[0]:
         return False
     decoded = segment

@@ -41,7 +41,7 @@ QUOTA_TIMEOUT_COST: Final = 10
 
 @frozen
 class RetryPolicy:
-    """How often and how patiently one call is tried.
+    """How often and for how long one call is tried.
 
     Args:
         attempts: The most requests for one call, 1 to 10.
@@ -52,7 +52,7 @@ class RetryPolicy:
 
     Raises:
         ValueError: A number is out of its range.
-        TypeError: A value is no number.
+        TypeError: A value is not a number.
     """
 
     attempts: int = field(default=3, validator=[instance_of(int), ge(1), le(10)])
@@ -118,7 +118,7 @@ class Rule:
     later: bool
 
     def again(self, use: Use) -> bool:
-        """Tell whether another attempt is made."""
+        """Return whether another attempt is made."""
         return self.call if use == "call" else self.stream
 
 

@@ -35,10 +35,10 @@ def read_order(body: JsonObject) -> FaultRequest:
     """
     route = body.get("route")
     if not isinstance(route, str) or route not in ROUTES:
-        raise CheckError(f"route is one of {', '.join(ROUTES)}")
+        raise CheckError(f"route must be one of {', '.join(ROUTES)}")
     times = body.get("times", 1)
     if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_TIMES:
-        raise CheckError(f"times is a whole number from 1 to {MAX_TIMES}")
+        raise CheckError(f"times must be a whole number from 1 to {MAX_TIMES}")
     return FaultRequest(route, _fault(body), times)
 
 
@@ -81,7 +81,7 @@ def _happens(fault: Fault | None, *, plural: bool = True) -> str:
 def _fault(body: JsonObject) -> Fault:
     kind = body.get("kind")
     if not isinstance(kind, str) or kind not in _MAKERS:
-        raise CheckError(f"kind is one of {', '.join(KINDS)}")
+        raise CheckError(f"kind must be one of {', '.join(KINDS)}")
     try:
         return _MAKERS[kind](body)
     except CheckError:
@@ -93,14 +93,14 @@ def _fault(body: JsonObject) -> Fault:
 def _number(body: JsonObject) -> float:
     value = body.get("value")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckError("value is a number for this kind of fault")
+        raise CheckError("value must be a number for this kind of fault")
     return value
 
 
 def _whole(body: JsonObject) -> int:
     value = _number(body)
     if not isinstance(value, int):
-        raise CheckError("value is a whole number for this kind of fault")
+        raise CheckError("value must be a whole number for this kind of fault")
     return value
 
 

@@ -86,7 +86,7 @@ def problem(
         ValueError: times is below 0.
     """
     if times is not None and times < 0:
-        raise ValueError("times is 0 or more, or None for once or more often")
+        raise ValueError("times must be 0 or more, or None for once or more often")
     compared = [(number, event, wanted.differences(event)) for number, event in enumerate(events, 1)]
     found = [(number, event) for number, event, differences in compared if not differences]
     if (times is None and found) or len(found) == times:

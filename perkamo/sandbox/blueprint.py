@@ -65,7 +65,7 @@ def _parse(source: Mapping[str, object] | str | bytes) -> Mapping[str, object]:
     try:
         value = cast("object", json.loads(source))
     except (ValueError, RecursionError) as error:
-        raise ProgramError("program", f"is no JSON: {error}") from None
+        raise ProgramError("program", f"is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ProgramError("program", "must be an object")
     return cast("Mapping[str, object]", value)
@@ -119,7 +119,7 @@ class _Reader:
         value = self.text(name, default)
         if value not in known:
             raise ProgramError(
-                f"{self.path}.{name}", f"names {value!r}, which is none of: {', '.join(known) or 'nothing'}"
+                f"{self.path}.{name}", f"names {value!r}, which is not one of: {', '.join(known) or 'nothing'}"
             )
         return value
 
@@ -142,7 +142,7 @@ class _Reader:
 
     @contextmanager
     def collecting(self) -> Generator[None]:
-        """Note what is wrong in the block, and go on after it."""
+        """Note what is wrong in the block, and continue after it."""
         try:
             yield
         except ProgramError as error:
@@ -202,7 +202,7 @@ def _by_key(reader: _Reader, name: str, items: Sequence[Named]) -> dict[str, Nam
     known: dict[str, Named] = {}
     for index, item in enumerate(items):
         if item.key in known:
-            raise ProgramError(f"{reader.path}.{name}[{index}].key", f"is there twice: {item.key!r}")
+            raise ProgramError(f"{reader.path}.{name}[{index}].key", f"occurs twice: {item.key!r}")
         known[item.key] = item
     return known
 

@@ -78,7 +78,7 @@ def read_object(request: Request) -> JsonObject:
     """Return the JSON object of a body.
 
     Raises:
-        CheckError: The content type is not JSON (415), or the body is no strict JSON object (400).
+        CheckError: The content type is not JSON (415), or the body is not a strict JSON object (400).
     """
     content_type = request.header("content-type") or ""
     if content_type.partition(";")[0].strip().lower() != "application/json":
@@ -93,7 +93,7 @@ def read_object(request: Request) -> JsonObject:
     except UnicodeDecodeError:
         raise CheckError("the body is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise CheckError(f"the body is no JSON: {error.msg} at character {error.pos + 1}") from None
+        raise CheckError(f"the body is not JSON: {error.msg} at character {error.pos + 1}") from None
     except RecursionError:
         raise CheckError("the body is nested too deeply") from None
     if not isinstance(value, dict):
@@ -133,7 +133,7 @@ def read_events(body: JsonObject) -> list[Json]:
     """Return the items of a batch, unchecked.
 
     Raises:
-        CheckError: ``events`` is no list of 1 to 100 items.
+        CheckError: ``events`` is not a list of 1 to 100 items.
     """
     events = body.get("events")
     if not isinstance(events, list):
@@ -215,7 +215,7 @@ def read_facts(body: JsonObject, name: str, path: str = "") -> JsonObject:
 
 def notes_on(body: JsonObject, known: tuple[str, ...], path: str = "") -> tuple[str, ...]:
     """Return a note for each field that the contract does not know."""
-    return tuple(f"{path}{key} is no field of this request and was ignored" for key in body if key not in known)
+    return tuple(f"{path}{key} is not a field of this request and was ignored" for key in body if key not in known)
 
 
 def _moment(body: JsonObject, path: str) -> str | None:
@@ -227,7 +227,7 @@ def _moment(body: JsonObject, path: str) -> str | None:
     try:
         datetime.fromisoformat(value.upper())
     except ValueError:
-        raise CheckError(f"{path}occurred_at is no time of the calendar") from None
+        raise CheckError(f"{path}occurred_at is not a valid date and time") from None
     return value
 
 
@@ -254,7 +254,7 @@ def _check_text(value: str, path: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise CheckError(f"{path} holds a lone surrogate") from None
+        raise CheckError(f"{path} contains a lone surrogate") from None
 
 
 def _object(pairs: list[tuple[str, Json]]) -> JsonObject:
@@ -271,4 +271,4 @@ def _integer(digits: str) -> int | float:
 
 
 def _no_constant(name: str) -> Json:
-    raise CheckError(f"the body is no JSON: it holds {name}")
+    raise CheckError(f"the body is not JSON: it holds {name}")

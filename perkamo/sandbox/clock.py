@@ -16,7 +16,7 @@ class Clock:
 
     Args:
         lock: The lock of the whole sandbox.
-        now: The time at which it stands still from the beginning, with a zone. None lets it run.
+        now: The time at which it is stopped from the beginning, with a zone. None lets it run.
     """
 
     def __init__(self, lock: ProcessLock, now: datetime | None = None) -> None:
@@ -37,7 +37,7 @@ class Clock:
 
     @property
     def frozen(self) -> bool:
-        """Whether it stands still."""
+        """Whether it is stopped."""
         return self._frozen is not None
 
     def freeze(self, at: datetime | None = None) -> None:

@@ -59,7 +59,7 @@ def send_event(shown: Shown, api_key: str, send: Callable[[Request], Reply], req
     body = read_object(request)
     number, as_new = body.get("number"), body.get("as_new", False)
     if not isinstance(number, int) or not isinstance(as_new, bool):
-        raise CheckError("number is an event's, and as_new is true or false")
+        raise CheckError("number must be that of an event, and as_new must be true or false")
     with shown.lock:
         entry = _entry(shown, number)
         transaction_id = f"tx_{secrets.token_hex(8)}" if as_new else entry.transaction_id
@@ -84,7 +84,7 @@ def send_event(shown: Shown, api_key: str, send: Callable[[Request], Reply], req
 def _number(request: Request) -> int:
     text = parse_qs(request.target.partition("?")[2]).get("number", [""])[0]
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise CheckError("number is a whole number from 1 on")
+        raise CheckError("number must be a whole number from 1 on")
     return int(text)
 
 

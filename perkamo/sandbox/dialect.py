@@ -1,6 +1,6 @@
 """A sandbox that answers otherwise where nothing is published: each assumption of ours may turn out to be wrong.
 
-What can be chosen stands in the table of facts, ``perkamo.contract``: for each name the alternatives to our assumption.
+What can be chosen is in the table of facts, ``perkamo.contract``: for each name the alternatives to our assumption.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ class Dialect:
         return self._chosen.get(name)
 
     def has(self, name: str, alternative: str) -> bool:
-        """Tell whether this alternative was chosen for a fact."""
+        """Return whether this alternative was chosen for a fact."""
         return self._chosen.get(name) == alternative
 
     def shaped(self, value: JsonObject, shapes: Mapping[str, Mapping[str, Shape]]) -> JsonObject:
@@ -183,7 +183,7 @@ class DialectSpace(Space):
                 return response
 
     def common_headers(self) -> Headers:
-        """Return the headers of every answer, but for those that this service does not have."""
+        """Return the headers of every answer, except for those that this service does not have."""
         headers = super().common_headers()
         if self._dialect.has("error.request_id", "absent"):
             headers = tuple(pair for pair in headers if pair[0] != "x-perkamo-request-id")
@@ -240,7 +240,7 @@ class DialectSpace(Space):
         if self._dialect.has("event.unruled", "refused") and all(
             rule.event != event.event for rule in self.ledger.program.rules
         ):
-            raise CheckError(f"{path}event is named by no rule")
+            raise CheckError(f"{path}event matches no rule")
         if self._dialect.has("event.stranger", "refused") and not self.ledger.knows(event.user_id):
             raise CheckError(f"{path}user_id is unknown", 404)
         self._refuse_duplicate(event, path)
@@ -250,10 +250,10 @@ class DialectSpace(Space):
         before = self.ledger.applied(event)
         fact = "duplicate.answer" if before == event else "duplicate.other_body"
         if before is not None and self._dialect.has(fact, "conflict"):
-            raise CheckError(f"{path}transaction_id has counted before", 409)
+            raise CheckError(f"{path}transaction_id was applied before", 409)
         if self._batch_ids is not None and self._dialect.has("batch.repeated", "failed item"):
             if event.transaction_id in self._batch_ids:
-                raise CheckError(f"{path}transaction_id stands in this batch before", 409)
+                raise CheckError(f"{path}transaction_id occurs earlier in this batch", 409)
             self._batch_ids.add(event.transaction_id)
 
     def _refuse_unknown(self, body: JsonObject, known: tuple[str, ...], path: str = "") -> None:

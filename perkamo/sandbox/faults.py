@@ -35,12 +35,12 @@ class Status:
 
     def __attrs_post_init__(self) -> None:
         if not 200 <= self.code <= 599:
-            raise ValueError("a status code is from 200 to 599")
+            raise ValueError("a status code must be 200 to 599")
 
 
 @frozen
 class Delay:
-    """Applies the request at once and sends the answer late, by so many seconds of real time.
+    """Applies the request at once and sends the answer late, by this many seconds of real time.
 
     Attributes:
         seconds: 0 to 86,400.
@@ -50,7 +50,7 @@ class Delay:
 
     def __attrs_post_init__(self) -> None:
         if not 0 <= self.seconds <= MAX_DELAY_SECONDS:
-            raise ValueError(f"a delay is from 0 to {MAX_DELAY_SECONDS:.0f} seconds")
+            raise ValueError(f"a delay must be 0 to {MAX_DELAY_SECONDS:.0f} seconds")
 
 
 @frozen(kw_only=True)
@@ -69,7 +69,7 @@ class Reset:
 
     def __attrs_post_init__(self) -> None:
         if (self.before is None) == (self.after is None):
-            raise ValueError('a reset comes before="apply" or after="apply"')
+            raise ValueError('a reset takes before="apply" or after="apply"')
 
 
 @frozen
@@ -84,7 +84,7 @@ class Truncate:
 
     def __attrs_post_init__(self) -> None:
         if self.length < 0:
-            raise ValueError("an answer is cut after 0 or more bytes")
+            raise ValueError("an answer must be cut after 0 or more bytes")
 
 
 @frozen
@@ -99,7 +99,7 @@ class Stall:
 
     def __attrs_post_init__(self) -> None:
         if self.length < 0:
-            raise ValueError("an answer stalls after 0 or more bytes")
+            raise ValueError("an answer must stall after 0 or more bytes")
 
 
 @frozen
@@ -118,7 +118,7 @@ class Interceptor(Protocol):
         ...
 
     def repeats(self) -> bool:
-        """Tell whether the next delivery of a webhook is made twice."""
+        """Return whether the next delivery of a webhook is made twice."""
         ...
 
 
@@ -188,7 +188,7 @@ class Faults:
             ValueError: No such route, or times below 1.
         """
         if times < 1:
-            raise ValueError("times is 1 or more")
+            raise ValueError("times must be 1 or more")
         self.sequence(route, [fault] * times)
 
     def sequence(self, route: str, faults: Sequence[Fault | None]) -> None:
@@ -203,7 +203,7 @@ class Faults:
         """
         _check_route(route)
         if not any(fault is not None for fault in faults):
-            raise ValueError("a sequence holds at least one fault")
+            raise ValueError("a sequence must contain at least one fault")
         with self._lock:
             self._armed.append(_Armed(self._next_number(), route, list(faults)))
 
@@ -222,7 +222,7 @@ class Faults:
         if route is not None:
             _check_route(route)
         if not 0 < share <= 1:
-            raise ValueError("a share is above 0 and at most 1")
+            raise ValueError("a share must be above 0 and at most 1")
         with self._lock:
             self._chances.append(_Chance(self._next_number(), route, share, fault, Random(seed)))  # noqa: S311 - repeatable, not secret
 
@@ -328,4 +328,4 @@ def _runs(faults: Sequence[Fault | None]) -> Iterator[str]:
 
 def _check_route(route: str) -> None:
     if route not in ROUTES:
-        raise ValueError(f"no route is called {route!r}; the routes are {', '.join(ROUTES)}")
+        raise ValueError(f"there is no route {route!r}; the routes are {', '.join(ROUTES)}")

@@ -107,7 +107,7 @@ class Feed:
             occurred_at=event.occurred_at,
         )
         if result["duplicate"]:
-            why = f"its transaction id has counted before{', with another body' if notes else ''}"
+            why = f"its transaction id was applied before{', with another body' if notes else ''}"
             self._append(evolve(entry, first=self._firsts.get(event.transaction_id), why=why))
         else:
             self._append(

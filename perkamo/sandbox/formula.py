@@ -30,7 +30,7 @@ _Step: TypeAlias = float | str | _Path
 
 
 class FormulaError(ValueError):
-    """The text is no formula. The message says where and why."""
+    """The text is not a formula. The message says where and why."""
 
 
 class FormulaValueError(ValueError):
@@ -75,7 +75,7 @@ class Formula:
                 stack.append(_calculate(step, stack.pop(), right))
         result = stack.pop()
         if not math.isfinite(result):
-            raise FormulaValueError("the result is no finite number")
+            raise FormulaValueError("the result is not a finite number")
         return result
 
 
@@ -146,11 +146,11 @@ class _Parser:
 
     def expect_end(self) -> None:
         if self._next < len(self._tokens):
-            raise FormulaError(f"goes on unexpectedly at character {self._tokens[self._next][1] + 1}")
+            raise FormulaError(f"continues unexpectedly at character {self._tokens[self._next][1] + 1}")
 
     def _read_operand(self) -> None:
         if self._next == len(self._tokens):
-            raise FormulaError("ends where a number, a placeholder or ( should follow")
+            raise FormulaError("ends where a number, a placeholder or ( is expected")
         operand, position = self._tokens[self._next]
         self._next += 1
         if not isinstance(operand, str):
@@ -168,7 +168,9 @@ class _Parser:
             if operand == "-":
                 self.steps.append("negate")
         else:
-            raise FormulaError(f"has {operand} at character {position + 1} where a number, a placeholder or ( belongs")
+            raise FormulaError(
+                f"has {operand} at character {position + 1} where a number, a placeholder or ( is expected"
+            )
         self._depth -= 1
 
     def _take_any(self, signs: str) -> str | None:
@@ -191,11 +193,11 @@ def _look_up(context: Mapping[str, Json], path: _Path) -> float:
         else:
             raise FormulaValueError(f"context.{'.'.join(path)} is missing")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FormulaValueError(f"context.{'.'.join(path)} is no number")
+        raise FormulaValueError(f"context.{'.'.join(path)} is not a number")
     try:
         return float(value)
     except OverflowError:
-        raise FormulaValueError(f"context.{'.'.join(path)} is no finite number") from None
+        raise FormulaValueError(f"context.{'.'.join(path)} is not a finite number") from None
 
 
 def _calculate(sign: str, left: float, right: float) -> float:

@@ -42,14 +42,14 @@ def rejection_reason(request: Request, *, exposed: bool = False) -> str | None:
 
 
 def _is_foreign(request: Request, host: str | None) -> bool:
-    """Tell whether another web site asks, by what a browser says of it."""
+    """Return whether another web site asks, by what a browser says of it."""
     if request.header("origin") not in (None, f"http://{host}"):
         return True
     return request.header("sec-fetch-site") not in (None, *_OWN_SITES) and not _follows_a_link(request)
 
 
 def _follows_a_link(request: Request) -> bool:
-    """Tell whether somebody opens the page, from wherever the link is: the other site sees nothing of it."""
+    """Return whether somebody opens the page, from wherever the link is: the other site sees nothing of it."""
     opens = (request.header("sec-fetch-mode"), request.header("sec-fetch-dest")) == ("navigate", "document")
     return opens and (request.method, request.path) == ("GET", "/")
 
@@ -69,7 +69,7 @@ def _names_the_sandbox(host: str, *, exposed: bool) -> bool:
 
 
 def _is_private(name: str) -> bool:
-    """Tell whether no web site can have this name: an address, one word as in Compose, or a private ending."""
+    """Return whether no web site can have this name: an address, one word as in Compose, or a private ending."""
     if _is_address(name):
         return True
     return (

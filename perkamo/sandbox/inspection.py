@@ -83,10 +83,10 @@ def inspection_answers(
 
 
 def _position(request: Request, name: str) -> int:
-    """Return where a page begins: after so many items."""
+    """Return where a page begins: after this many items."""
     text = parse_qs(request.target.partition("?")[2]).get(name, ["0"])[0]
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise CheckError(f"{name} is a whole number from 0 on")
+        raise CheckError(f"{name} must be a whole number from 0 on")
     return int(text)
 
 

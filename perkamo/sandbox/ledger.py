@@ -50,7 +50,7 @@ class SandboxCustomer:
         wallets: The balances of every wallet that ever changed.
         level: The number of the level, None for a customer nothing was ever sent for and in a program without levels.
         perks: The keys of unlocked perks, in the order of unlocking.
-        achievements: The keys of achievements, likewise.
+        achievements: The keys of achievements, in the same way.
     """
 
     user_id: str = field(repr=False)
@@ -188,7 +188,7 @@ class Ledger:
         return self._applied.get(self._key(event))
 
     def knows(self, user_id: str) -> bool:
-        """Tell whether anything was ever sent for a customer."""
+        """Return whether anything was ever sent for a customer."""
         return user_id in self._customers
 
     def customer_json(self, user_id: str) -> JsonObject:
@@ -241,7 +241,7 @@ class Ledger:
         return enumerate(islice(self._log, max(number - first, 0), None), max(number, first) + 1)
 
     def latest(self, count: int) -> tuple[SandboxEvent, ...]:
-        """Return the last so many applied events, oldest first."""
+        """Return the last applied events, at most this many, oldest first."""
         return tuple(islice(reversed(self._log), count))[::-1]
 
     def _customer(self, user_id: str) -> _Customer:

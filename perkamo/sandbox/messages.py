@@ -88,7 +88,7 @@ class Reply:
         response: The answer; None when no byte of one is to be sent.
         delay: Seconds to wait before the first byte.
         keep: How many bytes of the body to send before that end; None for all of them.
-        end: What becomes of the connection: kept for the next request, closed in order, reset (RST), or left silent.
+        end: What happens to the connection: kept for the next request, closed in order, reset (RST), or left silent.
     """
 
     response: Response | StreamingResponse | None

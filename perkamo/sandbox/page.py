@@ -41,7 +41,7 @@ def page_answers(shown: Shown, api_key: str, send: Callable[[Request], Reply]) -
         if numbers is None:
             faults.clear()
         elif not (numbers[0].isascii() and numbers[0].isdigit() and faults.remove(int(numbers[0]))):
-            raise CheckError("there is no such fault, or not any more", 404)
+            raise CheckError("there is no such fault; it may have been removed", 404)
         return json_response(200, _armed(shown))
 
     return {

@@ -15,7 +15,7 @@ class SandboxError(RuntimeError):
 class ProcessLock:
     """A reentrant lock that knows which process it belongs to.
 
-    A forked child holds a dead copy of the state while the parent goes on serving: reading or arming that copy would
+    A forked child holds a dead copy of the state while the parent continues serving: reading or arming that copy would
     mislead without a word, and its lock may have been held at the moment of the fork. Before a socket is served, a copy
     is as good as the original.
     """

@@ -107,7 +107,7 @@ class Perk(Named):
         return {**super().blueprint(), "unlockAt": unlock}
 
     def is_unlocked(self, wallets: Mapping[str, float], level: int | None) -> bool:
-        """Tell whether balances and level suffice."""
+        """Return whether balances and level suffice."""
         if self.level is not None:
             return level is not None and level >= self.level
         return self.wallet in wallets and wallets[self.wallet] >= self.balance

@@ -51,12 +51,12 @@ class Recorded:
 
 
 class Recorder:
-    """Writes requests to a file, a line each, as they come.
+    """Writes requests to a file, a line each, as they arrive.
 
     Args:
         file: Where to; it is flushed after each line.
         pseudonyms: Replace the ids of customers and transactions by others, the same one for the same id throughout the
-            file. Contexts and traits stay as they are, but for a text in them that is one of these ids.
+            file. Contexts and traits stay as they are, except for a text in them that is one of these ids.
     """
 
     def __init__(self, file: IO[str], *, pseudonyms: bool = False) -> None:

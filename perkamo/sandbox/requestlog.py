@@ -20,7 +20,7 @@ _SECRET_HEADERS: Final = (API_KEY_HEADER, "authorization", "proxy-authorization"
 
 @frozen
 class RequestRecord:
-    """One request and what became of it.
+    """One request and its outcome.
 
     Attributes:
         method: The method.
@@ -113,7 +113,7 @@ class RequestLog:
         return next((record for found, record in self.after(number - 1) if found == number), None)
 
     def latest(self, count: int) -> tuple[RequestRecord, ...]:
-        """Return the last so many, oldest first."""
+        """Return the last ones, at most this many, oldest first."""
         return tuple(islice(reversed(self._records), count))[::-1]
 
     def reset(self) -> None:

@@ -59,7 +59,7 @@ class Sandbox:
             and arm faults. Web sites stay out.
         port: The port; 0 for a free one.
         seed: Keys, ids and tokens follow from it, so that the same script sees the same ones.
-        now: The time, with a zone, at which ``clock`` stands still from the beginning; None lets it run.
+        now: The time, with a zone, at which ``clock`` is stopped from the beginning; None lets it run.
         dialect: What it answers otherwise than assumed, by the names and alternatives of ``fidelity``, such as
             ``{"customer.perks": "texts"}``. It stays for the sandbox's life.
 
@@ -107,7 +107,7 @@ class Sandbox:
         self._space.ledger.listen(self.streams.changed)
         self._streams_as_made = (self.streams.heartbeat, self.streams.retry_ms)
         self.webhooks: Webhooks = Webhooks(self._space.ledger, IdMaker(seed))
-        """The deliveries that it makes: where to, and how clumsily."""
+        """The deliveries that it makes: where to, and how unreliably."""
         self._handlers: list[Handler] = []
         self._request_listeners: list[Callable[[RequestRecord], object]] = []
         self._interceptor: Interceptor | None = None
@@ -128,7 +128,7 @@ class Sandbox:
             SandboxError: The port is in use, the address is none of this machine's, or it runs already.
         """
         if self._server is not None:
-            raise SandboxError("the sandbox runs already")
+            raise SandboxError("the sandbox is already running")
         server = Server(self.answer, self._space.error, host=self._host, port=self._port)
         self._lock.served = True
         server.start()

@@ -111,7 +111,7 @@ class Server:
 
     def _accept(self) -> None:
         # Neither asyncio.start_server nor sock_accept: stopped at the wrong step, both lose a connection that they have
-        # accepted and not handed over yet, and it stays open for ever.
+        # accepted and not handed over yet, and it stays open forever.
         with suppress(OSError):  # the peer went already, or the process has no file descriptor left for now
             connection, _ = self._socket.accept()
             connection.setblocking(False)  # noqa: FBT003 - the standard library's own signature
@@ -159,7 +159,7 @@ class _Connection:
             try:
                 request = await self._read()
             except h11.RemoteProtocolError as error:
-                await self._reject(error.error_status_hint, f"the request is no HTTP: {error}")
+                await self._reject(error.error_status_hint, f"the request is not HTTP: {error}")
                 return
             if request is None:
                 return
@@ -194,7 +194,7 @@ class _Connection:
         return Request(head.method.decode("ascii"), head.target.decode("latin-1"), headers, body, self._peer)
 
     async def _carry_out(self, reply: Reply, *, bodyless: bool) -> bool:
-        """Do what the reply says; returns whether the connection goes on."""
+        """Do what the reply says; returns whether the connection continues."""
         if reply.delay and not await self._wait(reply.delay):
             return False
         if reply.end == "reset":
@@ -313,7 +313,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise SandboxError(
-                f"port {port} on {host} is in use: stop what uses it, or take another port (0 for any free one)"
+                f"port {port} on {host} is in use: stop what uses it, or choose another port (0 for any free one)"
             ) from error
         raise SandboxError(f"the sandbox cannot listen on {host} port {port}: {error.strerror}") from error
     return listener

@@ -173,4 +173,4 @@ ERROR: Final[Mapping[str, Callable[[int, str], Json]]] = {
     "nested": lambda status, text: {"error": {"code": status, "message": text}},
     "problem": lambda status, text: {"type": "about:blank", "title": "Error", "status": status, "detail": text},
 }
-"""Of the body of an error; ``empty`` and ``text`` are no JSON."""
+"""Of the body of an error; ``empty`` and ``text`` are not JSON."""

@@ -55,7 +55,7 @@ class Shown:
             ]
 
     def frozen_at(self) -> str | None:
-        """Return the time at which the clock stands still; None when it runs."""
+        """Return the time at which the clock is stopped; None when it runs."""
         return stamp(self.clock.time()) if self.clock.frozen else None
 
 
@@ -81,7 +81,7 @@ class Filter:
         return not (self.customer or self.event or self.status or self.text)
 
     def leaves_entry(self, entry: FeedEntry) -> bool:
-        """Tell whether an event is shown."""
+        """Return whether an event is shown."""
         if entry.kind == "identified" or self.customer not in entry.user_id.casefold():
             return False
         if self.event not in entry.event.casefold():
@@ -92,7 +92,7 @@ class Filter:
         )
 
     def leaves_request(self, record: RequestRecord) -> bool:
-        """Tell whether a request is shown."""
+        """Return whether a request is shown."""
         if not self._has_status(record.status):
             return False
         if not (self.customer or self.event or self.text):
@@ -108,7 +108,7 @@ class Filter:
         )
 
     def leaves_customer(self, customer: JsonObject) -> bool:
-        """Tell whether a customer is shown."""
+        """Return whether a customer is shown."""
         user_id = str(customer["user_id"]).casefold()
         return self.customer in user_id and (
             not self.text or self.text in user_id or self.text in _dumped(customer["traits"]).casefold()
@@ -130,7 +130,7 @@ def read_filter(request: Request) -> Filter:
 
 
 def is_about(record: RequestRecord, user_id: str) -> bool:
-    """Tell whether a request names a customer, in its body or its path."""
+    """Return whether a request names a customer, in its body or its path."""
     return _names(record, record.body.decode(errors="replace"), user_id, whole=True)
 
 

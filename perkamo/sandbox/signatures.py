@@ -21,7 +21,7 @@ MAX_TIMESTAMP_DIGITS: Final = 15
 KEY_PREFIXES_OF_LIVE: Final = ("sk_live", "pk_live")
 UNKNOWN_CAUSE: Final = (
     "none of the usual slips (key, timestamp, method, path, body) explains it;"
-    " was it made with another key or from other bytes than were sent?"
+    " was it made with another key, or from bytes other than those sent?"
 )
 
 
@@ -61,7 +61,7 @@ def check_key(request: Request, api_key: str, browser_key: str) -> None:
             f"The key in {API_KEY_HEADER} looks like a live key. This is a sandbox: keep live keys out of tests"
         )
     if hmac.compare_digest(given[0].encode(), browser_key.encode()):
-        raise AuthorizationError(f"{API_KEY_HEADER} holds the public browser key; server calls take the server key")
+        raise AuthorizationError(f"{API_KEY_HEADER} holds the public browser key; server calls need the server key")
     if not hmac.compare_digest(given[0].encode(), api_key.encode()):
         raise AuthorizationError(f"The key in {API_KEY_HEADER} is not this sandbox's server key")
 

@@ -168,7 +168,7 @@ class Space:
 
     def _customer(self, _: Request, place: Place, /) -> Response:
         if place.user_id is None:
-            raise CheckError("the user id in the path is no percent-encoded UTF-8")
+            raise CheckError("the user id in the path is not percent-encoded UTF-8")
         user_id = checks.read_id({"user_id": place.user_id}, "user_id", MAX_USER_ID_LENGTH)
         return json_response(200, self._show_customer_answer(user_id))
 
@@ -212,7 +212,7 @@ class Space:
         wish = checks.read_redemption(checks.read_object(request))
         reward = next((item for item in self.ledger.program.rewards if item.key == wish.reward), None)
         if reward is None:
-            raise CheckError("reward names none of the program's rewards", 404)
+            raise CheckError("reward is not one of the program's rewards", 404)
         answer, notes = self.ledger.redeem(wish, reward)
         if answer is None:
             raise CheckError("the balance is too small for this reward", 409)

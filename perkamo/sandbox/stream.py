@@ -94,9 +94,12 @@ class CustomerStreams:
     def _problem(self, request: Request, user_id: str | None) -> tuple[int, str]:
         """Return the status and the message that refuse a request; 0 for one that is let in."""
         if request.header(API_KEY_HEADER) is not None:
-            return 400, f"{API_KEY_HEADER} has no place on a browser-safe route: a server key must never get there"
+            return (
+                400,
+                f"{API_KEY_HEADER} does not belong on a browser-safe route: a server key must never be sent there",
+            )
         if user_id is None:
-            return 400, "the user id in the path is no percent-encoded UTF-8"
+            return 400, "the user id in the path is not percent-encoded UTF-8"
         authorization = request.header("authorization") or ""
         if not authorization.lower().startswith(_SCHEME):
             return 401, "A stream needs authorization: Bearer and a stream token"
@@ -107,7 +110,7 @@ class CustomerStreams:
         return (0, "") if token.user_id == user_id else (403, "The token was made for another customer")
 
     def _resume_after(self, last_event_id: str | None) -> int | None:
-        """Return the serial to go on from; None where that is not known, or not any more."""
+        """Return the serial to continue from; None where that is not known, or not any more."""
         text = last_event_id or ""
         if not (text.isascii() and text.isdigit()) or len(text) > _LONGEST_ID:
             return None
@@ -157,7 +160,7 @@ class _StreamBody:
         self._begin = begin
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Send events as they come, and comments when none do."""
+        """Send events as they happen, and comments when none do."""
         wakeup = _Wakeup()
         self._streams.watch(wakeup)
         try:

@@ -85,7 +85,7 @@ class TokenBook:
         """
         token = self._tokens.get(text)
         if token is None:
-            raise TokenError("The token is unknown: it was not made by this sandbox, or not since its last reset")
+            raise TokenError("The token is unknown: this sandbox did not make it, or has been reset since")
         if now >= token.expires_at:
             raise TokenError("The token has expired")
         if token.purpose != purpose:

@@ -1,4 +1,4 @@
-"""The sandbox's webhooks: a delivery after each applied event, as clumsy as the real network on request."""
+"""The sandbox's webhooks: a delivery after each applied event, as unreliable as the real network on request."""
 
 import json
 import threading
@@ -114,12 +114,12 @@ class Webhooks:
             self._headers = dict(headers or {})
 
     def duplicate(self, times: int = 1) -> None:
-        """Send the next so many deliveries twice, under one delivery id each."""
+        """Send this many of the next deliveries twice, under one delivery id each."""
         with self._changed:
             self._twice = times
 
     def reorder(self, count: int) -> None:
-        """Hold the next so many deliveries, and send them in the opposite order."""
+        """Hold this many of the next deliveries, and send them in the opposite order."""
         with self._changed:
             self._to_hold = count
 

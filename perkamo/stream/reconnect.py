@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 from attrs.validators import ge, instance_of, le
 
 HEALTHY_SECONDS: Final = 60.0
-"""A connection that stood so long was a good one, also where the customer did not change meanwhile."""
+"""A connection that stood this long was a good one, also where the customer did not change meanwhile."""
 
 
 def _check_attempts(_: object, __: object, value: object) -> None:
@@ -19,7 +19,7 @@ def _check_attempts(_: object, __: object, value: object) -> None:
 
 @frozen
 class ReconnectPolicy:
-    """How patiently a stream connects again.
+    """How a stream connects again.
 
     The wait after failed attempt n is ``base_delay * 2**(n-1)``, at most ``max_delay``; a ``retry`` of the stream
     takes the place of ``base_delay`` (below it for the first wait only). ``jitter`` spreads the waits of many clients.
@@ -29,12 +29,12 @@ class ReconnectPolicy:
         base_delay: Seconds before the first reconnection, where the stream does not say.
         max_delay: Seconds; no wait is longer, unless the service asks for it.
         jitter: 0 to 1: each wait is lengthened at random by up to this share, and stays within ``max_delay``.
-        attempts: How many failed attempts in a row end the stream with an error; None to go on for ever.
+        attempts: How many failed attempts in a row end the stream with an error; None to continue forever.
         max_asked: Seconds; the longest wait that ``retry`` or Retry-After may ask for, anything above counts as this.
 
     Raises:
         ValueError: A number is out of its range.
-        TypeError: A value is no number.
+        TypeError: A value is not a number.
     """
 
     base_delay: float = field(default=3.0, validator=[instance_of((int, float)), ge(0), le(3_600)])

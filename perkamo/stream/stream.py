@@ -30,7 +30,7 @@ StreamState: TypeAlias = Literal["connecting", "open", "waiting", "closed"]
 """What a stream is doing; ``waiting`` is before the first connection and between two of them."""
 
 BadData: TypeAlias = Literal["raise", "skip"]
-"""What becomes of an event whose data is no customer."""
+"""What happens to an event whose data is not a customer."""
 
 logger: logging.Logger = logging.getLogger("perkamo")
 
@@ -51,7 +51,7 @@ class CustomerUpdate(Serializable):
 
 
 class CustomerStream:
-    """A customer's updates, as they come. Made by ``client.subscribe_customer``.
+    """A customer's updates, as they happen. Made by ``client.subscribe_customer``.
 
     Iterate it within ``async with``, which closes it however the block is left. One task iterates at a time; another
     may close it. Nothing is read from the service before an update is asked for, and nothing is read ahead.
@@ -60,12 +60,12 @@ class CustomerStream:
 
     - A connection that ends, breaks or stays silent (no byte, not even a comment, for ``idle_timeout``) is made again,
       also the first one, and resumed by Last-Event-ID. So are 408, 425, 429, 5xx, a 409 that says when, and retryable
-      errors of the token's supplier. ``ReconnectPolicy`` says how patiently; what has been delivered starts the count
+      errors of the token's supplier. ``ReconnectPolicy`` says how; what has been delivered starts the count
       again. TLS that is refused, and errors of your own HTTP client's hooks and transport, raise.
     - 401 and 403 ask the token's supplier for a fresh one, once and at once. A fixed token fails.
     - 204 ends the iteration. Any other status or content type, a redirect (a token must not travel to another place;
       the standard would follow) and an event of more than 1 MiB raise.
-    - Each connection asks for a token, since one lives for minutes only, and no server key goes on any of them.
+    - Each connection asks for a token, since one lives for minutes only, and no server key is sent on any of them.
     - An id that a header can't carry (spaces around it, control characters, more than 4 KiB) is not sent.
     - What the service sends again after a resume is delivered again.
     - A stream that ended, failed or was closed stays so: iterating it again stops at once.
@@ -89,9 +89,9 @@ class CustomerStream:
 
         Args:
             subscription: What each connection asks for.
-            reconnect: How patiently a connection is made again.
+            reconnect: How a connection is made again.
             last_event_id: Where to begin; ``""`` for now.
-            bad_data: What becomes of an event whose data is no customer.
+            bad_data: What happens to an event whose data is not a customer.
             on_state: Called with each new state.
         """
         self._subscription = subscription
@@ -127,12 +127,14 @@ class CustomerStream:
             The update, or None when there are no more.
 
         Raises:
-            PerkamoStreamError: The stream failed in a way that reconnecting does not mend, or too often in a row, or
-                sent something that is no customer, or is being iterated already.
+            PerkamoStreamError: The stream failed in a way that reconnecting does not repair, or too often in a row, or
+                sent something that is not a customer, or is being iterated already.
             PerkamoError: The token's supplier failed, or the client is closed.
         """
         if self._scope is not None:
-            raise PerkamoStreamError("This stream is being iterated already: one task at a time. Subscribe again.")
+            raise PerkamoStreamError(
+                "This stream is already being iterated, and takes one task at a time. Subscribe again for another."
+            )
         await self._check_client()
         if self._ended:
             return None
@@ -244,8 +246,8 @@ class CustomerStream:
             return CustomerUpdate(customer=customer, event=event.event, id=event.id)
         if self._bad_data == "raise":
             raise PerkamoStreamError(
-                f"{self._label}: the data of an event {reason}, so it is no customer. The stream is closed; subscribe "
-                "with bad_data='skip' to pass over such events."
+                f"{self._label}: the data of an event {reason}, so it is not a customer. The stream is closed; "
+                "subscribe with bad_data='skip' to skip such events."
             )
         logger.warning("%s: skipped an event, whose data %s", self._label, reason)
         return None

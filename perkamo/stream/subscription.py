@@ -74,7 +74,7 @@ class StreamOrigin:
         client: Returns the HTTP client to send with: the caller's, or one of the stream's own, because streams hold
             their connections and would leave none to the calls.
         client_is_external: Whether it is the caller's.
-        is_closed: Tells whether the Perkamo client was closed.
+        is_closed: Says whether the Perkamo client was closed.
         close_notifier: Tells it to those who wait.
     """
 
@@ -195,7 +195,7 @@ class Subscription:
         return self._refuse(attempt, response, data)
 
     def _refuse(self, attempt: Attempt, response: httpx.Response, data: bytes | ValueError) -> Failure | NoMoreEvents:
-        """Tell what an answer means that is no stream."""
+        """Say what an answer means that is not a stream."""
         if response.status_code == 204:
             return NoMoreEvents()
         verdict = classify_response(attempt, response, data)
@@ -204,7 +204,8 @@ class Subscription:
         return verdict
 
     def _no_stream(self, response: httpx.Response) -> PerkamoStreamError:
-        what = f"has the content type {clean(_media_type(response)) or 'of nothing'}"
+        media_type = clean(_media_type(response))
+        what = f"has the content type {media_type}" if media_type else "has no content type"
         if response.status_code != 200:
             what = f"has the status {response.status_code}"
         elif _media_type(response) == CONTENT_TYPE:

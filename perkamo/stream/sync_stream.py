@@ -18,7 +18,7 @@ from perkamo.sync.portal import finalize_soon, run
 
 
 class SyncCustomerStream:
-    """A customer's updates, as they come. Made by ``client.subscribe_customer``.
+    """A customer's updates, as they happen. Made by ``client.subscribe_customer``.
 
     Iterate it within ``with``, which closes it however the block is left. One thread iterates at a time; another
     may close it. Nothing is read from the service before an update is asked for, and nothing is read ahead.
@@ -27,12 +27,12 @@ class SyncCustomerStream:
 
     - A connection that ends, breaks or stays silent (no byte, not even a comment, for ``idle_timeout``) is made again,
       also the first one, and resumed by Last-Event-ID. So are 408, 425, 429, 5xx, a 409 that says when, and retryable
-      errors of the token's supplier. ``ReconnectPolicy`` says how patiently; what has been delivered starts the count
+      errors of the token's supplier. ``ReconnectPolicy`` says how; what has been delivered starts the count
       again. TLS that is refused, and errors of your own HTTP client's hooks and transport, raise.
     - 401 and 403 ask the token's supplier for a fresh one, once and at once. A fixed token fails.
     - 204 ends the iteration. Any other status or content type, a redirect (a token must not travel to another place;
       the standard would follow) and an event of more than 1 MiB raise.
-    - Each connection asks for a token, since one lives for minutes only, and no server key goes on any of them.
+    - Each connection asks for a token, since one lives for minutes only, and no server key is sent on any of them.
     - An id that a header can't carry (spaces around it, control characters, more than 4 KiB) is not sent.
     - What the service sends again after a resume is delivered again.
     - A stream that ended, failed or was closed stays so: iterating it again stops at once.
@@ -58,9 +58,9 @@ class SyncCustomerStream:
 
         Args:
             subscription: What each connection asks for.
-            reconnect: How patiently a connection is made again.
+            reconnect: How a connection is made again.
             last_event_id: Where to begin; ``""`` for now.
-            bad_data: What becomes of an event whose data is no customer.
+            bad_data: What happens to an event whose data is not a customer.
             on_state: Called with each new state.
         """
         self._async = CustomerStream(
@@ -85,8 +85,8 @@ class SyncCustomerStream:
             The update, or None when there are no more.
 
         Raises:
-            PerkamoStreamError: The stream failed in a way that reconnecting does not mend, or too often in a row, or
-                sent something that is no customer, or is being iterated already.
+            PerkamoStreamError: The stream failed in a way that reconnecting does not repair, or too often in a row, or
+                sent something that is not a customer, or is being iterated already.
             PerkamoError: The token's supplier failed, or the client is closed.
         """
         return run(self._async.receive)

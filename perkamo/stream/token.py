@@ -27,7 +27,7 @@ class TokenSource:
         return self._supplier is not None
 
     def check(self) -> None:
-        """Refuse what is no token.
+        """Refuse what is not a token.
 
         Raises:
             PerkamoValidationError: It is neither a token nor a function.
@@ -39,7 +39,7 @@ class TokenSource:
         return "<TokenSource ***>"
 
     def __reduce__(self) -> str:
-        raise TypeError("a stream token is never pickled; subscribe again where it is needed")
+        raise TypeError("a stream token cannot be pickled; subscribe again where it is needed")
 
     async def auth(self) -> "Bearer":
         """Ask for the token and return what adds it to a request.
@@ -93,7 +93,7 @@ def _problem(token: object) -> str | None:
     if not isinstance(text, str):
         return "is neither text nor a BrowserToken"
     if not text or not text.isascii() or not text.isprintable() or " " in text:
-        return "is no token: those are printable ASCII without spaces"
+        return "is not a valid token: tokens are printable ASCII without spaces"
     if text.startswith(SERVER_KEY_PREFIX):
         return "is a server key, which must never go to a browser-safe route; use create_stream_token"
     return None

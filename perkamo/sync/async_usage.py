@@ -21,7 +21,7 @@ class AsyncUsageWarnings:
         self._warned: set[tuple[str, int]] = set()
 
     def warn_in_event_loop(self, subject: object, keyword: str) -> None:
-        """Warn where the calling thread runs an event loop, which stands still while a sync call waits.
+        """Warn where the calling thread runs an event loop, which is blocked while a sync call waits.
 
         Args:
             subject: The coroutine function, async iterator or async context manager.
@@ -42,7 +42,7 @@ class AsyncUsageWarnings:
         variable = words[-1].lower() if words else "client"
         line = f"{keyword} {variable}.{call}(...)" if kind else f"{keyword} {variable}"
         warnings.warn(
-            "A sync call was made inside a running event loop, which stands still until the call is done. "
+            "A sync call was made inside a running event loop, which is blocked until the call is done. "
             f"Write '{line}' on {kind or call}.",
             PerkamoAsyncUsageWarning,
             stacklevel=level,

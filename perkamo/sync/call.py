@@ -13,7 +13,7 @@ from perkamo.sync.loop_thread import GLANCE, LoopThread
 T = TypeVar("T")
 
 _UNWINDING: Final = 0.05
-"""Seconds that a cancelled call may take to unwind before the interrupt goes on without it."""
+"""Seconds that a cancelled call may take to unwind before the interrupt continues without it."""
 
 
 class Call(Generic[T]):
@@ -42,7 +42,7 @@ class Call(Generic[T]):
         """Begin, wait, and return what the function returns or raise what it raises.
 
         Raises:
-            PerkamoClosedError: The interpreter exits; the outcome tells whether the function was called.
+            PerkamoClosedError: The interpreter exits; the outcome says whether the function was called.
             PerkamoError: The process was forked meanwhile, and this is the child.
         """
         try:
@@ -58,7 +58,7 @@ class Call(Generic[T]):
         self._thread.start_soon(self._run)
 
     def wait(self, seconds: float = inf) -> bool:
-        """Sleep until the task has ended, and return True, or for so long. Interrupts of every kind go through.
+        """Sleep until the task has ended, and return True, or for this long. Interrupts of every kind go through.
 
         Raises:
             PerkamoError: The loop has ended before it, or this is a forked child.
@@ -93,7 +93,7 @@ class Call(Generic[T]):
             del error  # no cycle of error, traceback and frame
 
     def give_up(self) -> None:
-        """Cancel the task and see it unwind, so that the request has left the wire when the caller goes on."""
+        """Cancel the task and see it unwind, so that the request has left the wire when the caller continues."""
         self._given_up = True  # for a task that has not begun
         if self._thread.is_alive:
             self._thread.call_soon(self._cancel)

@@ -101,7 +101,7 @@ SECRETS: Final[Mapping[str, str]] = {
     "stream_token": "wrap_secret(stream_token, TokenSource)",
     "proxy": "hide_proxy(proxy)",
 }
-"""Secrets among the arguments, which stand in no frame of a twin either, and what hides them."""
+"""Secrets among the arguments, which are in no frame of a twin either, and what hides them."""
 
 WORDS: Final[Sequence[tuple[str, str]]] = (
     (r"await settle\((.*)\)", r"\1"),
@@ -387,7 +387,7 @@ def _files(package: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def _formatted(text: str, path: str, rules: str) -> str:
-    """Return the source of a module as ruff mends and formats it, by the settings of this repository."""
+    """Return the source of a module as ruff fixes and formats it, by the settings of this repository."""
     for command in (["check", "--select", rules, "--config", NO_COMMA, "--fix-only", "--quiet"], ["format"]):
         done = subprocess.run(  # noqa: S603 - words of our own
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(PACKAGE / path), "-"],

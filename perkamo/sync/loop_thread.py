@@ -111,7 +111,9 @@ class LoopThread:
         """Return the error of a call that can't be made or finished any more."""
         if self.pid == os.getpid():
             return exit_error(outcome)
-        return PerkamoError("This was begun before the process was forked, and goes on in its parent.", outcome=outcome)
+        return PerkamoError(
+            "This was started before the process was forked, and continues in the parent process.", outcome=outcome
+        )
 
     def _run(self) -> None:
         try:
@@ -145,7 +147,7 @@ class LoopThread:
 
 
 class _Loop(EventLoop):
-    """An event loop that goes on where a task of the caller's making raises what would end asyncio's."""
+    """An event loop that continues where a task of the caller's making raises what would end asyncio's."""
 
     def run_forever(self) -> None:
         """Run until it is stopped."""

@@ -2,7 +2,7 @@
 
 The loop starts at the first call, is replaced in a forked child, and ends with the interpreter without holding it up.
 Every call is one task in it, made with a copy of the caller's context; the calling thread waits until it is done. An
-interrupt (Ctrl-C, or an exception set on the thread) cancels the task before it goes on to the caller. At the
+interrupt (Ctrl-C, or an exception set on the thread) cancels the task before it continues to the caller. At the
 interpreter's exit, when the loop has ended or no thread starts any more, a call gets a loop of its own.
 """
 
@@ -41,7 +41,7 @@ class Portal:
         self._closing_seconds = closing_seconds
         self._usage = AsyncUsageWarnings()
         self._thread: LoopThread | None = None
-        # A finalizer may take it again: the collector runs them in the midst of anything.
+        # A finalizer may take it again: the collector runs them in the middle of anything.
         self._lock = threading.RLock()
         # A fork's copies of threads that do not exist here. Dropping one would touch what is the parent's.
         self._of_parents: list[LoopThread] = []
@@ -115,7 +115,7 @@ class Portal:
             Call(thread, function).begin()
 
     def forget_parent(self) -> None:
-        """Begin anew in a forked child: the parent's thread is not here, and its lock may be held for ever."""
+        """Begin again in a forked child: the parent's thread is not here, and its lock may be held forever."""
         if self._thread is not None:
             self._of_parents.append(self._thread)
         self._thread = None

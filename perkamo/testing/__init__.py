@@ -8,7 +8,7 @@ It is found by its entry point; nothing of it runs for a test that asks for none
         perkamo_sandbox.assert_emitted("purchase.completed", user_id="customer_123", context={"amount": 12900})
 
 ``@pytest.mark.perkamo(program=…, now=…)`` on a test, a class or a module gives the sandbox another program and a time
-at which its clock stands still. Of several marks, the closest that names an argument decides about it.
+at which its clock is stopped. Of several marks, the closest that names an argument decides about it.
 
 ``@pytest.mark.perkamo_faults`` runs a test once undisturbed, then once more for each of its requests and each fault.
 """
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="PAIR",
-        help="of tests with the mark perkamo_faults, run only this pair of a request and a fault, as failures name it",
+        help="in tests with the mark perkamo_faults, run only this pair of a request and a fault, as failures show it",
     )
 
 

@@ -49,9 +49,9 @@ def _set_clock(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
 
 
 def _close(client: AsyncPerkamoClient) -> None:
-    """Close a client whose event loops stand still, or are gone, or run in other threads.
+    """Close a client whose event loops are stopped, or are gone, or run in other threads.
 
-    A loop that stands still between two tests would hold the sockets of all tests before, until none are left.
+    A loop that is stopped between two tests would hold the sockets of all tests before, until none are left.
     """
     transport = client._exchange.sender.client._transport
     assert isinstance(transport, Transport)  # the client was given no other

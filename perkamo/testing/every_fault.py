@@ -83,7 +83,7 @@ def end_trial(item: pytest.Item, sandbox: Sandbox) -> None:
 
 
 def is_late(item: pytest.Item) -> bool:
-    """Tell whether a test is in a run in which an answer is later than its client waits."""
+    """Return whether a test is in a run in which an answer is later than its client waits."""
     trial = item.stash.get(_TRIAL, None)
     return trial is not None and trial.is_late
 
@@ -197,7 +197,7 @@ def _why(report: pytest.TestReport, trial: Trial) -> str:
     crash: object = getattr(getattr(report.longrepr, "reprcrash", None), "message", None)
     message = str(crash or report.longreprtext).strip()
     where = "" if report.when == "call" else f" in {report.when}"
-    advice = "handle it in the flow; or allow it, when a second run of the flow mends it: allow=…"
+    advice = "handle it in the flow; or allow it, when a second run of the flow repairs it: allow=…"
     if trial.allowed_error is not None:
         return f"ended with {trial.allowed_error}, which is allowed, and its second run fails{where}: {message}"
     return f"ended{where} with {message}\n{advice}" if not message.startswith("assert") else f"fails: {message}"
@@ -208,7 +208,7 @@ def _plan(item: pytest.Function) -> Plan:
     given: dict[str, object] = {}
     for mark in item.iter_markers(MARK):
         if mark.args:
-            raise TypeError(f"{_USAGE} takes its arguments by name")
+            raise TypeError(f"{_USAGE} takes keyword arguments only")
         for name, value in mark.kwargs.items():
             given.setdefault(name, value)
     unknown = sorted(given.keys() - {"allow", "depth", "seed", "limit"})
@@ -237,5 +237,5 @@ def _strike(pair: str) -> Strike:
 def _allowed(value: object) -> Allowed:
     kinds = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-        raise TypeError("allow is a class of errors, or a tuple of them")
+        raise TypeError("allow must be an error class, or a tuple of error classes")
     return cast("Allowed", value)

@@ -21,7 +21,7 @@ def renew(sandbox: Sandbox, node: pytest.Item) -> None:
     given: dict[str, object] = {}
     for mark in node.iter_markers("perkamo"):  # the closest first
         if mark.args:
-            raise pytest.UsageError(f"{_USAGE} takes its arguments by name")
+            raise pytest.UsageError(f"{_USAGE} takes keyword arguments only")
         for name, value in mark.kwargs.items():
             given.setdefault(name, value)
     unknown = sorted(given.keys() - {"program", "now"})
@@ -29,9 +29,9 @@ def renew(sandbox: Sandbox, node: pytest.Item) -> None:
         raise pytest.UsageError(f"{_USAGE} takes no argument {', '.join(unknown)}")
     program, now = given.get("program"), given.get("now")
     if not isinstance(program, Mapping | str | bytes | None):
-        raise pytest.UsageError(f"program in {_USAGE} is a mapping or JSON, not {type(program).__name__}")
+        raise pytest.UsageError(f"program in {_USAGE} must be a mapping or JSON, not {type(program).__name__}")
     if not isinstance(now, datetime | None):
-        raise pytest.UsageError(f"now in {_USAGE} is a datetime with a zone, not {type(now).__name__}")
+        raise pytest.UsageError(f"now in {_USAGE} must be a datetime with a zone, not {type(now).__name__}")
     try:
         sandbox.renew(cast("Mapping[str, object] | str | bytes | None", program), now=now)
     except ProgramError as error:

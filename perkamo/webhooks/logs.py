@@ -24,7 +24,7 @@ CREATE INDEX IF NOT EXISTS handled_claims ON handled(token) WHERE token IS NOT N
 CREATE INDEX IF NOT EXISTS handled_forget ON handled(forget) WHERE token IS NULL"""
 """A claim has a token, a handled delivery none. ``since`` and ``until`` are seconds since the machine was started."""
 _END_CLAIMS: Final = "DELETE FROM handled WHERE token IS NOT NULL AND NOT (since <= :now AND :now < until)"
-"""Also where ``since`` lies ahead: then the machine was started anew after it was written."""
+"""Also where ``since`` lies ahead: then the machine was started again after it was written."""
 _FORGET: Final = "DELETE FROM handled WHERE token IS NULL AND forget <= :today AND NOT (since <= :now AND :now < until)"
 """By both clocks: one that was set wrong must not forget what was handled a minute ago."""
 
@@ -54,7 +54,7 @@ class PerkamoDeliveryLogError(PerkamoError):
 
 @frozen
 class Claim:
-    """What became of the wish to handle a delivery.
+    """The answer to a claim on a delivery.
 
     Attributes:
         state: ``"mine"``: handle it; ``"done"``: it was handled; ``"busy"``: somebody is handling it.

@@ -14,8 +14,8 @@ from perkamo.webhooks.logs import Claim, DeliveryLog, MemoryDeliveryLog
 _IN_THIS_PROCESS: Final = MemoryDeliveryLog()
 _NONE: Final = Claim("done")
 _BUSY: Final = (
-    "This delivery is being handled already. Answer with status 503; a repetition will find it done, or will be handled"
-    " if that failed."
+    "Another handler has this delivery at the moment. Answer with status 503: a repetition is skipped if that handler"
+    " succeeds, and handled if it fails."
 )
 
 
@@ -31,7 +31,7 @@ class PerkamoDeliveryBusyError(PerkamoError):
 
 
 class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own do
-    """Run what stands in the block once for each delivery.
+    """Run the block once for each delivery.
 
     The block is told whether it is to do its work. A repetition of what was handled is told False; a block that raises
     or is cancelled leaves the delivery unhandled, and its repetition is told True.
@@ -47,7 +47,7 @@ class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own
 
     Raises:
         PerkamoDeliveryBusyError: It is being handled at this moment.
-        PerkamoDeliveryLogError: The log can't be used; ``.handled`` tells whether the block was run.
+        PerkamoDeliveryLogError: The log can't be used; ``.handled`` says whether the block was run.
     """
 
     def __init__(self, delivery: WebhookDelivery, log: DeliveryLog = _IN_THIS_PROCESS) -> None:

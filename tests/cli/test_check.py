@@ -98,7 +98,7 @@ def test_it_says_what_it_sends_and_shows_no_key_id_or_value(sandbox: Sandbox, pe
     secrets = [sandbox.api_key, sandbox.browser_key, CUSTOMER, sandbox.base_url.rpartition(":")[2]]
     secrets += [event.transaction_id for event in sandbox.events()]
     assert [secret for secret in secrets if secret in text] == []
-    assert "83 confirmed, 0 differ, 2 could not be told." in shown.stdout
+    assert "83 confirmed, 0 differ, 2 could not be determined." in shown.stdout
     assert sandbox.events(CUSTOMER)
 
 

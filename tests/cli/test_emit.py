@@ -94,7 +94,7 @@ def test_a_duplicate_is_a_success_that_says_so(here: Perkamo) -> None:
     done = here(*words)
 
     assert done.returncode == 0
-    assert "applied         before: this transaction id has counted" in done.stdout
+    assert "applied         before: this transaction id counts once" in done.stdout
     assert "earned          nothing" in done.stdout
 
 

@@ -134,7 +134,7 @@ def test_help_shows_an_example_the_variables_and_the_exit_codes(here: Perkamo, n
 
     assert (done.returncode, done.stderr) == (0, "")
     assert f"\nexample:\n  perkamo {name}" in done.stdout
-    assert "PERKAMO_SECRET_KEY   the server key; it is taken from here only" in done.stdout
+    assert "PERKAMO_SECRET_KEY   the server key; it is read from here only" in done.stdout
     for code in ("0    done", "1    failed", "2    wrong usage", "3    refused", "130  Ctrl-C"):
         assert f"\n  {code}" in done.stdout
     assert "--json" in done.stdout

@@ -54,7 +54,7 @@ def test_another_file_of_the_same_name_is_imported_from_its_first_line(
     done = perkamo("import", str(path))
 
     assert (done.returncode, done.stdout) == (0, "300 lines: 300 events applied, 0 known before, 0 refused\n")
-    assert done.stderr == f"{path}.resume is about another input. Beginning at the first line.\n"
+    assert done.stderr == f"{path}.resume belongs to another input. Starting at the first line.\n"
     assert sum(event.transaction_id.startswith("tuesday") for event in sandbox.events()) == 300
     assert [file.name for file in tmp_path.iterdir()] == ["events.jsonl"]
 
@@ -69,7 +69,7 @@ def test_a_file_that_has_grown_goes_on_where_it_stopped(sandbox: Sandbox, perkam
 
     done = perkamo("import", str(path))
 
-    assert (done.returncode, done.stderr) == (0, "Going on after line 100.\n")
+    assert (done.returncode, done.stderr) == (0, "Continuing after line 100.\n")
     assert (sent(sandbox) - before, len(sandbox.events())) == (500, 600)
 
 
@@ -87,7 +87,7 @@ def test_the_input_of_a_pipe_is_not_begun_again_without_a_word(
         done = perkamo("import", "-", "--resume-file", resume, stdin=file)
 
     assert (done.returncode, done.stdout, len(sandbox.requests)) == (1, "", before)
-    assert done.stderr == f"perkamo import: {resume} is about another input. Name another one, or remove it.\n"
+    assert done.stderr == f"perkamo import: {resume} belongs to another input. Name another one, or remove it.\n"
 
 
 def test_refused_lines_of_earlier_runs_are_kept(sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_an_interrupted_import_goes_on_where_it_stopped(sandbox: Sandbox, tmp_pa
     assert interrupted.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
     assert (b"perkamo import: interrupted after line" in err) == (how == signal.SIGINT)
     assert before < 19_980
-    assert (code, "Going on after line" in again) == (3, True)
+    assert (code, "Continuing after line" in again) == (3, True)
     assert "20,000 lines" in out
     assert len({event.user_id for event in sandbox.events()}) == len(sandbox.events()) == 19_980
     assert [note["line"] for note in notes] == list(range(1, 20_001, 1000))
@@ -283,7 +283,7 @@ def test_a_place_that_holds_no_outbox_is_not_touched(sandbox: Sandbox, tmp_path:
 
     code, _, err = run(sandbox, "outbox", action, place)
 
-    assert (code, "holds no outbox" in err) == (1, True)
+    assert (code, "contains no outbox" in err) == (1, True)
     assert place.stat().st_mode & 0o7777 == 0o1777
     assert [path.name for path in place.iterdir()] == ["other_app.txt"]
 

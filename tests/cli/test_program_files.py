@@ -48,7 +48,7 @@ def test_a_right_file_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str
     file = write(tmp_path / "program.json")
 
     assert main(["program", "check", file]) == 0
-    assert capsys.readouterr().out == "Sandbox shop: 8 earning rules, nothing is wrong.\n"
+    assert capsys.readouterr().out == "Sandbox shop: 8 earning rules, no problems found.\n"
     assert main(["program", "check", file, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"ok": True, "problems": []}
 
@@ -61,7 +61,7 @@ def test_a_wrong_file_is_refused_with_all_that_is_wrong(tmp_path: Path, capsys: 
     assert main(["program", "check", file]) == 3
     assert capsys.readouterr().out.splitlines() == [
         "program.earningRules[0].reward.amount must be a number",
-        "program.earningRules[1].reward.wallet names 'x', which is none of: points, stars",
+        "program.earningRules[1].reward.wallet names 'x', which is not one of: points, stars",
     ]
     assert main(["program", "check", file, "--json"]) == 3
     assert len(json.loads(capsys.readouterr().out)["problems"]) == 2

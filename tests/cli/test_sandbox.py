@@ -103,7 +103,7 @@ def test_a_busy_port_ends_with_1_and_one_clear_line() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"perkamo sandbox: port {port} on 127.0.0.1 is in use:"
-        " stop what uses it, or take another port (0 for any free one)\n"
+        " stop what uses it, or choose another port (0 for any free one)\n"
     )
 
 
@@ -123,7 +123,7 @@ def test_a_program_is_read_from_a_file(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ('{"wallets": []}', "program.wallets must name at least one wallet"),
-        ("{", "program is no JSON"),
+        ("{", "program is not JSON"),
         (None, "cannot read"),
     ],
 )

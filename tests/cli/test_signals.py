@@ -139,7 +139,7 @@ def test_an_import_finishes_its_requests_and_goes_on_later(
         again = second.end()
 
     assert (code, out) == (143, "")
-    assert err == f"perkamo import: stopped after line {before:,}. Run the same command again to go on from there.\n"
+    assert err == f"perkamo import: stopped after line {before:,}. Run the same command again to continue.\n"
     assert 0 < before < 3000
     assert again[0] == 0
     assert json.loads(again[1])["applied"] == 3000

@@ -44,7 +44,7 @@ def test_an_event_that_counts_is_no_failure_although_its_result_can_not_be_shown
     assert (done.returncode, done.stdout) == (0, "")
     assert re.fullmatch(
         rf"perkamo emit: the event counts, under the transaction id {event.transaction_id}\. "
-        r"The result can't be shown: (No space left on device|standard output is closed)\.\n",
+        r"The result cannot be shown: (No space left on device|standard output is closed)\.\n",
         done.stderr,
     )
 
@@ -63,7 +63,7 @@ def test_a_customer_who_was_identified_is_no_failure_either(sandbox: Sandbox) ->
 
     assert (done.returncode, sandbox.customer("customer_123").traits) == (0, {"plan": "premium"})
     assert done.stderr == (
-        "perkamo identify: the customer was identified. The result can't be shown: No space left on device.\n"
+        "perkamo identify: the customer was identified. The result cannot be shown: No space left on device.\n"
     )
 
 
@@ -123,7 +123,7 @@ def test_dead_letters_that_wait_again_are_no_failure(sandbox: Sandbox, box: str)
     shell(sandbox, f"perkamo outbox relay {box} --until-empty")
     done = shell(sandbox, f"perkamo outbox requeue {box} >/dev/full")
 
-    told = "dead letters that wait for delivery again: 1. The result can't be shown: No space left on device."
+    told = "dead letters that wait for delivery again: 1. The result cannot be shown: No space left on device."
     assert (done.returncode, done.stderr) == (0, f"perkamo outbox: {told}\n")
 
 

@@ -15,7 +15,7 @@ def test_a_token_stands_alone_on_stdout(sandbox: Sandbox, here: Perkamo) -> None
 
     token = sandbox.check_token(done.stdout.removesuffix("\n"), "browser")
     assert (token.user_id, done.returncode) == ("customer_123", 0)
-    assert re.fullmatch(r"Good for 60 s, until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\.\n", done.stderr)
+    assert re.fullmatch(r"Valid for 60 s, until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\.\n", done.stderr)
 
 
 @pytest.mark.parametrize(("words", "seconds"), [([], 120), (["--ttl", "30"], 30)])

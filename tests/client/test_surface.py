@@ -273,7 +273,7 @@ async def test_the_sandbox_serves_in_process_as_well(sandbox: Sandbox) -> None:
 async def test_options_of_connections_and_own_client_do_not_mix(option: dict[str, Any]) -> None:
     """A caller's client has connections of its own; catches an option that is silently ignored."""
     async with httpx.AsyncClient() as http_client:
-        with pytest.raises(PerkamoConfigurationError, match="not both"):
+        with pytest.raises(PerkamoConfigurationError, match="Pass either"):
             AsyncPerkamoClient("sk_test", http_client=http_client, **option)
 
 

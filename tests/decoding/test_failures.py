@@ -29,18 +29,18 @@ REASONS: list[tuple[JSONValue, str | None, str, str]] = [
     ({"status": "ok", "message": "Welcome"}, "ok", "Welcome", "unknown"),
     ({"status": 200, "message": "fine"}, None, "fine", "unknown"),
     ("success", "success", "success", "unknown"),
-    (None, None, "its result has null for an object", "unknown"),
-    ([], None, "its result has null for an object", "unknown"),
-    ({}, None, "its result has null for an object", "unknown"),
-    (7, None, "its result has null for an object", "unknown"),
-    ({"error": None, "message": "", "status": True}, None, "its result has null for an object", "unknown"),
+    (None, None, "its result has null instead of an object", "unknown"),
+    ([], None, "its result has null instead of an object", "unknown"),
+    ({}, None, "its result has null instead of an object", "unknown"),
+    (7, None, "its result has null instead of an object", "unknown"),
+    ({"error": None, "message": "", "status": True}, None, "its result has null instead of an object", "unknown"),
 ]
 
 
 @pytest.mark.parametrize(("item", "error", "message", "outcome"), REASONS, ids=[str(row[0])[:60] for row in REASONS])
 def test_a_reason_is_found_in_any_usual_shape(item: JSONValue, error: str | None, message: str, outcome: str) -> None:
     """Code, words and whether they are final are read; catches a shape whose words are lost."""
-    failure = read_failure(item, "has null for an object", META, ())
+    failure = read_failure(item, "has null instead of an object", META, ())
 
     assert (failure.error, failure.message, failure.outcome) == (error, message, outcome)
     assert (failure.raw, failure.accepted, failure.meta) == (item, False, META)

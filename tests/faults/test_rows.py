@@ -117,7 +117,7 @@ async def test_other_json_where_nothing_is_published_reads_as_an_empty_answer(
 
     assert isinstance(result, Customer | IdentifyResponse | Program)
     assert (result.raw, result.meta.attempts) == ({}, 1)
-    assert "An empty one is returned; this is told once" in caplog.text
+    assert "An empty one is returned; this is logged once" in caplog.text
 
 
 RECOVERING: list[tuple[str, Callable[[Connection], None]]] = [

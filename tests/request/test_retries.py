@@ -313,7 +313,7 @@ async def test_a_redirect_to_nowhere_is_raised_at_once() -> None:
     async with AsyncPerkamoClient("sk_test", base_url=BASE) as client:
         with respx.mock as router:
             route = router.post(BASE + "/v1/events").respond(302, headers={"location": "https://[::1"})
-            with pytest.raises(PerkamoConnectionError, match="redirect to no valid URL") as caught:
+            with pytest.raises(PerkamoConnectionError, match="redirect to an invalid URL") as caught:
                 await client.emit("u", "e")
 
     assert (route.call_count, caught.value.retryable) == (1, False)

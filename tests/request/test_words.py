@@ -31,7 +31,7 @@ AGAIN = re.compile(
 )
 NOT_AGAIN = re.compile(
     "the same request will be refused again|check base_url|check the server key|this key may not|check the proxy|"
-    "check its hooks|let the variable name",
+    "check its hooks|set the variable to",
     re.IGNORECASE,
 )
 

@@ -86,7 +86,7 @@ def test_falling_below_a_level_is_no_level_up_and_keeps_the_perk(api: Caller) ->
         ({"user_id": " \t"}, "user_id must not be blank"),
         ({"user_id": "a" * 257}, "user_id must be at most 256"),
         ({"user_id": "😀" * 129}, "user_id must be at most 256"),
-        ({"user_id": "\ud800"}, "user_id holds a lone surrogate"),
+        ({"user_id": "\ud800"}, "user_id contains a lone surrogate"),
         ({"event": ...}, "event is missing"),
         ({"event": []}, "event must be text"),
         ({"event": ""}, "event must not be blank"),
@@ -102,8 +102,8 @@ def test_falling_below_a_level_is_no_level_up_and_keeps_the_perk(api: Caller) ->
         ({"context": {"": 1}}, "context has an empty key"),
         ({"context": {"a": {"": 1}}}, "context.a has an empty key"),
         ({"context": {"a": [{"b": [{"": 1}]}]}}, r"context.a\[0\].b\[0\] has an empty key"),
-        ({"context": {"a": "\ud800"}}, "context.a holds a lone surrogate"),
-        ({"context": {"\udfff": 1}}, "a key of context holds a lone surrogate"),
+        ({"context": {"a": "\ud800"}}, "context.a contains a lone surrogate"),
+        ({"context": {"\udfff": 1}}, "a key of context contains a lone surrogate"),
         ({"context": {"xp": 1}}, "context.xp is reserved"),
         ({"context": {"wallet": 1}}, "context.wallet is reserved"),
         ({"context": {"wallets": 1}}, "context.wallets is reserved"),
@@ -119,8 +119,8 @@ def test_falling_below_a_level_is_no_level_up_and_keeps_the_perk(api: Caller) ->
         ({"occurred_at": "2026-06-01T10:00:00"}, "occurred_at must be a time"),
         ({"occurred_at": "2026-06-01 10:00:00Z"}, "occurred_at must be a time"),
         ({"occurred_at": "٢٠٢٦-06-01T10:00:00Z"}, "occurred_at must be a time"),
-        ({"occurred_at": "2026-13-01T10:00:00Z"}, "no time of the calendar"),
-        ({"occurred_at": "2026-02-30T10:00:00Z"}, "no time of the calendar"),
+        ({"occurred_at": "2026-13-01T10:00:00Z"}, "not a valid date and time"),
+        ({"occurred_at": "2026-02-30T10:00:00Z"}, "not a valid date and time"),
     ],
 )
 def test_an_event_that_breaks_a_rule_is_refused(api: Caller, change: dict[str, object], reason: str) -> None:
@@ -174,14 +174,14 @@ def test_an_event_within_the_rules_is_applied(api: Caller, change: dict[str, obj
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
-        (b'{"user_id":"a"}x', "no JSON"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b'{"user_id":"a"}x', "not JSON"),
         (b"[]", "must be an object"),
         (b'"text"', "must be an object"),
         (b"null", "must be an object"),
         (b"\xff", "not UTF-8"),
-        (b'\xef\xbb\xbf{"user_id":"a"}', "no JSON"),
+        (b'\xef\xbb\xbf{"user_id":"a"}', "not JSON"),
         (b'{"user_id":NaN}', "NaN"),
         (b'{"user_id":Infinity}', "Infinity"),
         (b'{"user_id":-Infinity}', "Infinity"),
@@ -291,7 +291,7 @@ def test_unknown_fields_are_ignored_and_noted(api: Caller) -> None:
     answer = api.post("/v1/events", event(space="demo"))
 
     assert answer.status == 200
-    assert answer.notes == ("space is no field of this request and was ignored",)
+    assert answer.notes == ("space is not a field of this request and was ignored",)
 
 
 def test_a_batch_answers_in_order_and_is_not_atomic(api: Caller) -> None:

@@ -176,5 +176,5 @@ def test_a_formula_without_a_value_earns_nothing_and_leaves_a_note() -> None:
     """Expect the event to go through all the same."""
     assert SHOP.earn("purchase.completed", {"amount": "12900"}) == (
         {},
-        ["a rule on purchase.completed earned nothing: context.amount is no number"],
+        ["a rule on purchase.completed earned nothing: context.amount is not a number"],
     )

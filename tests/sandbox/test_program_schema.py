@@ -74,7 +74,7 @@ def test_the_schema_misses_only_what_a_schema_can_not_say() -> None:
                 read_program(program)  # type: ignore[arg-type]  # an object, as the schema says
             missed |= set(error.value.problems)
 
-    said = ("names ", "must be above the level before it", "formula cannot be read", "is there twice")
+    said = ("names ", "must be above the level before it", "formula cannot be read", "occurs twice")
     assert [problem for problem in missed if not any(words in problem for words in said)] == []
 
 

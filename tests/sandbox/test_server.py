@@ -194,7 +194,7 @@ def test_stopping_ends_connections_that_were_only_just_made(pause: float) -> Non
 
 def test_it_can_be_started_again_but_not_twice(sandbox: Sandbox) -> None:
     """Expect an error for a second start, and a fresh port with the old state after a stop."""
-    with pytest.raises(SandboxError, match="runs already"):
+    with pytest.raises(SandboxError, match="is already running"):
         sandbox.start()
 
     sandbox.stop()

@@ -187,7 +187,7 @@ async def test_two_iterations_at_once_are_an_error() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(consume)
             await until(lambda: stream.state == "open")
-            with pytest.raises(PerkamoStreamError, match="iterated already"):
+            with pytest.raises(PerkamoStreamError, match="already being iterated"):
                 await stream.receive()
             go.set()
 

@@ -101,7 +101,7 @@ def test_events_are_counted(times: int | None, count: int, head: str | None) -> 
 
 def test_a_negative_count_is_refused() -> None:
     """It can only be a mistake, which would else read as a failed assertion."""
-    with pytest.raises(ValueError, match="times is 0 or more"):
+    with pytest.raises(ValueError, match="times must be 0 or more"):
         problem(Expected("a"), -1, (), ())
 
 

@@ -96,7 +96,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Run:
 BUGS = {
     "test_ids": "found 2, expected exactly 1",
     "test_errors": "found 0, expected exactly 1",
-    "test_order": "which is allowed, and a second run does not mend it",
+    "test_order": "which is allowed, and a second run does not repair it",
     "test_hooks": "webhook #1: delivered twice\n  review.created: found 2, expected exactly 1",
 }
 
@@ -365,9 +365,9 @@ def test_wrong_marks_and_options_are_told(tmp_path: Path) -> None:
 
     assert run.counts == {"failed": 1, "passed": 2, "skipped": 1, "error": 5}
     for text in (
-        "takes its arguments by name",
+        "takes keyword arguments only",
         "takes no argument retries",
-        "allow is a class",
+        "allow must be an error class",
         "'depth' must be >= 1",
     ):
         assert text in run.text

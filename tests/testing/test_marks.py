@@ -78,12 +78,12 @@ def test_the_closest_mark_that_names_an_argument_decides_about_it(tmp_path: Path
 
 
 WRONG_MARKS = {
-    "{}": "takes its arguments by name",
+    "{}": "takes keyword arguments only",
     "programme={}": "takes no argument programme",
-    "program=3": "program in @pytest.mark.perkamo(program=…, now=…) is a mapping or JSON, not int",
+    "program=3": "program in @pytest.mark.perkamo(program=…, now=…) must be a mapping or JSON, not int",
     "program={'rules': 1}": "is wrong: program.wallets must name at least one wallet",
-    "program='{'": "program is no JSON",
-    "now='2026-06-01'": "is a datetime with a zone, not str",
+    "program='{'": "program is not JSON",
+    "now='2026-06-01'": "must be a datetime with a zone, not str",
     "now=datetime(2026, 6, 1)": "the time needs a zone",
 }
 

@@ -76,7 +76,7 @@ def test_a_type_that_nobody_knows_yet_is_read_as_far_as_it_goes() -> None:
 
 WRONG = {
     "not JSON": (b"{", "is not JSON"),
-    "no object": (b"[]", "for an object"),
+    "no object": (b"[]", "instead of an object"),
     "NaN": (b'{"id": NaN}', "NaN"),
     "a key twice": (b'{"id": "a", "id": "b"}', "twice"),
     "no UTF-8": (b"\xff", "UTF-8"),

@@ -1,4 +1,4 @@
-"""Requests as they are wanted, right or wrong, and answers as they came: past everything that the client would mend."""
+"""Requests as they are wanted, right or wrong, and answers as they came: without the client's corrections."""
 
 import time
 from collections.abc import Mapping

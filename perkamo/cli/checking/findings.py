@@ -13,7 +13,7 @@ from perkamo.encoding.encode import JSONValue
 Found: TypeAlias = Literal["confirmed", "differs", "could not tell"]
 
 CONFIRMED: Final = "confirmed"
-"""What a question answers where the service does as the table says; None where that can't be told."""
+"""What a question answers where the service does as the table says; None where that is unknown."""
 
 _NEEDS_WRITE: Final = "needs --write"
 _NOT_ASKED: Final = "no request shows it"
@@ -28,7 +28,7 @@ class Finding:
     Attributes:
         fact: The fact.
         found: Whether the service does as it says.
-        detail: How it differs, by the name of an alternative where there is one; or why it can't be told. No values.
+        detail: How it differs, by the name of an alternative where there is one; or why it is unknown. No values.
     """
 
     fact: Fact
@@ -48,7 +48,7 @@ class Finding:
 
 
 class Findings:
-    """Collects what was found out; a difference outweighs what confirms, and both outweigh what can't be told."""
+    """Collects what was found out; a difference outweighs what confirms, and both outweigh what is unknown."""
 
     def __init__(self, *, writes: bool) -> None:
         self._missing = _NOT_ASKED if writes else _NEEDS_WRITE
@@ -61,8 +61,8 @@ class Findings:
 
         Args:
             name: The fact's name.
-            answer: ``CONFIRMED``, how the service differs, or None where that can't be told.
-            why: Why it can't be told.
+            answer: ``CONFIRMED``, how the service differs, or None where that is unknown.
+            why: Why it is unknown.
         """
         before = self._found.get(name)
         if before is not None and (before.found == "differs" or answer is None):
@@ -92,7 +92,7 @@ class Findings:
         return found is not None and found.found == "confirmed"
 
     def differs(self, name: str) -> bool:
-        """Tell whether the service was found to differ in something."""
+        """Return whether the service was found to differ in something."""
         found = self._found.get(name)
         return found is not None and found.found == "differs"
 

@@ -98,7 +98,7 @@ def _of_all(answers: list[str]) -> str:
 
 
 def _earns(reward: JSONValue) -> bool:
-    """Tell whether there is an amount or a formula anywhere in a reward."""
+    """Return whether there is an amount or a formula anywhere in a reward."""
     if isinstance(reward, dict):
         return any(_earns(inner) for inner in reward.values())
     return type(reward) in (int, float) or (isinstance(reward, str) and "{{" in reward)

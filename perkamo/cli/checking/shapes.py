@@ -1,6 +1,6 @@
 """What shape the parts of an answer have, in the words of the table; each function takes the object that has the part.
 
-It answers ``CONFIRMED``, the name of an alternative, another difference in words, or None where that can't be told.
+It answers ``CONFIRMED``, the name of an alternative, another difference in words, or None where that is unknown.
 """
 
 from collections.abc import Callable, Mapping
@@ -184,7 +184,7 @@ TOKEN: Final[Mapping[str, Question]] = {
 
 
 def whole_customer(value: JSONValue) -> tuple[str, JsonObject | None]:
-    """Tell whether a customer is the whole answer, and return it."""
+    """Return whether a customer is the whole answer, and return it."""
     match value:
         case {"customer": dict() as inner}:
             return "in customer", inner
@@ -197,7 +197,7 @@ def whole_customer(value: JSONValue) -> tuple[str, JsonObject | None]:
 
 
 def whole_program(value: JSONValue) -> tuple[str, JsonObject | None]:
-    """Tell whether the program is the whole answer, and return it."""
+    """Return whether the program is the whole answer, and return it."""
     match value:
         case {"data": dict() as inner}:
             return "in data", inner
@@ -210,7 +210,7 @@ def whole_program(value: JSONValue) -> tuple[str, JsonObject | None]:
 
 
 def blueprint(program: JsonObject) -> tuple[str, JsonObject | None]:
-    """Tell what shape the blueprint has, and return it."""
+    """Say what shape the blueprint has, and return it."""
     match program:
         case {"blueprint": dict() as inner}:
             return CONFIRMED, inner
@@ -227,7 +227,7 @@ def blueprint(program: JsonObject) -> tuple[str, JsonObject | None]:
 
 
 def rules(plan: JsonObject) -> tuple[str | None, list[JsonObject]]:
-    """Tell what shape the earning rules have, and return those that name an event."""
+    """Say what shape the earning rules have, and return those that name an event."""
     match plan:
         case {"earningRules": list() as items}:
             named = [item for item in items if isinstance(item, dict) and isinstance(item.get("event"), str)]
@@ -245,7 +245,7 @@ def rules(plan: JsonObject) -> tuple[str | None, list[JsonObject]]:
 
 
 def label(rule: JsonObject) -> str:
-    """Tell what shape the label of a rule has."""
+    """Say what shape the label of a rule has."""
     match rule:
         case {"label": str()}:
             return CONFIRMED
@@ -258,7 +258,7 @@ def label(rule: JsonObject) -> str:
 
 
 def reward(rule: JsonObject) -> str:
-    """Tell what shape the reward of a rule has."""
+    """Say what shape the reward of a rule has."""
     match rule:
         case {"reward": {"amount": int() | float()} | {"formula": str()}}:
             return CONFIRMED
@@ -273,7 +273,7 @@ def reward(rule: JsonObject) -> str:
 
 
 def failed_item(item: JSONValue) -> str:  # noqa: C901, PLR0911 - one flat dispatch
-    """Tell what shape a failed item of a batch has."""
+    """Say what shape a failed item of a batch has."""
     match item:
         case {"applied": False, "error": dict()}:
             return CONFIRMED
@@ -300,7 +300,7 @@ def failed_item(item: JSONValue) -> str:  # noqa: C901, PLR0911 - one flat dispa
 
 
 def error(body: bytes, value: JSONValue) -> str:
-    """Tell what shape the body of an error has."""
+    """Say what shape the body of an error has."""
     match value:
         case {"message": str()}:
             return CONFIRMED
@@ -315,7 +315,7 @@ def error(body: bytes, value: JSONValue) -> str:
 
 
 def identified(body: bytes, value: JSONValue) -> str:
-    """Tell what the answer to identify is."""
+    """Say what the answer to identify is."""
     match value:
         case {"wallets": _} | {"perks": _}:
             return "customer"

@@ -29,7 +29,7 @@ class Surrounding:
     Attributes:
         name: What it is.
         text: What was found, without keys, hosts and other values of yours.
-        ok: Whether it is as it should be; None where that can't be told.
+        ok: Whether it is as it should be; None where that is unknown.
     """
 
     name: str
@@ -100,7 +100,7 @@ def _tls(scheme: str) -> Surrounding:
     for name in _CA_VARIABLES:
         path = os.environ.get(name)
         if path and not Path(path).exists():
-            return Surrounding("TLS", f"{name} names nothing that is there", ok=False)
+            return Surrounding("TLS", f"{name} names a file that does not exist", ok=False)
     given = [name for name in _CA_VARIABLES if os.environ.get(name)]
     if given:
         return Surrounding("TLS", f"certificates of {' and '.join(given)}, {ssl.OPENSSL_VERSION}", ok=True)

@@ -162,7 +162,7 @@ class Writer:
 
     async def _refused(self) -> None:
         answers = [await self.send(self.new(context={key: 1})) for key in ("xp", "Wallets")]
-        self.findings.expect("event.reserved", all(one.refused for one in answers), "reserved keys are taken")
+        self.findings.expect("event.reserved", all(one.refused for one in answers), "reserved keys are accepted")
         if answers[0].refused:
             status = answers[0].status
             self.findings.add("event.refused", CONFIRMED if status == 400 else str(status))
@@ -201,7 +201,7 @@ class Writer:
         twice = json_bytes(self.new()).replace(b'"event":', b'"event":"a","event":')
         no_number = json_bytes(self.new(context={"n": "nan"})).replace(b'"nan"', b"NaN")
         strict = [await post(twice), await post(no_number)]
-        self.findings.expect("request.json", all(one.refused for one in strict), "JSON that is not sound is taken")
+        self.findings.expect("request.json", all(one.refused for one in strict), "invalid JSON is accepted")
         plain = await post(self.new(), content_type="text/plain")
         large = await post(self.new(context={"text": "x" * _LARGE}))
         fine = (plain.status, large.status) == (415, 413)
@@ -212,10 +212,10 @@ class Writer:
         wrong = await post(self.new(), changed={SIGNATURE_HEADER: f"v1={'0' * 64}"})
         unsigned = await post(self.new(), changed={SIGNATURE_HEADER: "", TIMESTAMP_HEADER: ""})
         refused = wrong.refused and unsigned.refused
-        self.findings.expect("request.signature", refused, "a request without a right signature is taken")
+        self.findings.expect("request.signature", refused, "a request with a wrong signature is accepted")
         old, too_old = await post(self.new(), skew=_OLD), await post(self.new(), skew=_TOO_OLD)
         taken = {(True, False): CONFIRMED, (True, True): "900 s", (False, False): "less than 240 s"}
-        self.findings.add("request.skew", taken.get((old.ok, too_old.ok), "answers are odd"))
+        self.findings.add("request.skew", taken.get((old.ok, too_old.ok), "unexpected answers"))
 
     async def _formula(self) -> None:
         """Send an event whose rules are formulas alone, without and with what they read."""
@@ -276,7 +276,7 @@ def _duplicate(answer: Answer) -> str:
 
 
 def _counted(answer: Answer, before: Answer, after: Answer, otherwise: str) -> str | None:
-    """Tell whether a repeated id changed nothing."""
+    """Return whether a repeated id changed nothing."""
     if answer.status == 409:
         return CONFIRMED if otherwise == "customer" else "conflict"
     if not (answer.ok and before.ok and after.ok):

@@ -19,7 +19,7 @@ class Plan:
     """What is to be tried.
 
     Attributes:
-        allow: Errors with which a disturbed flow may end; a second run must mend it then.
+        allow: Errors with which a disturbed flow may end; a second run must repair it then.
         depth: How many faults strike one run, at most.
         seed: Which runs a limit leaves follows from it.
         limit: How many runs of each depth there are, at most; None for all.
@@ -89,10 +89,10 @@ def try_every_fault(
 
     Args:
         flow: What is tried; called with the sandbox, as new each time. Its own assertions count. What it keeps outside
-            of the sandbox, such as a database, it makes anew itself.
+            of the sandbox, such as a database, it recreates itself.
         sandbox: A running sandbox, whose program, address and keys are kept; None for one on a free port.
         allow: Errors with which a disturbed flow may end. It runs once more then, undisturbed, on what is there: that
-            must mend it.
+            must repair it.
         depth: How many faults strike one run, at most; 2 tries pairs of them as well, which are many.
         seed: Which runs a limit leaves follows from it.
         limit: How many runs of each depth there are, at most; None for all.
@@ -145,7 +145,7 @@ def _run(flow: Callable[[Sandbox], object], sandbox: Sandbox, trial: Trial) -> N
         trial.end(sandbox)
     if inspect.iscoroutine(result):
         _close(result)
-        raise TypeError("the flow is async: give lambda sandbox: asyncio.run(flow(sandbox)) in its place")
+        raise TypeError("the flow is async: pass lambda sandbox: asyncio.run(flow(sandbox)) instead")
 
 
 def _close(coroutine: Coroutine[object, object, object]) -> None:

@@ -14,7 +14,7 @@ from perkamo.sandbox.sandbox import Sandbox
 
 @frozen
 class Outcome:
-    """What stands in the sandbox at the end of a run.
+    """What is in the sandbox at the end of a run.
 
     Attributes:
         customers: The customers, in the order in which they came.
@@ -78,7 +78,7 @@ def _of_events(expected: Outcome, got: Outcome, names: Mapping[str, str]) -> Ite
 def _of_customer(expected: SandboxCustomer, got: SandboxCustomer | None) -> Iterable[str]:
     where = f"customer {expected.user_id!r}"
     if got is None:
-        return [f"{where}: is not there"]
+        return [f"{where}: is missing"]
     found = [
         f"{where}: wallets.{wallet}: expected {wanted}, got {balance}"
         for wallet in dict.fromkeys((*expected.wallets, *got.wallets))

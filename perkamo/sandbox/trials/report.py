@@ -1,4 +1,4 @@
-"""What came out of trying every fault, in words. Pure."""
+"""The result of trying every fault, in words. Pure."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -27,7 +27,7 @@ class FaultDifference:
 
 @frozen
 class FaultReport:
-    """What came out of trying every fault.
+    """The result of trying every fault.
 
     Attributes:
         tried: How many runs there were besides the undisturbed one.
@@ -100,7 +100,7 @@ def problem_of(baseline: Outcome, trial: Trial) -> str | None:
         return "\n".join([trial.failure, *found])
     if found and trial.allowed_error is not None:
         return "\n".join(
-            [f"ended with {trial.allowed_error}, which is allowed, and a second run does not mend it", *found]
+            [f"ended with {trial.allowed_error}, which is allowed, and a second run does not repair it", *found]
         )
     return "\n".join(found) or None
 
@@ -109,7 +109,7 @@ def failure_text(error: BaseException) -> str:
     """Say with what a run ended, and what to do about it."""
     return (
         f"ended with {type(error).__name__}: {error}\n"
-        "handle it in the flow, or allow it, when a second run of the flow mends it: allow="
+        "handle it in the flow, or allow it, when a second run of the flow repairs it: allow="
         f"{type(error).__name__}"
     )
 

@@ -16,7 +16,7 @@ WEBHOOK: Final = "webhook"
 _TWICE: Final = "delivered twice"
 _LATE: Final = "answer late at every attempt"
 _AT_ONCE: Final[Mapping[str, str]] = {"retry-after": "0"}
-"""So that a client with its usual waits does not hold up a test."""
+"""So that a client with its usual waits does not block a test."""
 
 _TRANSIENT: Final[Mapping[str, Fault]] = {
     "refused with 429": Status(429, _AT_ONCE),

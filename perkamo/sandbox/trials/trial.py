@@ -27,7 +27,7 @@ class Trial:
 
     Args:
         strikes: What happens in this run, in this order; nothing in the undisturbed one.
-        allow: Errors with which the flow may end where something strikes; it runs once more then, and must mend it.
+        allow: Errors with which the flow may end where something strikes; it runs once more then, and must repair it.
 
     Attributes:
         strikes: As given.
@@ -69,7 +69,7 @@ class Trial:
         self.outcome = take_outcome(sandbox)
 
     def call(self, sandbox: Sandbox, flow: Callable[[], _T]) -> _T:
-        """Run the flow; where it ends with an allowed error, once more, which must mend it."""
+        """Run the flow; where it ends with an allowed error, once more, which must repair it."""
         sandbox.intercept(self)
         try:
             result = self._call(flow)
@@ -79,7 +79,7 @@ class Trial:
         return result
 
     async def call_async(self, sandbox: Sandbox, flow: Callable[[], Awaitable[_T]]) -> _T:
-        """Run an async flow likewise, on asyncio or trio."""
+        """Run an async flow in the same way, on asyncio or trio."""
         sandbox.intercept(self)
         try:
             result = await self._call_async(flow)
@@ -149,7 +149,7 @@ def _wait_for_webhooks(sandbox: Sandbox) -> None:
 
 
 def _is_allowed(error: BaseException, allow: Allowed) -> bool:
-    """Tell whether an error, or each one of a task group's, is allowed."""
+    """Return whether an error, or each one of a task group's, is allowed."""
     if isinstance(error, allow):
         return True
     if not isinstance(error, BaseExceptionGroup):

@@ -119,7 +119,7 @@ def test_an_emit_before_the_order_is_saved_is_found(sandbox: Sandbox) -> None:
     """Expect the order of which only Perkamo knows, which the next run makes anew; saved first, all is mended."""
     message = failure_of(Shop(saves_first=False), sandbox, allow=PerkamoError, only=f"{LOST} at every attempt")
 
-    assert "ended with PerkamoConnectionError, which is allowed, and a second run does not mend it" in message
+    assert "ended with PerkamoConnectionError, which is allowed, and a second run does not repair it" in message
     assert "found 2, expected exactly 1" in message
     assert try_every_fault(Shop(saves_first=True), sandbox=sandbox, allow=PerkamoError).differences == ()
 
