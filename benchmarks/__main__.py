@@ -34,6 +34,7 @@ FAMILIES: Final[Mapping[str, Sequence[str]]] = {
     "weight": ("16",),
     "wire": ("17", "18", "19", "20", "21"),
     "scale": ("22", "23"),
+    "processes": ("24", "25", "26"),
     "pieces": ("-",),
     "sandboxes": ("-",),
     "page": ("-",),
