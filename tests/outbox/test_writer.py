@@ -188,9 +188,9 @@ async def test_who_gave_up_before_it_began_is_passed_over(paper: Paper) -> None:
                 for _ in range(number):
                     inner.start_soon(writer.do, write("never"))
                 await anyio.wait_all_tasks_blocked()
-                began = time.perf_counter()
+                began = time.process_time()
                 scope.cancel()
-        elapsed = time.perf_counter() - began
+        elapsed = time.process_time() - began
         paper.gate.set()
     await writer.do(write("last"))
 

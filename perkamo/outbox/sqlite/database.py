@@ -6,9 +6,7 @@ them. A process whose files were taken away goes on in a fresh database, under a
 what the lost one holds; it never renames or removes a file that another may use.
 """
 
-import json
 import logging
-import os
 import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
@@ -16,13 +14,12 @@ from pathlib import Path
 from typing import Final, Literal, cast
 from urllib.parse import quote
 
-from attrs import asdict
-
 from perkamo.forks import ForkGuard
 from perkamo.outbox import errors
 from perkamo.outbox.directory import LOCK_PATIENCE, Directory
 from perkamo.outbox.errors import PerkamoOutboxCorruptError, PerkamoOutboxError, PerkamoOutboxStorageError
-from perkamo.outbox.sqlite.tables import Counts, Tables
+from perkamo.outbox.record import Counts, Record, identify
+from perkamo.outbox.sqlite.tables import Tables
 
 SCHEMA_VERSION: Final = 2
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -66,7 +63,7 @@ class Database:
             with suppress(sqlite3.Error, OSError):
                 self._write_record()
                 _give_back_pages(tables, self.most_bytes // _PAGE_SIZE)
-            is_in_place = _identify(self._path) == self._files
+            is_in_place = identify(self._path) == self._files
         if not is_in_place:  # what was committed must be found under its name
             try:
                 with self._entered():
@@ -76,7 +73,7 @@ class Database:
 
     def has_changed(self) -> bool:
         """Tell whether another process has written since the last look, or the files were taken away."""
-        if self._lost or (self._tables is not None and _identify(self._path) != self._files):
+        if self._lost or (self._tables is not None and identify(self._path) != self._files):
             with self._entered():
                 pass
         with _translated(self.directory), self._guard:
@@ -126,15 +123,14 @@ class Database:
 
     def _current(self) -> Tables:
         if self._tables is not None:
-            name, *_ = self._read_record()
-            if name in {"", self._path.name} and _identify(self._path) == self._files:
+            if self._read_record().name in {"", self._path.name} and identify(self._path) == self._files:
                 return self._tables
             _LOGGER.error("The files of the outbox %s were taken away in use; they are written anew", self._path)
             self._lost.append(self._tables)
             self._tables = None
             self.directory.leave()
         self._tables = self._open()
-        self._files, self._is_suspect = _identify(self._path), False
+        self._files, self._is_suspect = identify(self._path), False
         self._write_record()
         return self._tables
 
@@ -142,11 +138,12 @@ class Database:
         directory = self.directory
         others_live, dead = directory.join()
         try:
-            name, files, last = self._read_record()
+            record = self._read_record()
+            name, last = record.name, record.counts
             path = next((path for path in directory.databases() if name in {path.name, ""}), None)
             state = "gone" if path is None else self._examine(path)
             # One whose log or index is not the one that its users have is left to them.
-            is_good = state == "alone" or (state == "shared" and _identify(path) == files)
+            is_good = state == "alone" or (state == "shared" and identify(path) == record.files)
             self._path = path if path and is_good and not self._is_suspect else directory.new_database()
             tables = _connect(self._path, directory)
             with _transaction(tables):
@@ -199,18 +196,12 @@ class Database:
                 saved = tables.counts.pending + tables.counts.dead - waiting
             _LOGGER.error("A database of the outbox was damaged or foreign: see %s. %d events are saved", place, saved)
 
-    def _read_record(self) -> tuple[str, list[int], Counts]:
-        """Return the name and the files of the database in use, and its counts, as the lock's file has them."""
-        try:
-            name, files, counts = json.loads(self.directory.lock.read())
-            return name, files, Counts(**counts)
-        except (ValueError, TypeError):
-            return "", [], Counts()
+    def _read_record(self) -> Record:
+        return Record.from_bytes(self.directory.lock.read())
 
     def _write_record(self) -> None:
         if self._tables is not None:
-            record = json.dumps([self._path.name, self._files, asdict(self._tables.counts)])
-            self.directory.lock.write(record.ljust(400).encode())
+            self.directory.lock.write(Record(self._path.name, self._files, self._tables.counts).to_bytes())
 
 
 @contextmanager
@@ -323,14 +314,6 @@ def _give_back_pages(tables: Tables, most: int) -> None:
         # execute() would take one step, which is one page.
         connection.executescript(f"PRAGMA incremental_vacuum({min(most, free - most)})")
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the file gets shorter with this
-
-
-def _identify(path: Path | None) -> list[int]:
-    """Return what tells a database, its log and its index from all other files."""
-    files: list[int] = []
-    with suppress(OSError):
-        files.extend(os.stat(f"{path}{suffix}").st_ino for suffix in ("", "-wal", "-shm"))  # noqa: PTH116 - for speed
-    return files
 
 
 def _number(connection: sqlite3.Connection, query: str) -> int:

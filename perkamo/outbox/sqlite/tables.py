@@ -15,10 +15,11 @@ from operator import itemgetter
 from typing import Final, cast
 from zlib import crc32
 
-from attrs import astuple, define, evolve, fields
+from attrs import astuple, evolve, fields
 
 from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError, disk_full
-from perkamo.outbox.sqlite.statistics import MINUTE, read_spaces
+from perkamo.outbox.record import Counts
+from perkamo.outbox.statistics import MINUTE, SpaceRow, to_stats
 from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, SpaceStats, StoredEvent
 
 LONGEST_LEASE: Final = 600.0
@@ -29,29 +30,6 @@ _WAITING: Final = "FROM events e LEFT JOIN leases l ON l.id = e.id WHERE e.reaso
 
 _boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 _wall_time = time.time
-
-
-@define
-class Counts:
-    """What became of all events that were ever put."""
-
-    delivered: int = 0
-    pending: int = 0
-    dead: int = 0
-    missing: int = 0
-    size: int = 0
-
-    @property
-    def accepted(self) -> int:
-        """How many there were."""
-        return self.delivered + self.pending + self.dead + self.missing
-
-    def find_missing(self, last: "Counts") -> None:
-        """Count as missing what these last said that waited, and know nothing of."""
-        gap = max(0, last.accepted - self.accepted)
-        gone = min(gap, last.pending + last.dead)
-        self.missing += gone
-        self.delivered += gap - gone
 
 
 _NAMES: Final = [field.name for field in fields(Counts)]
@@ -183,7 +161,15 @@ class Tables:
 
     def spaces(self) -> tuple[SpaceStats, ...]:
         """Tell how each Space stands."""
-        return read_spaces(self.connection, _boot_time(), _wall_time(), LONGEST_LEASE)
+        now = _boot_time()
+        waiting = dict(self._run("SELECT space, count(*) FROM events WHERE reason IS NULL GROUP BY space"))
+        oldest = "SELECT put_at FROM events WHERE reason IS NULL AND space = ? ORDER BY id LIMIT 1"
+        put_at = {space: self._one(oldest, space)[0] for space in waiting}
+        recent = "SELECT space, sum(events) FROM deliveries WHERE second BETWEEN ? AND ? GROUP BY space"
+        delivered = dict(self._run(recent, (now - MINUTE, now)))
+        columns = "space, delivered_at, error, error_at, paused_until, retry_at"
+        noted = [SpaceRow(*row) for row in self._run(f"SELECT {columns} FROM spaces")]
+        return to_stats(noted, waiting, put_at, delivered, now, _wall_time(), LONGEST_LEASE)
 
     def release(self, users: Sequence[str] | None) -> None:
         """End the leases of these; None for all leases and all that is put off."""

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Final
 
 from perkamo.outbox.directory import Directory
+from perkamo.outbox.record import Counts
 from perkamo.outbox.sqlite.database import Database
-from perkamo.outbox.sqlite.tables import Counts
 from perkamo.outbox.store import UNBOUND, DeadLetter, Lease, Settlement
 
 HERE: Final = "key:here"

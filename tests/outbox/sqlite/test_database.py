@@ -17,9 +17,9 @@ from perkamo.outbox.errors import (
     PerkamoOutboxFullError,
     PerkamoOutboxStorageError,
 )
+from perkamo.outbox.record import Counts
 from perkamo.outbox.sqlite import database as database_module
 from perkamo.outbox.sqlite.database import SCHEMA_VERSION, Database
-from perkamo.outbox.sqlite.tables import Counts
 from tests.outbox.sqlite.box import Box, ids
 
 VERSIONS = Path(__file__).with_name("versions")

@@ -1,7 +1,7 @@
 """The tables of an outbox: what is put, leased, settled and counted, on a real SQLite."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError
+from perkamo.outbox.record import Counts
 from perkamo.outbox.sqlite import tables as tables_module
-from perkamo.outbox.sqlite.tables import Counts
+from perkamo.outbox.sqlite.tables import Tables
 from perkamo.outbox.store import Lease, Settlement
-from tests.outbox.sqlite.box import HERE, THERE, Box, ids
+from tests.outbox.sqlite.box import HERE, ROOM, SIZES, THERE, Box, ids
 
 
 @pytest.fixture
@@ -331,3 +332,56 @@ def test_the_trace_context_of_the_first_put_is_kept(box: Box) -> None:
             tables.put("a", "", b"{}", 1000, context)
 
     assert [event.trace_context for event in box.take().events] == ["00-first"]
+
+
+def steps(box: Box, work: Callable[[Tables], object]) -> int:
+    """Count the steps of SQLite's machine that some work takes, in hundreds."""
+    hundreds = 0
+
+    def count() -> None:
+        nonlocal hundreds
+        hundreds += 1
+
+    with box.database.transaction() as tables:
+        tables.connection.set_progress_handler(count, 100)
+        work(tables)
+        tables.connection.set_progress_handler(None, 0)
+    return hundreds
+
+
+@pytest.mark.parametrize(("space", "is_dead"), [(THERE, False), (HERE, True)], ids=["another key's", "dead"])
+def test_the_work_does_not_grow_with_rows_that_are_not_ours(box: Box, space: str, *, is_dead: bool) -> None:
+    """Twenty thousand of them cost not one step more; catches a scan of the table in any of what is done often."""
+
+    def put(tables: Tables) -> None:
+        for n in range(50):
+            tables.put(f"ours {n}", HERE, b"{}", ROOM)
+
+    def work() -> list[int]:
+        numbers = [steps(box, put)]
+        leases: list[Lease] = []
+        numbers.append(steps(box, lambda tables: leases.append(take(tables))))
+        refused = Settlement(HERE, dead=[(leases[0].events[0], "no")], delivered=leases[0].events[1:])
+        numbers.append(steps(box, lambda tables: tables.settle(leases[0], refused)))
+        numbers.append(steps(box, lambda tables: tables.requeue("ours 0", 1)))
+        numbers.append(steps(box, lambda tables: leases.append(take(tables))))
+        numbers.append(steps(box, take))
+        box.deliver(leases[1])
+        return numbers
+
+    def take(tables: Tables) -> Lease:
+        return tables.take([HERE], SIZES, ROOM, 60.0, lambda _: False)
+
+    work()
+    before = work()
+    with box.database.transaction() as tables:
+        rows = ((f"other {n}", space, "no" if is_dead else None) for n in range(20_000))
+        tables.connection.executemany(
+            "INSERT INTO events(transaction_id, space, put_at, reason, checksum, body) VALUES (?, ?, 0, ?, 0, '')", rows
+        )
+        tables.count_rows()
+
+    after = work()
+
+    assert sum(before) > 10
+    assert [more - less for more, less in zip(after, before, strict=True) if more > less + 1] == []
