@@ -24,6 +24,7 @@ ELSEWHERE = {
     "integrations/django": {"django"},
     "integrations/fastapi": {"fastapi", "pydantic"},
     "integrations/flask": {"flask", "markupsafe"},
+    "integrations/opentelemetry": {"opentelemetry"},
     "testing": {"pytest", "_pytest"},
 }
 """What a folder may import besides: an extra brings it, or the tool that loads the folder is it."""

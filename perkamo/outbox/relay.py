@@ -100,6 +100,7 @@ class Relay:
             async with anyio.create_task_group() as tasks:
                 while not self._is_stopping and await self._step(tasks, changes):
                     pass
+            await self._tell_state(at_end=True)
         if self._until_empty and self.trouble is not None and not self.trouble.retryable:
             raise self.trouble
 
@@ -145,10 +146,10 @@ class Relay:
         await changes.wait(min(_LOOK_AGAIN, until_state, _LOOK_AGAIN if lease.wait is None else lease.wait))
         return True
 
-    async def _tell_state(self) -> float:
+    async def _tell_state(self, *, at_end: bool = False) -> float:
         """Tell the hooks how the outbox stands, unless that was told just now; return after how long it is due."""
         seconds = self._hooks.seconds_to_state()
-        if seconds == 0:
+        if seconds == 0 or (at_end and seconds is not None):
             try:
                 stats = await self._store.count()
             except Exception:  # noqa: BLE001 - whoever takes and settles will meet it too, and tell it
