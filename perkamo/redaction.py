@@ -23,10 +23,11 @@ _ATOM = r"[^\s\x00-\x1f\x7f@\"'<>(),;:]"
 _EMAIL = f"(?<!{_ATOM}){_ATOM}+@{_ATOM}+"
 _KEY = r"\b[sp]k_[A-Za-z0-9_\-]+"
 _JWT = r"\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-.]+"
-_SHAPES = re.compile(f"{_KEY}|{_JWT}|{_EMAIL}")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\u200a\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd]+")
+# Texts, which ``re`` compiles when an error first needs them, and keeps.
+_SHAPES: Final = f"{_KEY}|{_JWT}|{_EMAIL}"
+_UNPRINTABLE: Final = r"[^\x20-\x7e\xa0-\u200a\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd]+"
 """Also what separates lines, or turns the direction of what follows."""
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_ESCAPE: Final = r"\\u([0-9a-fA-F]{4})"
 _SPACES = str.maketrans("+\t\n\r\xa0", "     ")
 
 current_call: ContextVar[str | None] = ContextVar("perkamo_call", default=None)
@@ -47,14 +48,14 @@ def clean(text: str, *secrets: str) -> str:
     if len(secrets) > _MAX_SECRETS:
         return "***"
     hidden = bytearray(len(plain))
-    for match in _SHAPES.finditer(plain):
+    for match in re.finditer(_SHAPES, plain):
         _hide(hidden, match.start(), match.end())
     comparable = _comparable(plain)
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET and _comparable(secret[:_HEAD]).strip() in comparable:
             _hide_all(hidden, comparable, _comparable(secret).strip())
     end = len(plain) if len(text) <= MAX_CLEANED else _SHOWN
-    shown = _UNPRINTABLE.sub(" ", "".join(_pieces(plain, hidden, end)))
+    shown = re.sub(_UNPRINTABLE, " ", "".join(_pieces(plain, hidden, end)))
     return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
 
 
@@ -64,7 +65,7 @@ def without_personal_data(key: str) -> str:
     Args:
         key: A key as the caller wrote it.
     """
-    looks_personal = _SHAPES.search(key) or len(key) > _LONGEST_KEY or sum(map(str.isdigit, key)) >= _MANY_DIGITS
+    looks_personal = re.search(_SHAPES, key) or len(key) > _LONGEST_KEY or sum(map(str.isdigit, key)) >= _MANY_DIGITS
     return "***" if looks_personal else key
 
 
@@ -80,7 +81,7 @@ def _decoded(text: str) -> str:
             break
         text = unquote(text)
     if "\\u" in text:
-        text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+        text = re.sub(_ESCAPE, lambda match: chr(int(match[1], 16)), text)
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 

@@ -19,16 +19,15 @@ _CODES: Final = ("code", "error", "type", "status")
 _STATUSES: Final = ("status", "statusCode", "status_code", "code")
 _NESTED: Final = ("error", "errors")
 
-_CODE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}", re.ASCII)
+_CODE: Final = r"[A-Za-z0-9_.:/-]{1,64}"
 """A word for programs; what has blanks in it is a sentence for people."""
 
 _FINAL_EXCEPT: Final = frozenset({408, 409, 425, 429})
 """Statuses from 400 to 499 that may be another one the next time."""
 
-_PASSING: Final = re.compile(
-    r"internal|server.?error|time.?out|timed.?out|unavailable|rate.?limit|too.?many|overload|throttl|temporar|retry"
-    r"|try.?again|later|busy|conflict|in.?progress",
-    re.IGNORECASE,
+_PASSING: Final = (
+    r"(?i)internal|server.?error|time.?out|timed.?out|unavailable|rate.?limit|too.?many|overload|throttl|temporar|retry"
+    r"|try.?again|later|busy|conflict|in.?progress"
 )
 """Words of a reason that may pass. Reading one too many costs a few requests, one too few a rejected event."""
 
@@ -52,7 +51,7 @@ class _Reason:
         if self.code is not None and _FINE.fullmatch(self.code):
             return "unknown"
         words = f"{self.code or ''} {self.message or ''}".strip()
-        return "rejected" if words and not _PASSING.search(words) else "unknown"
+        return "rejected" if words and not re.search(_PASSING, words) else "unknown"
 
 
 def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, secrets: Sequence[str]) -> EventFailure:
@@ -87,7 +86,7 @@ def _read_reason(item: JSONValue) -> _Reason:
     status: int | None = None
     for one in _objects(item):
         texts = [value for name in _CODES if isinstance(value := one.get(name), str)]
-        code = code or next((text for text in texts if _CODE.fullmatch(text)), None)
+        code = code or next((text for text in texts if re.fullmatch(_CODE, text)), None)
         sentences = [value for name in _MESSAGES if isinstance(value := one.get(name), str)]
         message = message or next((text for text in (*sentences, *texts) if text.strip() and text != code), None)
         numbers = [value for name in _STATUSES if type(value := one.get(name)) is int]

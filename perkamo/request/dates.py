@@ -18,7 +18,7 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
     if text is None:
         return None
     text = text.strip(" \t")
-    if _SECONDS.fullmatch(text):
+    if re.fullmatch(_SECONDS, text):
         return float(text)
     moment = parse_http_date(text, now)
     return None if moment is None else max(0.0, moment - now)
@@ -31,7 +31,7 @@ def parse_http_date(text: str, now: float) -> float | None:
         text: The raw date.
         now: Unix seconds, which tell the century of a date with two digits of the year.
     """
-    match = next((found for form in _DATES if (found := form.fullmatch(text))), None)
+    match = next((found for form in _DATES if (found := re.fullmatch(form, text))), None)
     if match is None:
         return None
     year, month = int(match["year"]), _MONTHS.index(match["month"]) + 1
@@ -48,14 +48,13 @@ def parse_http_date(text: str, now: float) -> float | None:
         return None
 
 
-_SECONDS = re.compile(r"[0-9]{1,9}")
+# Texts, which ``re`` compiles when an answer first needs them, and keeps.
+_SECONDS: Final = r"[0-9]{1,9}"
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})"
 _CLOCK: Final = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 _DATES: Final = (
-    re.compile(rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_CLOCK} GMT"),
-    re.compile(
-        rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_CLOCK} GMT"
-    ),
-    re.compile(rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) {_MONTH} (?P<day>[ 0-9][0-9]) {_CLOCK} (?P<year>[0-9]{{4}})"),
+    rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_CLOCK} GMT",
+    rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_CLOCK} GMT",
+    rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) {_MONTH} (?P<day>[ 0-9][0-9]) {_CLOCK} (?P<year>[0-9]{{4}})",
 )

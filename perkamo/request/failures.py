@@ -28,8 +28,8 @@ _NEVER_SENT: Final = (
 )
 _BAD_LOCATION: Final = "Invalid URL in location header"
 """What httpx says when a redirect that it does not follow can't be parsed; the answer itself is lost then."""
-_PROXY_REFUSES: Final = re.compile(r"(?:401|403|407)\b")
-_PASSING_TLS: Final = re.compile("INTERNAL_ERROR|UNEXPECTED_EOF|USER_CANCELLED|BAD_RECORD_MAC")
+_PROXY_REFUSES: Final = r"(?:401|403|407)\b"
+_PASSING_TLS: Final = "INTERNAL_ERROR|UNEXPECTED_EOF|USER_CANCELLED|BAD_RECORD_MAC"
 """Alerts of a peer that is overloaded or stopping, and damage on the way."""
 
 
@@ -110,7 +110,7 @@ def _kind(error: httpx.TransportError) -> FailureKind:
         return "setup"
     if isinstance(error, httpx.ConnectError) and _refused_tls(error) is not None:
         return "tls"
-    if isinstance(error, httpx.ProxyError) and _PROXY_REFUSES.match(text):
+    if isinstance(error, httpx.ProxyError) and re.match(_PROXY_REFUSES, text):
         return "proxy"
     if isinstance(error, httpx.RemoteProtocolError) and text.startswith(_BAD_LOCATION):
         return "redirect"
@@ -126,7 +126,7 @@ def _refused_tls(error: BaseException | None) -> ssl.SSLError | None:
     """Return the TLS error behind an error, where another attempt would meet the same."""
     while error is not None:
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return None if _PASSING_TLS.search(str(error)) else error
+            return None if re.search(_PASSING_TLS, str(error)) else error
         error = error.__cause__ or error.__context__
     return None
 

@@ -1,14 +1,9 @@
-"""HTTP/1.1 over one connection: one exchange at a time, with h11 for all that is not plain.
-
-Every error is a fresh one of httpx's, raised outside the ``except`` block: h11 shows headers in the texts of its
-errors, and their tracebacks lead into frames that hold the API key.
-"""
+"""HTTP/1.1 over one connection: one exchange at a time, plain ones the short way, all others by h11."""
 
 import re
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-import h11
 import httpx
 
 from perkamo.transport import plain
@@ -17,14 +12,15 @@ from perkamo.transport.proxy import Proxy
 from perkamo.transport.request import RawHeaders, raw_headers_of
 from perkamo.transport.sockets import FOREVER, NothingSentError, Stream, reason
 
-MAX_HEAD_BYTES: Final = 100 * 1024
+if TYPE_CHECKING:
+    from perkamo.transport.full import FullExchange
 
 Origin: TypeAlias = tuple[bool, str, int]
 """Whether TLS is used, the host in ASCII, the port."""
 
 _CHUNK: Final = 65536
 _NO_HTTP: Final = "the request is not valid HTTP"
-_KEEP_ALIVE = re.compile(r"(?:^|[,;\s])timeout=([0-9]{1,9})(?![0-9])", re.IGNORECASE)
+_KEEP_ALIVE: Final = r"(?i)(?:^|[,;\s])timeout=([0-9]{1,9})(?![0-9])"
 _MARGIN: Final = 0.5
 """Seconds by which a connection is left earlier than the server said, which counts from a moment before ours."""
 
@@ -36,7 +32,7 @@ class Exchange:
         head: The answer's head, once it is there.
     """
 
-    __slots__ = ("_data", "_h11", "_missing", "_part", "_surplus", "head")
+    __slots__ = ("_data", "_full", "_missing", "_part", "_surplus", "head")
 
     def __init__(self, request: httpx.Request, body: Sequence[bytes], proxy: Proxy | None = None) -> None:
         """Write the request.
@@ -50,17 +46,15 @@ class Exchange:
             httpx.LocalProtocolError: It is not HTTP.
         """
         self.head: Head | None = None
-        self._h11: h11.Connection | None = None  # None as long as the short way is good enough
+        self._full: FullExchange | None = None  # None as long as the short way is good enough
         self._part = b""
         self._missing = 0
         self._surplus = False
-        try:
-            self._data = self._write(request, body, proxy)
-        except h11.LocalProtocolError:
+        data = self._write(request, body, proxy)
+        if data is None:
             del body  # the error leads into this frame
-        else:
-            return
-        raise httpx.LocalProtocolError(_NO_HTTP)
+            raise httpx.LocalProtocolError(_NO_HTTP)
+        self._data = data
 
     def put_on(self, stream: Stream) -> None:
         """Have a stream send the request."""
@@ -74,15 +68,17 @@ class Exchange:
         """
         if not data and self.head is None:
             raise httpx.RemoteProtocolError("the server closed the connection without an answer")
-        if self._h11 is not None:
-            self._h11.receive_data(data)
+        if self._full is not None:
+            self._full.feed(data)
         elif self.head is not None:
             self._feed_body(data)
         elif (found := plain.read(data)) is not None:
             self.head, self._part, self._missing = found
         else:
-            self._h11 = _reader()
-            self._h11.receive_data(data)
+            self._full = _full()
+            # What plain.write has written is read as the answer to any request that changes nothing of how it is read.
+            self._full.write("GET", b"/", [(b"Host", b"")], ())
+            self._full.feed(data)
 
     def find_head(self) -> Head | None:
         """Return the answer's head, or None where it is not there yet.
@@ -90,15 +86,8 @@ class Exchange:
         Raises:
             httpx.RemoteProtocolError: It is not HTTP.
         """
-        while self.head is None and self._h11 is not None:
-            event = self._next_event(self._h11)
-            if event is h11.NEED_DATA:
-                break
-            if isinstance(event, h11.Response):
-                version = b"HTTP/" + event.http_version
-                self.head = Head(event.status_code, event.reason, event.headers.raw_items(), http_version=version)
-            elif not isinstance(event, h11.InformationalResponse):
-                raise httpx.RemoteProtocolError("the server changed the protocol unasked")
+        if self.head is None and self._full is not None:
+            self.head = self._full.find_head()
         return self.head
 
     def next_part(self) -> bytes | None:
@@ -107,50 +96,43 @@ class Exchange:
         Raises:
             httpx.RemoteProtocolError: It is not HTTP, or breaks off.
         """
-        if self._h11 is None:
-            part, self._part = self._part, b""
-            return part if part or self._missing else None
-        event = self._next_event(self._h11)
-        if isinstance(event, h11.Data):
-            return bytes(event.data)
-        return b"" if event is h11.NEED_DATA else None
+        if self._full is not None:
+            return self._full.next_part()
+        part, self._part = self._part, b""
+        return part if part or self._missing else None
 
     def take_body(self) -> bytes | None:
         """Return the whole body where it came along with the head; None where it must be read in parts."""
-        if self._h11 is not None or self._missing:
+        if self._full is not None or self._missing:
             return None
         return self.next_part() or b""
 
     def has_surplus(self) -> bool:
         """Tell whether bytes followed the answer."""
-        return self._surplus if self._h11 is None else self._h11.trailing_data != (b"", False)
+        return self._surplus if self._full is None else self._full.has_surplus()
 
     def leaves_connection(self) -> bool:
         """Tell whether the connection can serve another exchange: both sides said so, and nothing followed."""
-        if self._h11 is None:
-            is_done = self.head is not None and not self._missing
-        else:
-            is_done = self._h11.our_state is self._h11.their_state is h11.DONE
-        return is_done and not self.has_surplus()
+        if self.has_surplus():
+            return False
+        return self._full.is_done() if self._full is not None else self.head is not None and not self._missing
 
     def keep_alive(self) -> float:
         """Return for how many seconds the server keeps the idle connection, as far as it says so."""
         said = None if self.head is None else self.head.fields.get("keep-alive")
-        found = None if said is None else _KEEP_ALIVE.search(said)
+        found = None if said is None else re.search(_KEEP_ALIVE, said)
         return FOREVER if found is None else max(int(found[1]) - _MARGIN, int(found[1]) / 2)
 
-    def _write(self, request: httpx.Request, body: Sequence[bytes], proxy: Proxy | None) -> bytes:
+    def _write(self, request: httpx.Request, body: Sequence[bytes], proxy: Proxy | None) -> bytes | None:
         target: bytes = request.extensions.get("target", request.url.raw_path)
         headers: RawHeaders = raw_headers_of(request)
         if proxy is not None:
             target, headers = proxy.forwarded(request, target)
         data = plain.write(request.method, target, headers, b"".join(body))
-        if data is not None:
-            return data
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-        head = h11.Request(method=request.method, target=target, headers=list(headers))
-        events = [head, *map(h11.Data, body), h11.EndOfMessage()]
-        return b"".join(self._h11.send(event) or b"" for event in events)
+        if data is None:
+            self._full = _full()
+            data = self._full.write(request.method, target, headers, body)
+        return data
 
     def _feed_body(self, data: bytes) -> None:
         if not data:
@@ -159,20 +141,12 @@ class Exchange:
         self._part = data[: self._missing]
         self._missing -= len(self._part)
 
-    def _next_event(self, reader: h11.Connection) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        try:
-            return reader.next_event()
-        except h11.RemoteProtocolError as error:
-            text = str(error)
-        raise httpx.RemoteProtocolError(text)
 
+def _full() -> "FullExchange":
+    """Make what handles anything. Importing h11 takes a tenth of what httpx does, and a plain service needs none."""
+    from perkamo.transport.full import FullExchange  # noqa: PLC0415 - see above
 
-def _reader() -> h11.Connection:
-    """Return h11's reader of an answer to a request that plain.write has written: none that changes how to read it."""
-    reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-    reader.send(h11.Request(method="GET", target="/", headers=[("Host", "")]))
-    reader.send(h11.EndOfMessage())
-    return reader
+    return FullExchange()
 
 
 class HTTP1Connection:

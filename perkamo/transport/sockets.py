@@ -25,13 +25,13 @@ FOREVER: Final = float("inf")
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN)
 
 
-_OPENSSL_MARKS: Final = re.compile(r"^\[[^\]]*\] |\s*\(_ssl\.c:\d+\)$")
+_OPENSSL_MARKS: Final = r"^\[[^\]]*\] |\s*\(_ssl\.c:\d+\)$"
 
 
 def reason(error: Exception) -> str:
     """Return what an error says, without its number, and without the marks that OpenSSL's texts carry."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return _OPENSSL_MARKS.sub("", text)
+    return re.sub(_OPENSSL_MARKS, "", text)
 
 
 class Stream(Protocol):
