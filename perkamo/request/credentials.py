@@ -66,6 +66,11 @@ class Key:
     def __repr__(self) -> str:
         return "<Key ***>"
 
+    @property
+    def is_supplied(self) -> bool:
+        """Whether a function is asked for it, which may take its time."""
+        return not isinstance(self._source, str)
+
     def __reduce__(self) -> str:
         raise TypeError("a server key cannot be pickled; build the client again where it is needed")
 

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable
 
 from perkamo.clock import Clock
+from perkamo.transport.deadlines import Deadlines
 from perkamo.transport.http1 import Origin
 from perkamo.transport.proxy import Proxy
 from perkamo.transport.resolver import HEAD_START, Address, Find, Resolver, connect_any, find_addresses
@@ -39,6 +40,7 @@ class Connector:
         self._proxy = proxy
         self._local_address = local_address
         self._clock = clock
+        self._deadlines = Deadlines(clock)
         self._resolver = Resolver(find)
         self._head_start = head_start
 
@@ -53,6 +55,10 @@ class Connector:
         context = self._ssl_context() if tls else None
         stream = await self._reach(host, port) if self._proxy is None else await self._through(self._proxy, origin)
         return stream if context is None else await _secure(stream, context, host)
+
+    def close(self) -> None:
+        """Leave nothing behind in the event loop."""
+        self._deadlines.close()
 
     async def _through(self, proxy: Proxy, origin: Origin) -> Stream:
         tls, host, port = origin
@@ -75,7 +81,7 @@ class Connector:
 
     async def _dial(self, address: Address) -> PlainSocket:
         family, kind, protocol, where = address
-        plain = PlainSocket(socket.socket(family, kind, protocol), self._clock)
+        plain = PlainSocket(socket.socket(family, kind, protocol), self._deadlines, self._clock)
         try:
             await plain.connect(where, self._local_address)
         except BaseException:

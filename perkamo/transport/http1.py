@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import httpx
 
 from perkamo.transport import plain
+from perkamo.transport.deadlines import FOREVER, Timeouts
 from perkamo.transport.head import Head
 from perkamo.transport.proxy import Proxy
 from perkamo.transport.request import RawHeaders, raw_headers_of
-from perkamo.transport.sockets import FOREVER, NothingSentError, Stream, reason
+from perkamo.transport.sockets import NothingSentError, Stream, reason
 
 if TYPE_CHECKING:
     from perkamo.transport.full import FullExchange
@@ -201,7 +202,7 @@ class HTTP1Connection:
             return
         raise httpx.WriteTimeout("the server took nothing more of the request in time")
 
-    async def receive_head(self, deadline: float) -> Head:
+    async def receive_head(self, timeouts: Timeouts) -> Head:
         """Return the head of the answer.
 
         Raises:
@@ -209,10 +210,10 @@ class HTTP1Connection:
         """
         exchange = self._under_way()
         while (head := exchange.find_head()) is None:
-            exchange.feed(await self._receive(deadline))
+            exchange.feed(await self._receive(timeouts.until("read")))
         return head
 
-    async def receive_body(self, deadline: float) -> bytes | None:
+    async def receive_body(self, timeouts: Timeouts) -> bytes | None:
         """Return the next part of the answer's body, or None at its end.
 
         Raises:
@@ -220,7 +221,7 @@ class HTTP1Connection:
         """
         exchange = self._under_way()
         while (part := exchange.next_part()) == b"":
-            exchange.feed(await self._receive(deadline))
+            exchange.feed(await self._receive(timeouts.until("read")))
         return part
 
     def take_body(self) -> bytes | None:

@@ -7,6 +7,8 @@ costs its own connection and nothing else.
 
 import ssl
 from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Any
 
 import anyio
 import httpx
@@ -14,8 +16,9 @@ from attrs import frozen
 
 from perkamo.clock import Clock
 from perkamo.transport.connect import Connector
+from perkamo.transport.deadlines import FOREVER, Timeouts
 from perkamo.transport.http1 import HTTP1Connection, Origin
-from perkamo.transport.sockets import FOREVER, reason
+from perkamo.transport.sockets import reason
 
 
 class ConnectionsClosedError(httpx.TransportError):
@@ -159,6 +162,7 @@ class Pool:
         for waiter in self._waiting:
             waiter.turn.set()
         self._waiting.clear()
+        self._connector.close()
 
     def close_sockets(self) -> None:
         """Close everything in a loop that has ended, in which nobody waits any more."""
@@ -167,9 +171,9 @@ class Pool:
             connection.close()
         self._idle.clear()
 
-    def deadline(self, seconds: float | None) -> float:
-        """Return the moment so many seconds from now; never, for None."""
-        return FOREVER if seconds is None else self._clock.now() + seconds
+    def timeouts(self, extensions: Mapping[str, Any]) -> Timeouts:
+        """Return what bounds an exchange that begins now, by the extensions of its request."""
+        return Timeouts(extensions, self._clock)
 
     def _hand_on(self, connection: HTTP1Connection, now: float) -> None:
         if self._closed or connection.good_until <= now:

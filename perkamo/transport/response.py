@@ -6,6 +6,7 @@ from typing import Self
 import anyio
 import httpx
 
+from perkamo.transport.deadlines import Timeouts
 from perkamo.transport.head import Head, joined
 from perkamo.transport.http1 import HTTP1Connection
 from perkamo.transport.pool import Pool
@@ -49,16 +50,16 @@ class ComingBody(httpx.AsyncByteStream):
     Args:
         pool: Where the connection belongs.
         connection: What it comes on.
-        seconds: For how long the server may be silent, or None.
+        timeouts: What bounds the exchange.
         deadline: When whoever made the request gives it up.
     """
 
-    __slots__ = ("_deadline", "_held", "_seconds")
+    __slots__ = ("_deadline", "_held", "_timeouts")
 
-    def __init__(self, pool: Pool, connection: HTTP1Connection, seconds: float | None, deadline: float) -> None:
+    def __init__(self, pool: Pool, connection: HTTP1Connection, timeouts: Timeouts, deadline: float) -> None:
         # Let go of at the end, or an answer that somebody keeps would keep an event loop's connections alive.
         self._held: tuple[Pool, HTTP1Connection] | None = (pool, connection)
-        self._seconds = seconds
+        self._timeouts = timeouts
         self._deadline = deadline
 
     def __aiter__(self) -> Self:
@@ -69,7 +70,7 @@ class ComingBody(httpx.AsyncByteStream):
             raise StopAsyncIteration
         pool, connection = self._held
         try:
-            part = await connection.receive_body(pool.deadline(self._seconds))
+            part = await connection.receive_body(self._timeouts)
         except BaseException as error:
             self._held = None
             pool.drop(connection, failed=is_failure(error, self._deadline))

@@ -18,9 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from perkamo.clock import Clock
-
-FOREVER: Final = float("inf")
-"""A deadline that never comes."""
+from perkamo.transport.deadlines import FOREVER, Deadlines
 
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN)
 
@@ -89,16 +87,21 @@ class PlainSocket:
 
     Args:
         plain: The socket, not yet connected. It is closed with this object.
+        deadlines: Those of the event loop's sockets.
         clock: What deadlines go by.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_limit", "_loop", "_number", "_socket", "_unsent", "_waiter", "_watched")
+    __slots__ = (
+        *("__weakref__", "_clock", "_deadlines", "_limit", "_loop", "_number", "_socket", "_unsent", "_waiter"),
+        "_watched",
+    )
 
-    def __init__(self, plain: socket.socket, clock: Clock) -> None:
+    def __init__(self, plain: socket.socket, deadlines: Deadlines, clock: Clock) -> None:
         plain.settimeout(0)
         self._socket = plain
         # Numbers go to the event loop and no objects: not every loop takes these.
         self._number = plain.fileno()
+        self._deadlines = deadlines
         self._clock = clock
         self._unsent: bytes | memoryview = b""
         # Weak, or a pool would keep alive the loop that it is filed under.
@@ -154,10 +157,24 @@ class PlainSocket:
         """Wait for bytes; return none when the peer has ended the connection."""
         # After a request the answer is never there yet, so waiting comes first and saves a call to the system.
         loop = self._watch()
-        if deadline == FOREVER:
-            return await self._receive(loop, limit)
-        with anyio.fail_after(deadline - self._clock.now()):
-            return await self._receive(loop, limit)
+        if loop is None:
+            with anyio.fail_after(None if deadline == FOREVER else deadline - self._clock.now()):
+                return await self._receive(limit)
+        if deadline != FOREVER:
+            if deadline <= self._clock.now():
+                raise TimeoutError  # or a peer that drips bytes would be waited for again and again
+            self._deadlines.begin(self, deadline)
+        self._limit = limit
+        self._waiter = loop.create_future()
+        try:
+            came = await self._waiter
+        finally:
+            self._waiter = None
+            self._deadlines.end(self)
+        self._check_open()
+        if isinstance(came, OSError):
+            raise type(came)(came.errno, came.strerror)
+        return came
 
     def receive_now(self, limit: int) -> bytes:
         """Return the bytes that are there, without waiting; none when the peer has ended the connection."""
@@ -172,6 +189,11 @@ class PlainSocket:
         except OSError:
             pass
         return False
+
+    def expire(self) -> None:
+        """End the wait for bytes, unless they have come just now."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(TimeoutError())
 
     def close(self) -> None:
         """Close at once; a call that waits meanwhile gets an OSError."""
@@ -205,23 +227,13 @@ class PlainSocket:
                 self._loop = loop = None
         return loop
 
-    async def _receive(self, loop: asyncio.AbstractEventLoop | None, limit: int) -> bytes:
-        while loop is None:
+    async def _receive(self, limit: int) -> bytes:
+        while True:
             with suppress(anyio.ClosedResourceError):
                 await anyio.wait_readable(self._number)
             self._check_open()
             with suppress(BlockingIOError, InterruptedError):
                 return self._socket.recv(limit)
-        self._limit = limit
-        self._waiter = loop.create_future()
-        try:
-            came = await self._waiter
-        finally:
-            self._waiter = None
-        self._check_open()
-        if isinstance(came, OSError):
-            raise OSError(came.errno, came.strerror)
-        return came
 
     def _check_open(self) -> None:
         if self._socket.fileno() < 0:

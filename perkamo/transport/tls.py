@@ -9,7 +9,8 @@ from typing import Final
 
 import httpx
 
-from perkamo.transport.sockets import FOREVER, Stream, reason
+from perkamo.transport.deadlines import FOREVER
+from perkamo.transport.sockets import Stream, reason
 
 _CHUNK: Final = 65536
 

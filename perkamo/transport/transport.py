@@ -7,7 +7,7 @@ later call fails, and its cost grows with the square of the concurrency (encode/
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, cast
 from weakref import WeakKeyDictionary
 
@@ -15,12 +15,13 @@ import anyio.lowlevel
 import httpx
 
 from perkamo.transport.connect import Connector
+from perkamo.transport.deadlines import FOREVER
 from perkamo.transport.http1 import Exchange, Origin
 from perkamo.transport.pool import Limits, Pool
 from perkamo.transport.proxy import Proxy
 from perkamo.transport.replaced import Place, StandIn, reveal, tool_in_place
 from perkamo.transport.response import ComingBody, Response, WholeBody, is_failure
-from perkamo.transport.sockets import FOREVER, NothingSentError, reason
+from perkamo.transport.sockets import NothingSentError, reason
 from perkamo.transport.tls import shared_context
 
 MAX_CONNECTIONS: Final = 100
@@ -96,8 +97,9 @@ class Transport(httpx.AsyncBaseTransport):
         """Send one request over a connection of its own and return the answer, whose body is still to be read.
 
         Args:
-            request: Its extension ``timeout`` holds httpx's four timeouts, in seconds; ``target`` the path to send,
-                where the URL shows another one; ``deadline`` the ``anyio.current_time`` at which the request is given
+            request: Its extension ``timeout`` holds httpx's four timeouts, in seconds; ``total`` the seconds for all
+                steps together until the end of the body; ``target`` the path to send, where the URL shows another
+                one; ``deadline`` the ``anyio.current_time`` at which the request is given
                 up: cancelled by then, its connection has failed it, and older idle ones are not used any more.
 
         Raises:
@@ -126,20 +128,20 @@ class Transport(httpx.AsyncBaseTransport):
     async def _send(self, request: httpx.Request) -> httpx.Response:
         origin = _origin_of(request.url)
         proxy = self._proxy if self._proxy and self._proxy.forwards(request.url.scheme) else None
-        timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
         deadline: float = request.extensions.get("deadline", FOREVER)
         pool = self._pool()
+        timeouts = pool.timeouts(request.extensions)
         retries = self._retries_on_stale
         exchange: Exchange | None = None
         while True:
-            connection = await pool.take(origin, pool.deadline(timeouts.get("pool")))
+            connection = await pool.take(origin, timeouts.until("pool"))
             try:
                 if connection is None:
-                    connection = await pool.open(origin, pool.deadline(timeouts.get("connect")))
+                    connection = await pool.open(origin, timeouts.until("connect"))
                 if exchange is None:
                     exchange = Exchange(request, await _parts_of(request), proxy)
-                await connection.send(exchange, pool.deadline(timeouts.get("write")))
-                head = await connection.receive_head(pool.deadline(timeouts.get("read")))
+                await connection.send(exchange, timeouts.until("write"))
+                head = await connection.receive_head(timeouts)
             except NothingSentError as error:
                 text = reason(error)
             except BaseException as error:
@@ -148,7 +150,7 @@ class Transport(httpx.AsyncBaseTransport):
             else:
                 body = connection.take_body()
                 if body is None:
-                    return Response(head, ComingBody(pool, connection, timeouts.get("read"), deadline))
+                    return Response(head, ComingBody(pool, connection, timeouts, deadline))
                 pool.finish(connection)
                 return Response(head, WholeBody(body))
             pool.drop(connection, failed=True)

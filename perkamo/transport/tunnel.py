@@ -4,9 +4,10 @@ from typing import Final
 
 import httpx
 
+from perkamo.transport.deadlines import FOREVER
 from perkamo.transport.http1 import Exchange
 from perkamo.transport.proxy import Proxy
-from perkamo.transport.sockets import FOREVER, Stream
+from perkamo.transport.sockets import Stream
 
 _CHUNK: Final = 65536
 _HUNG_UP: Final = "the proxy hung up"

@@ -27,6 +27,7 @@ from perkamo import (
     PerkamoRateLimitError,
     PerkamoResponseError,
     PerkamoStreamError,
+    PerkamoTimeoutError,
     RetryPolicy,
 )
 from perkamo.sandbox import Sandbox, Status
@@ -253,6 +254,19 @@ async def test_a_transport_may_read_the_content_and_send_it_again(sandbox: Sandb
 
     assert result.duplicate
     assert json.loads(transport.contents[0])["transaction_id"] == "t1"
+
+
+async def test_a_tool_that_never_answers_does_not_hold_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one in the place of httpx's ``send`` under our own client; catches a bound that only the transport keeps."""
+
+    async def send(*_: object, **__: object) -> None:
+        await anyio.sleep_forever()
+
+    policy = RetryPolicy(attempts=1, attempt_timeout=0.2)
+    async with AsyncPerkamoClient(CANARY_KEY, base_url="http://127.0.0.1:9", retry=policy) as client:
+        monkeypatch.setattr(httpx.AsyncClient, "send", send)
+        with anyio.fail_after(15), pytest.raises(PerkamoTimeoutError):
+            await client.customer("u")
 
 
 class Unmasking(httpx.AsyncBaseTransport):

@@ -15,6 +15,7 @@ import pytest
 from perkamo.clock import Clock
 from perkamo.transport import sockets
 from perkamo.transport.connect import Connector
+from perkamo.transport.deadlines import Deadlines
 from perkamo.transport.resolver import Address, connect_any, find_addresses, in_turn
 from perkamo.transport.sockets import PlainSocket
 from perkamo.transport.tls import shared_context
@@ -93,7 +94,7 @@ async def test_a_connection_that_won_is_closed_when_the_call_is_cancelled_in_tha
 
         async def dial(address: Address) -> PlainSocket:
             family, kind, protocol, where = address
-            connected = PlainSocket(socket.socket(family, kind, protocol), Clock())
+            connected = PlainSocket(socket.socket(family, kind, protocol), Deadlines(Clock()), Clock())
             await connected.connect(where)
             kept.append(connected)
             scope.cancel()

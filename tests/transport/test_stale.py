@@ -145,7 +145,7 @@ async def test_a_request_that_never_left_is_sent_over_a_new_connection(over_agai
             stream = await super().connect(origin)
             assert isinstance(stream, PlainSocket)
             if not made:
-                dying = Dying(stream._socket.dup(), self._clock)
+                dying = Dying(stream._socket.dup(), self._deadlines, self._clock)
                 stream.close()
                 stream = dying
             made.append(stream)

@@ -1,0 +1,98 @@
+"""What ends waits that take too long, on asyncio: one timer for all sockets of an event loop.
+
+A cancel scope for each wait costs more than everything else that a wait does. On trio, which has no callbacks, the
+sockets use scopes.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import Context
+from typing import Any, Final, Protocol
+from weakref import ref
+
+from perkamo.clock import Clock
+
+FOREVER: Final = float("inf")
+"""A deadline that never comes."""
+
+_NO_STEPS: Final[Mapping[str, float | None]] = {}
+
+
+class Timeouts:
+    """What bounds one exchange, from now on.
+
+    Args:
+        extensions: Those of its request: ``timeout`` has seconds for each step, ``pool``, ``connect``, ``write`` and
+            ``read``; ``total`` is for all of them together, the answer's body included.
+        clock: What they go by.
+    """
+
+    __slots__ = ("_clock", "_end", "_steps")
+
+    def __init__(self, extensions: Mapping[str, Any], clock: Clock) -> None:
+        self._steps: Mapping[str, float | None] = extensions.get("timeout", _NO_STEPS)
+        self._clock = clock
+        total: float | None = extensions.get("total")
+        self._end = FOREVER if total is None else clock.now() + total
+
+    def until(self, step: str) -> float:
+        """Return when a step that begins now must be over."""
+        seconds = self._steps.get(step)
+        return self._end if seconds is None else min(self._end, self._clock.now() + seconds)
+
+
+class Waiting(Protocol):
+    """What may wait too long."""
+
+    def expire(self) -> None:
+        """End the wait, unless it is over just now."""
+
+
+class Deadlines:
+    """The deadlines of an event loop's sockets.
+
+    Args:
+        clock: What they go by.
+    """
+
+    __slots__ = ("_clock", "_timer", "_waits", "_when")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waits: dict[Waiting, float] = {}
+        self._when = FOREVER
+        # Weak, as the timer knows the loop, and a pool must not keep the loop alive that it is filed under.
+        self._timer: ref[asyncio.TimerHandle] | None = None
+
+    def begin(self, waiting: Waiting, deadline: float) -> None:
+        """Have a wait ended at a moment, unless ``end`` comes before."""
+        self._waits[waiting] = deadline
+        if deadline < self._when:
+            self._set(deadline)
+
+    def end(self, waiting: Waiting) -> None:
+        """Forget a wait that is over."""
+        self._waits.pop(waiting, None)
+
+    def close(self) -> None:
+        """Leave no timer behind; whoever waits is ended otherwise."""
+        timer = None if self._timer is None else self._timer()
+        if timer is not None:
+            timer.cancel()
+        self._timer, self._when = None, FOREVER
+
+    def _set(self, when: float) -> None:
+        self.close()
+        seconds = max(0.0, when - self._clock.now())
+        # An empty context, or the timer would keep that of the call which came first.
+        timer = asyncio.get_running_loop().call_later(seconds, self._expire, context=Context())
+        self._timer, self._when = ref(timer), when
+
+    def _expire(self) -> None:
+        self._timer, self._when = None, FOREVER
+        now = self._clock.now()
+        for waiting in [waiting for waiting, deadline in self._waits.items() if deadline <= now]:
+            del self._waits[waiting]
+            waiting.expire()
+        if self._waits:
+            self._set(min(self._waits.values()))
