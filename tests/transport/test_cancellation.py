@@ -307,7 +307,7 @@ async def test_calls_with_the_shortest_deadlines_leave_a_sound_client(seed: int)
     async def work(number: int) -> None:
         nonlocal ended
         count = 0
-        while anyio.current_time() < end:
+        while anyio.current_time() < end or not ended:  # on a busy machine the first may take long
             count += 1
             text = f"{number} {count}"
             with anyio.move_on_after(chance.uniform(0, 0.03)):
