@@ -65,6 +65,9 @@ from perkamo.outbox.errors import (
     PerkamoOutboxStorageError,
 )
 from perkamo.outbox.outbox import Outbox
+from perkamo.outbox.postgres.outbox import PostgresOutbox
+from perkamo.outbox.postgres.schema import outbox_schema
+from perkamo.outbox.postgres.sync_outbox import SyncPostgresOutbox
 from perkamo.outbox.relay import Relay
 from perkamo.outbox.store import DeadLetter, OutboxStats, SpaceStats
 from perkamo.outbox.sync_outbox import SyncOutbox
@@ -139,6 +142,7 @@ __all__ = [
     "PerkamoStreamError",
     "PerkamoTimeoutError",
     "PerkamoValidationError",
+    "PostgresOutbox",
     "Program",
     "ProgramEvent",
     "RateLimit",
@@ -152,6 +156,7 @@ __all__ = [
     "SyncBatcher",
     "SyncCustomerStream",
     "SyncOutbox",
+    "SyncPostgresOutbox",
     "Traits",
     "TraitsDict",
     "Transport",
@@ -163,6 +168,7 @@ __all__ = [
     "canonical_json",
     "create_transaction_id",
     "emit_many",
+    "outbox_schema",
     "sign",
     "sync_emit_many",
 ]

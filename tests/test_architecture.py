@@ -37,12 +37,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoding": {"contract", "encoding", "errors", "models", "redaction"},
     "request": GROUND | {"events", "models", "decoding"},
     "stream": GROUND | {"events", "models", "decoding", "request"},
+    "postgres": {"clock", "errors", "forks", "redaction"},
     "client": CORE - {"client"},
     "sync": {"errors", "event_loop", "threads"},
     "sync_client": CORE | {"sync"},
     "batching": CORE | TWINS,
-    "outbox": CORE | TWINS | {"batching"},
-    "webhooks": {"encoding", "errors", "models", "decoding", "client"},
+    "outbox": CORE | TWINS | {"batching", "postgres"},
+    "webhooks": {"postgres", "encoding", "errors", "models", "decoding", "client"},
     "integrations": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "sandbox": {"contract", "signing", "event_loop", "events", "threads"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
@@ -113,6 +114,7 @@ def test_the_table_itself_has_no_cycle() -> None:
 
 ONLY_HERE = {
     "httpcore": {"transport/replaced.py"},
+    "psycopg": {"postgres.py", "outbox/postgres/connections.py"},
     "sqlite3": {"cli/program_diff.py", "outbox/sqlite", "webhooks"},
     "trio": {"event_loop.py", "sandbox/stream.py"},
 }

@@ -20,6 +20,9 @@ UNBOUND: Final = ""
 KEY_PREFIX: Final = "key:"
 """How the Spaces begin that are told by the client's key; all others were named by the user."""
 
+UNCOUNTED: Final = 1 << 62
+"""Stands for the number of events that wait where counting them would take too long just now."""
+
 
 @frozen
 class SpaceStats(Serializable):
@@ -152,7 +155,7 @@ class Lease:
         token: Stands for this very lease.
         events: The events, oldest first.
         wait: Without events: seconds after which looking again is worth while; None where nothing waits.
-        waiting: Without events: how many events of these Spaces wait nevertheless, leased or put off.
+        waiting: Without events: how many events of these Spaces wait nevertheless, leased or put off; or ``UNCOUNTED``.
         others_wait: Without events: whether events wait for other Spaces.
     """
 

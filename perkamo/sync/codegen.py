@@ -28,6 +28,7 @@ CLASSES: Final[Mapping[str, str]] = {
     "CustomerStream": "SyncCustomerStream",
     "Batcher": "SyncBatcher",
     "Outbox": "SyncOutbox",
+    "PostgresOutbox": "SyncPostgresOutbox",
 }
 """Each async class and its twin."""
 
@@ -39,8 +40,9 @@ METHODS: Final[Mapping[str, str]] = {
 }
 """Methods whose names differ; all others keep theirs."""
 
-OMITTED: Final = frozenset({"__anext__"})
-"""Methods without a twin: iterating is ``__iter__``'s alone, which closes what is broken off."""
+OMITTED: Final = frozenset({"__anext__", "aput", "aput_many"})
+"""Methods without a twin: iterating is ``__iter__``'s alone, which closes what is broken off; others are async twins of
+sync ones themselves."""
 
 COPIED: Final = frozenset({"run"})
 """Methods that call the caller's functions, so that their bodies run in the caller's thread."""
@@ -100,6 +102,7 @@ SECRETS: Final[Mapping[str, str]] = {
     "api_key": "wrap_secret(api_key, Key)",
     "stream_token": "wrap_secret(stream_token, TokenSource)",
     "proxy": "hide_proxy(proxy)",
+    "dsn_or_pool": "hide_dsn(dsn_or_pool)",
 }
 """Secrets among the arguments, which are in no frame of a twin either, and what hides them."""
 
@@ -150,6 +153,7 @@ SOURCES: Final[Sequence[Source]] = (
     Source("stream/stream", "stream/sync_stream"),
     Source("batching/batcher", "batching/sync_batcher"),
     Source("outbox/outbox", "outbox/sync_outbox", base="outbox/operations"),
+    Source("outbox/postgres/outbox", "outbox/postgres/sync_outbox", base="outbox/operations"),
 )
 """Every module that has twins. To add one, add a line."""
 

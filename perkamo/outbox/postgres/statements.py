@@ -1,0 +1,171 @@
+"""The SQL of the store. ``{schema}`` stands for the schema; each script is run in one READ COMMITTED transaction.
+
+Claims go in the order of ids, from ``low`` on, which only saves time: ids do not become visible in their order. The
+condition of a claim stands again on the locked row, which may be another version than the one that was found.
+"""
+
+from typing import Final
+
+_DURABLE: Final = """
+SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
+"""
+"""A claim is on disk before anything is sent, and with it all that was committed before it. Where the application
+commits asynchronously, a crash would undo orders whose events have been sent already."""
+
+_LEASE: Final = """,
+chosen AS (
+  SELECT space, id FROM (
+    SELECT space, id, size, most, first_value(most) OVER (ORDER BY id) AS first_most,
+      row_number() OVER same AS number, sum(size) OVER same AS total
+    FROM (SELECT *, (%(sizes)s::integer[])[least(failures + 1, %(last)s)] AS most FROM free) AS sized
+    WINDOW same AS (PARTITION BY most ORDER BY id)
+  ) AS counted
+  WHERE most = first_most AND number <= most AND (number = 1 OR total <= %(max_bytes)s)
+)
+UPDATE {schema}.events AS e
+SET token = %(token)s, leased_until = statement_timestamp() + %(seconds)s * interval '1 second'
+FROM chosen
+WHERE e.space = chosen.space AND e.id = chosen.id AND e.leased_until <= statement_timestamp()
+RETURNING e.id, e.transaction_id, e.body, e.failures, e.space
+"""
+
+_NOT_PAUSED: Final = """NOT EXISTS (
+  SELECT FROM {schema}.spaces WHERE space = ANY (%(spaces)s) AND paused_until > statement_timestamp()
+)"""
+
+CLAIM: Final = f"""{_DURABLE}
+WITH free AS MATERIALIZED (
+  SELECT found.* FROM unnest(%(spaces)s::text[], %(lows)s::bigint[]) AS wanted(space, low) CROSS JOIN LATERAL (
+    SELECT space, id, failures, octet_length(body) AS size FROM {{schema}}.events
+    WHERE space = wanted.space AND id >= wanted.low AND leased_until <= statement_timestamp()
+    ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+  ) AS found
+  WHERE {_NOT_PAUSED}
+){_LEASE}"""
+
+HEADS: Final = f"""
+WITH RECURSIVE heads AS (
+  (SELECT customer, id, leased_until, 1 AS number FROM {{schema}}.events
+   WHERE space = %(space)s AND customer > %(cursor)s ORDER BY customer, id LIMIT 1)
+  UNION ALL
+  SELECT later.customer, later.id, later.leased_until, heads.number + 1 FROM heads CROSS JOIN LATERAL (
+    SELECT customer, id, leased_until FROM {{schema}}.events
+    WHERE space = %(space)s AND customer > heads.customer ORDER BY customer, id LIMIT 1
+  ) AS later
+  WHERE heads.number < %(most)s
+)
+SELECT customer, id, leased_until <= statement_timestamp() FROM heads WHERE {_NOT_PAUSED} ORDER BY number
+"""
+"""The oldest event of each customer behind the cursor, by one look into the index for each."""
+
+CLAIM_HEADS: Final = f"""{_DURABLE}
+WITH free AS MATERIALIZED (
+  SELECT space, id, failures, octet_length(body) AS size FROM {{schema}}.events
+  WHERE space = %(space)s AND id = ANY (%(ids)s) AND leased_until <= statement_timestamp() AND {_NOT_PAUSED}
+  ORDER BY id FOR UPDATE SKIP LOCKED
+){_LEASE}"""
+
+PAUSE: Final = """
+SELECT coalesce(extract(epoch FROM max(paused_until) - statement_timestamp()), 0)::float8
+FROM {schema}.spaces WHERE space = ANY (%(spaces)s) AND paused_until > statement_timestamp()
+"""
+
+WAITING: Final = """
+SELECT count(*), extract(epoch FROM min(greatest(leased_until, statement_timestamp())) - statement_timestamp())::float8
+FROM {schema}.events WHERE space = ANY (%(spaces)s);
+WITH RECURSIVE others AS (
+  (SELECT space FROM {schema}.events ORDER BY space LIMIT 1)
+  UNION ALL
+  SELECT (SELECT e.space FROM {schema}.events AS e WHERE e.space > others.space ORDER BY e.space LIMIT 1)
+  FROM others WHERE others.space IS NOT NULL
+)
+SELECT EXISTS (SELECT FROM others WHERE space <> ALL (%(spaces)s))
+"""
+
+SETTLE: Final = "SET LOCAL synchronous_commit = off"
+"""What is settled and undone by a crash is sent again, and counts once."""
+
+DELIVERED: Final = """
+WITH gone AS (
+  DELETE FROM {schema}.events WHERE transaction_id = ANY (%(delivered)s) AND token = %(token)s RETURNING 1
+)
+INSERT INTO {schema}.deliveries (space, events) SELECT %(space)s, count(*) FROM gone HAVING count(*) > 0
+"""
+
+DEAD: Final = """
+WITH gone AS (
+  DELETE FROM {schema}.events AS e USING unnest(%(dead)s::text[], %(reasons)s::text[]) AS d(transaction_id, reason)
+  WHERE e.transaction_id = d.transaction_id AND e.token = %(token)s
+  RETURNING e.*, d.reason
+)
+INSERT INTO {schema}.dead_letters AS d (space, transaction_id, customer, put_at, trace_context, reason, body)
+SELECT CASE WHEN space = '' AND %(accepted)s THEN %(space)s ELSE space END,
+  transaction_id, customer, put_at, trace_context, reason, body
+FROM gone ORDER BY id
+ON CONFLICT (transaction_id) DO UPDATE SET space = excluded.space, customer = excluded.customer,
+  put_at = excluded.put_at, died_at = excluded.died_at, trace_context = excluded.trace_context,
+  reason = excluded.reason, body = excluded.body
+"""
+
+LATER: Final = """
+UPDATE {schema}.events AS e
+SET token = 0, failures = l.failures, leased_until = statement_timestamp() + l.seconds * interval '1 second',
+  space = CASE WHEN e.space = '' AND %(accepted)s THEN %(space)s ELSE e.space END
+FROM unnest(%(later)s::text[], %(failures)s::integer[], %(waits)s::float8[]) AS l(transaction_id, failures, seconds)
+WHERE e.transaction_id = l.transaction_id AND e.token = %(token)s
+"""
+
+NOTE: Final = """
+INSERT INTO {schema}.spaces AS s (space, error, error_at, paused_until)
+SELECT %(space)s, %(error)s, CASE WHEN %(error)s IS NOT NULL THEN statement_timestamp() END,
+  CASE WHEN %(pause)s > 0 THEN statement_timestamp() + %(pause)s * interval '1 second' ELSE '-infinity' END
+ON CONFLICT (space) DO UPDATE SET error = coalesce(excluded.error, s.error),
+  error_at = coalesce(excluded.error_at, s.error_at), paused_until = greatest(excluded.paused_until, s.paused_until)
+"""
+
+SUM_UP: Final = """
+WITH picked AS (
+  SELECT ctid FROM {schema}.deliveries WHERE at < statement_timestamp() - interval '1 minute' FOR UPDATE SKIP LOCKED
+),
+old AS (DELETE FROM {schema}.deliveries AS d USING picked WHERE d.ctid = picked.ctid RETURNING d.space, d.at, d.events)
+INSERT INTO {schema}.deliveries (space, at, events) SELECT space, max(at), sum(events) FROM old GROUP BY space
+"""
+
+COUNT: Final = """
+SELECT (SELECT coalesce(sum(events), 0)::bigint FROM {schema}.deliveries), waiting.number, dead.number,
+  waiting.size + dead.size
+FROM (SELECT count(*) AS number, coalesce(sum(octet_length(body)), 0)::bigint AS size FROM {schema}.events) AS waiting,
+  (SELECT count(*) AS number, coalesce(sum(octet_length(body)), 0)::bigint AS size FROM {schema}.dead_letters) AS dead
+"""
+
+DEAD_LETTERS: Final = """
+SELECT transaction_id, body, reason, id FROM {schema}.dead_letters WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+
+REQUEUE: Final = """
+WITH picked AS (
+  SELECT id FROM {schema}.dead_letters WHERE %(id)s::text IS NULL OR transaction_id = %(id)s
+  ORDER BY id LIMIT %(limit)s FOR UPDATE
+),
+back AS (DELETE FROM {schema}.dead_letters AS d USING picked WHERE d.id = picked.id RETURNING d.*),
+kept AS (
+  INSERT INTO {schema}.events (space, transaction_id, customer, put_at, trace_context, body)
+  SELECT space, transaction_id, customer, put_at, trace_context, body FROM back ORDER BY id
+  ON CONFLICT (transaction_id) DO NOTHING RETURNING 1
+)
+SELECT (SELECT count(*) FROM back), (SELECT count(*) FROM kept)
+"""
+
+_REBIND: Final = """
+UPDATE {schema}.dead_letters SET space = %(space)s WHERE WHICH;
+WITH picked AS (SELECT space, id FROM {schema}.events WHERE WHICH ORDER LIMIT %(limit)s FOR UPDATE),
+moved AS (
+  UPDATE {schema}.events AS e SET space = %(space)s FROM picked
+  WHERE e.space = picked.space AND e.id = picked.id RETURNING 1
+)
+SELECT count(*) FROM moved
+"""
+REBIND_ONE: Final = _REBIND.replace("WHICH", "space = %(former)s").replace("ORDER", "ORDER BY id")
+REBIND_ALL: Final = _REBIND.replace(
+    "WHICH", "(space = '' OR starts_with(space, 'key:')) AND space <> %(space)s"
+).replace("ORDER", "")

@@ -1,0 +1,98 @@
+"""Fixtures: a server of each version for each process of the tests, and a schema for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from typing import Any
+
+import psycopg
+import pytest
+
+from perkamo import AsyncPerkamoClient, Event, PostgresOutbox, outbox_schema
+from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.postgres.server import Server
+from tests.outbox.service import Service, running_service
+
+VERSIONS = (18, 16)
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def servers() -> "Iterator[dict[int, Server]]":
+    """The servers that run so far, by version; they end with the session."""
+    servers: dict[int, Server] = {}
+    yield servers
+    for server in servers.values():
+        server.remove()
+
+
+@pytest.fixture(params=VERSIONS)
+def server_version(request: pytest.FixtureRequest) -> int:
+    """Each of the versions, one after the other."""
+    version: int = request.param
+    return version
+
+
+@pytest.fixture
+def server(servers: "dict[int, Server]", server_version: int) -> Server:
+    """A server of this version."""
+    if server_version not in servers:
+        servers[server_version] = Server(server_version)
+        servers[server_version].start()
+    return servers[server_version]
+
+
+@pytest.fixture
+def schema(server: Server) -> Iterator[str]:
+    """A schema of this test's own with the outbox's tables, under a name that wants quotes."""
+    name = f"perkamo-{next(_numbers)}%s"
+    with psycopg.connect(server.dsn) as connection:
+        for statement in outbox_schema(name, order_by_customer=True):
+            connection.execute(statement.encode())
+    yield name
+    server.execute(f'DROP SCHEMA "{name}" CASCADE')
+
+
+@pytest.fixture
+def connection(server: Server) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
+    """A connection of the application's."""
+    with psycopg.connect(server.dsn) as connection:
+        yield connection
+
+
+class OwnOutbox(PostgresOutbox):
+    """An outbox with an application's connection, which commits each event by itself."""
+
+    def __init__(self, dsn: str, **options: Any) -> None:
+        self.application = psycopg.connect(dsn, autocommit=True)
+        super().__init__(dsn, **options)
+        self._clock = self._postgres._clock = HardlyWaiting()
+
+    async def put(self, event: Event) -> Event:  # type: ignore[override] # as that of the other store's
+        """Keep an event as ``Outbox.put`` does."""
+        return super().put(self.application, event, autocommit=True)
+
+    async def aclose(self) -> None:
+        """Close both."""
+        self.application.close()
+        await super().aclose()
+
+
+@pytest.fixture
+async def outbox(server: Server, schema: str) -> AsyncIterator[OwnOutbox]:
+    """An empty outbox whose relays hardly wait between two tries."""
+    async with OwnOutbox(server.dsn, schema=schema) as outbox:
+        yield outbox
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """A service that accepts everything, until a test says otherwise."""
+    with running_service() as service:
+        yield service
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[AsyncPerkamoClient]:
+    """A client of it that is not patient."""
+    async with AsyncPerkamoClient("sk_test_x", base_url=service.url, timeout=2) as client:
+        yield client

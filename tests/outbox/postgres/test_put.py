@@ -1,0 +1,404 @@
+"""put: the event is in the transaction that makes the order, by every driver, and never there twice."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import django
+import psycopg
+import psycopg2
+import pytest
+import sqlalchemy
+from django.conf import settings
+from sqlalchemy.orm import Session
+
+from perkamo import (
+    Event,
+    PerkamoConfigurationError,
+    PerkamoOutboxConflictError,
+    PerkamoValidationError,
+    PostgresOutbox,
+    SyncPostgresOutbox,
+)
+from perkamo.outbox.postgres import connections
+from perkamo.outbox.postgres.put import Answer, Query
+from tests.outbox.postgres.drivers import DRIVERS, App, django_connection, sqlalchemy_url
+from tests.outbox.postgres.server import Server
+
+if not settings.configured:
+    settings.configure()
+    django.setup()
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "canary-5a1ad"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Async drivers know asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _django_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+
+@pytest.fixture
+def outbox(schema: str) -> PostgresOutbox:
+    """An outbox that only puts."""
+    return PostgresOutbox(schema=schema, space="shop")
+
+
+@pytest.fixture
+def orders(server: Server, schema: str) -> str:
+    """A table of the application's."""
+    server.execute(f'CREATE TABLE "{schema}".orders (id text)')
+    return f'"{schema}".orders'
+
+
+def event(name: object, amount: int = 1, customer: str = "customer") -> Event:
+    """Make an event that is the same each time."""
+    return Event(
+        customer, "purchase.completed", f"order-{name}", {"amount": amount}, occurred_at="2026-06-01T10:00:00.000Z"
+    )
+
+
+def kept(server: Server, schema: str) -> list[str]:
+    """Return the transaction ids that wait, oldest first."""
+    return [row[0] for row in server.execute(f'SELECT transaction_id FROM "{schema}".events ORDER BY id')]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("server_version", [18])
+async def test_an_event_shares_its_transactions_fate(
+    driver: str, server: Server, schema: str, orders: str, outbox: PostgresOutbox
+) -> None:
+    """Committed with the order it waits, rolled back with it it never was; catches a put by another connection."""
+    async with DRIVERS[driver](server.dsn) as app:
+        await app.run(f"INSERT INTO {orders} VALUES ('one')")
+        put = await app.put(outbox, event("one"))
+        await app.rollback()
+        assert kept(server, schema) == []
+
+        await app.run(f"INSERT INTO {orders} VALUES ('two')")
+        await app.put(outbox, event("two", customer='ä"%s\\'))
+        await app.put(outbox, event("b"), event("a"), event("c"))
+        await app.commit()
+
+    assert put == [event("one")]
+    assert kept(server, schema) == ["order-two", "order-b", "order-a", "order-c"]
+    assert server.execute(f"SELECT id FROM {orders}") == [("two",)]
+    [row] = server.execute(f"SELECT space, customer, body FROM \"{schema}\".events WHERE transaction_id = 'order-two'")
+    assert row == ("shop", 'ä"%s\\', event("two", customer='ä"%s\\').to_bytes())
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("server_version", [16])
+async def test_an_equal_event_is_kept_once_and_another_refused(
+    driver: str, server: Server, schema: str, orders: str, outbox: PostgresOutbox
+) -> None:
+    """And the transaction goes on after the refusal; catches a unique violation that breaks it."""
+    async with DRIVERS[driver](server.dsn) as app:
+        await app.put(outbox, event("one"))
+        await app.put(outbox, event("one"))
+        await app.put(outbox, event("one"), event("two"), event("two"))
+        with pytest.raises(PerkamoOutboxConflictError):
+            await app.put(outbox, event("one", amount=2))
+        with pytest.raises(PerkamoOutboxConflictError):
+            await app.put(outbox, event("one", amount=2), event("two"))
+        await app.run(f"INSERT INTO {orders} VALUES ('after')")
+        await app.commit()
+
+    assert kept(server, schema) == ["order-one", "order-two"]
+    assert server.execute(f"SELECT id FROM {orders}") == [("after",)]
+
+
+async def test_all_rules_are_checked_before_anything_is_put(
+    server: Server, schema: str, connection: "psycopg.Connection[Any]", outbox: PostgresOutbox
+) -> None:
+    """One bad event of a list leaves nothing behind, two of one list must not differ; catches a check on the way."""
+    with pytest.raises(PerkamoValidationError):
+        outbox.put_many(connection, [event("fine"), {"user_id": "u", "event": "e", "context": {"xp": 1}}])
+    with pytest.raises(PerkamoOutboxConflictError):
+        outbox.put_many(connection, [event("one"), event("one", amount=2)])
+    made = outbox.put(connection, {"user_id": "u", "event": "e"})
+    connection.commit()
+
+    assert outbox.put_many(connection, []) == []
+    assert kept(server, schema) == [made.transaction_id]
+    assert str(made.transaction_id).startswith("tx_")
+
+
+@pytest.mark.parametrize("server_version", [18])
+async def test_a_dead_letter_of_the_same_id_counts(
+    server: Server, schema: str, connection: "psycopg.Connection[Any]", outbox: PostgresOutbox
+) -> None:
+    """The same event is kept once, as the dead letter; another is refused; catches a look at what waits alone."""
+    table = f'"{schema.replace("%", "%%")}".dead_letters'
+    for one in (event("dead"), event("dead too")):
+        server.execute(
+            f"INSERT INTO {table} (space, transaction_id, customer, put_at, reason, body) "
+            "VALUES ('shop', %s, 'customer', now(), 'no', %s)",
+            (one.transaction_id, one.to_bytes()),
+        )
+
+    outbox.put(connection, event("dead"))
+    outbox.put_many(connection, [event("alive"), event("dead too")])
+    with pytest.raises(PerkamoOutboxConflictError):
+        outbox.put(connection, event("dead", amount=2))
+    connection.commit()
+
+    assert kept(server, schema) == ["order-alive"]
+
+
+def waits_for_lock(server: Server, connection: "psycopg.Connection[Any]") -> bool:
+    """Tell whether a connection's statement waits for another transaction."""
+    [[waits]] = server.execute(
+        "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", (connection.info.backend_pid,)
+    )
+    return bool(waits)
+
+
+class Meanwhile:
+    """Something that is done in a thread, once it waits for a lock."""
+
+    def __init__(self, server: Server, connection: "psycopg.Connection[Any]", action: Callable[[], object]) -> None:
+        self.error: Exception | None = None
+        self._action = action
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        while self._thread.is_alive() and not waits_for_lock(server, connection):
+            pass
+
+    def _run(self) -> None:
+        try:
+            self._action()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    def ended(self) -> Exception | None:
+        """Wait for the end; return what it raised."""
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        return self.error
+
+
+@pytest.fixture
+def other(server: Server) -> "Iterator[psycopg.Connection[Any]]":
+    """Another connection of the application's."""
+    with psycopg.connect(server.dsn) as other:
+        yield other
+
+
+@pytest.fixture
+def pair(
+    connection: "psycopg.Connection[Any]", other: "psycopg.Connection[Any]"
+) -> "tuple[psycopg.Connection[Any], psycopg.Connection[Any]]":
+    """Both."""
+    return connection, other
+
+
+@pytest.mark.parametrize("amount", [1, 2])
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+async def test_the_second_of_two_transactions_waits_and_compares(  # noqa: PLR0917 - a table and its parts
+    amount: int,
+    ends: str,
+    server: Server,
+    schema: str,
+    pair: "tuple[psycopg.Connection[Any], psycopg.Connection[Any]]",
+    outbox: PostgresOutbox,
+) -> None:
+    """Trap 5: the equal event is kept once, another refused, and after a rollback it is the first; catches a race."""
+    connection, other = pair
+    outbox.put(connection, event("one"))
+    second = Meanwhile(server, other, lambda: outbox.put(other, event("one", amount)))
+    getattr(connection, ends)()
+    error = second.ended()
+    other.commit()
+
+    assert isinstance(error, PerkamoOutboxConflictError) == (ends == "commit" and amount == 2)
+    assert kept(server, schema) == ["order-one"]
+
+
+async def test_what_it_would_compare_with_may_be_gone(
+    server: Server,
+    schema: str,
+    connection: "psycopg.Connection[Any]",
+    outbox: PostgresOutbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trap 5: a relay deletes the row between the insert and the look: it inserts again; catches a missing loop."""
+    outbox.put(connection, event("one"))
+    connection.commit()
+    steps = outbox._putting.steps("shop", [event("one", amount=2)])
+    asked: list[bool] = []
+
+    def ask(query: Query) -> Answer:
+        asked.append(query.returns_rows)
+        if query.returns_rows:
+            server.execute(f'DELETE FROM "{schema}".events')
+        return original(query)
+
+    original = connections._psycopg(connection, autocommit=False)
+    monkeypatch.setitem(connections._SYNC, "psycopg.Connection", lambda *_: ask)
+    connections.put_by(connection, steps, autocommit=False)
+    connection.commit()
+
+    assert asked == [False, True, False]
+    assert kept(server, schema) == ["order-one"]
+
+
+async def test_serialization_failures_are_the_applications_own(
+    server: Server, connection: "psycopg.Connection[Any]", other: "psycopg.Connection[Any]", outbox: PostgresOutbox
+) -> None:
+    """Trap 5: under REPEATABLE READ the second gets 40001, as it would for its own rows; catches an endless loop."""
+    other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    other.execute("SELECT 1")
+    outbox.put(connection, event("one"))
+    second = Meanwhile(server, other, lambda: outbox.put(other, event("one", amount=2)))
+    connection.commit()
+
+    assert isinstance(second.ended(), psycopg.errors.SerializationFailure)
+    other.rollback()
+
+
+async def test_lists_in_opposite_order_do_not_deadlock(
+    server: Server,
+    schema: str,
+    connection: "psycopg.Connection[Any]",
+    other: "psycopg.Connection[Any]",
+    outbox: PostgresOutbox,
+) -> None:
+    """Trap 5: both insert in the order of ids, and keep the order in which they were given; catches 40P01."""
+    events = [event(f"{number:02}") for number in range(40)]
+
+    def put_and_commit(own: "psycopg.Connection[Any]", list_of_events: list[Event]) -> None:
+        outbox.put_many(own, list_of_events)
+        own.commit()
+
+    outbox.put(connection, event("20"))
+    with psycopg.connect(server.dsn) as third:
+        forwards = Meanwhile(server, other, lambda: put_and_commit(other, events))
+        backwards = Meanwhile(server, third, lambda: put_and_commit(third, events[::-1]))
+        connection.rollback()
+        errors = [forwards.ended(), backwards.ended()]
+
+    assert errors == [None, None]
+    assert kept(server, schema) == [f"order-{number:02}" for number in range(40)]
+
+
+@pytest.mark.parametrize("server_version", [18])
+async def test_autocommit_is_refused_unless_asked_for(server: Server, schema: str, outbox: PostgresOutbox) -> None:
+    """Trap 8: by every driver, also where SQLAlchemy says in_transaction(); catches an event kept without its order."""
+    plain = psycopg.connect(server.dsn, autocommit=True)
+    second = psycopg2.connect(server.dsn)
+    second.autocommit = True
+    engine = sqlalchemy.create_engine(sqlalchemy_url(server.dsn, "psycopg"), isolation_level="AUTOCOMMIT")
+    django = django_connection(server.dsn)
+    with closing(plain), closing(second), closing(django), Session(engine) as session:
+        for connection in (plain, second, session, django):
+            with pytest.raises(PerkamoConfigurationError, match="No transaction"):
+                outbox.put(connection, event("one"))
+            with pytest.raises(PerkamoConfigurationError, match="No transaction"):
+                outbox.put_many(connection, [event("one"), event("two")])
+        assert session.in_transaction()
+        assert kept(server, schema) == []
+
+        for number, connection in enumerate((plain, second, session, django)):
+            outbox.put(connection, event(number), autocommit=True)
+            assert len(kept(server, schema)) == number + 1
+        with plain.transaction():
+            outbox.put(plain, event("in a block"))
+        with _atomic(django):
+            outbox.put(django, event("atomic"))
+    engine.dispose()
+
+    assert len(kept(server, schema)) == 6
+
+
+def _atomic(connection: Any) -> Any:
+    """Return Django's ``atomic`` for a connection that is in no settings."""
+
+    class Atomic:
+        def __enter__(self) -> None:
+            connection.set_autocommit(False)
+            connection.in_atomic_block = True
+
+        def __exit__(self, *_: object) -> None:
+            connection.in_atomic_block = False
+            connection.commit()
+            connection.set_autocommit(True)
+
+    return Atomic()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg-async", "sqlalchemy-async-asyncpg"])
+@pytest.mark.parametrize("server_version", [18])
+async def test_async_autocommit_is_refused_unless_asked_for(
+    driver: str, server: Server, schema: str, outbox: PostgresOutbox
+) -> None:
+    """The same for async drivers."""
+    async with DRIVERS[driver](server.dsn) as app:
+        await _end_transaction(driver, app)
+        with pytest.raises(PerkamoConfigurationError, match="No transaction"):
+            await outbox.aput(app.connection, event("one"))
+        assert kept(server, schema) == []
+        await outbox.aput(app.connection, event("one"), autocommit=True)
+        assert kept(server, schema) == ["order-one"]
+
+
+async def _end_transaction(driver: str, app: App) -> None:
+    if driver == "asyncpg":
+        await app.run("ROLLBACK")
+    elif driver == "psycopg-async":
+        await app.connection.set_autocommit(True)
+    else:
+        await app.connection.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+
+
+async def test_what_is_no_connection_is_refused(connection: "psycopg.Connection[Any]", outbox: PostgresOutbox) -> None:
+    """With the list of what is taken; catches an AttributeError, and a sync connection that blocks a loop."""
+    for wrong in (object(), "postgresql://shop", sqlalchemy.create_engine("postgresql+psycopg://")):
+        with pytest.raises(PerkamoConfigurationError, match="AsyncSession"):
+            outbox.put(wrong, event("one"))
+    with pytest.raises(PerkamoConfigurationError, match="aput takes"):
+        await outbox.aput(connection, event("one"))
+    with Session(sqlalchemy.create_engine("sqlite://")) as session, pytest.raises(PerkamoConfigurationError):
+        outbox.put(session, event("one"))
+
+
+@pytest.mark.parametrize("server_version", [18])
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_errors_show_no_value(driver: str, server: Server) -> None:
+    """Where the tables are missing, the driver's error comes, without the event; catches SQLAlchemy's parameters."""
+    outbox = PostgresOutbox(schema="not there")
+    async with DRIVERS[driver](server.dsn) as app:
+        with pytest.raises(Exception, match="not there") as caught:
+            await app.put(outbox, Event(SECRET, "purchase.completed", SECRET, {"secret": SECRET}))
+        await app.rollback()
+
+    shown = f"{caught.value!r} {caught.value} {caught.value.__cause__!r} {caught.value.__cause__}"
+    assert SECRET not in shown
+
+
+def test_the_sync_twin_puts_and_has_no_aput(server: Server, schema: str, connection: "psycopg.Connection[Any]") -> None:
+    """Put belongs to the connection's own thread; catches a put that goes through the portal."""
+    outbox = SyncPostgresOutbox(schema=schema)
+    outbox.put(connection, event("one"))
+    outbox.put_many(connection, [event("two"), event("three")])
+    connection.commit()
+
+    assert kept(server, schema) == ["order-one", "order-two", "order-three"]
+    assert not hasattr(outbox, "aput")
+
+
+def test_putting_loads_no_driver() -> None:
+    """Who puts by another driver needs no psycopg; catches an import at the top."""
+    code = "import sys; from perkamo import PostgresOutbox; PostgresOutbox(); sys.exit('psycopg' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
