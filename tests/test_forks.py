@@ -78,7 +78,8 @@ def test_what_must_not_be_inherited_is_closed_before_and_begun_anew_after() -> N
         pass
 
 
-def test_hundreds_of_forks_beside_busy_threads_leave_no_child_hanging() -> None:
+@pytest.mark.parametrize("forks", [50, pytest.param(400, marks=pytest.mark.stress)])
+def test_many_forks_beside_busy_threads_leave_no_child_hanging(forks: int) -> None:
     """Every child takes the guard at once; catches one that inherits it locked in one fork of a hundred."""
     script = """
 import os, signal, sys, threading
@@ -92,7 +93,7 @@ def work(guard):
 threads = [threading.Thread(target=work, args=(guard,)) for guard in guards]
 for thread in threads:
     thread.start()
-for _ in range(200):
+for _ in range(int(sys.argv[1])):
     pid = os.fork()
     if pid == 0:
         signal.alarm(10)
@@ -103,8 +104,8 @@ for _ in range(200):
     assert os.waitpid(pid, 0)[1] == 0
 stop = True
 """
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(forks)]
 
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50 + forks)
 
     assert (done.returncode, done.stderr) == (0, "")

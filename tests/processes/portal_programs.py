@@ -19,7 +19,6 @@ from perkamo.sync import portal
 from perkamo.sync.portal import iterate, run, wrap_async_context_manager
 from tests.processes.lines import ask
 
-CHILDREN: Final = 200
 AT_A_TIME: Final = 8
 
 
@@ -120,7 +119,7 @@ def interrupted(port: str, times: str) -> None:
     say("END")
 
 
-def forks(port: str) -> None:
+def forks(port: str, number: str) -> None:
     """Fork children from a process whose threads are calling; each child calls and ends."""
     run(ask, int(port), "warm")
 
@@ -140,9 +139,9 @@ def forks(port: str) -> None:
         thread.start()
     codes: list[int] = []
     children: list[int] = []
-    for n in range(CHILDREN):
+    for n in range(int(number)):
         children.append(fork_one(n, lambda n=n: call_in_child(n, int(port))))  # type: ignore[misc]  # mypy can't infer a lambda's defaults
-        if len(children) == AT_A_TIME or n == CHILDREN - 1:
+        if len(children) == AT_A_TIME or n == int(number) - 1:
             codes.extend(wait_for(children))
             children.clear()
     stop.set()

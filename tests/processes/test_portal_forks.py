@@ -13,11 +13,12 @@ STRICT = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarn
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
-def test_two_hundred_children_of_a_calling_process_get_their_own_answers(port: str) -> None:
+@pytest.mark.parametrize("children", [50, pytest.param(200, marks=pytest.mark.stress)])
+def test_children_of_a_calling_process_get_their_own_answers(children: int, port: str) -> None:
     """Every child calls over a loop of its own, the parent undisturbed; catches a child that waits for ever."""
-    ended = run(PROGRAM, "forks", port, options=STRICT)
+    ended = run(PROGRAM, "forks", port, str(children), options=STRICT)
 
-    assert (ended.code, ended.out) == (0, "children 200, failed 0, parent wrong 0\n"), ended.err
+    assert (ended.code, ended.out) == (0, f"children {children}, failed 0, parent wrong 0\n"), ended.err
     assert ended.err == ""
 
 

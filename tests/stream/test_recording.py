@@ -39,9 +39,11 @@ def test_the_recording_is_two_kilobytes() -> None:
 
 
 @pytest.mark.no_cover
-async def test_a_cut_after_any_byte_loses_and_doubles_nothing() -> None:
-    """Cut the first connection after each byte: with the resume, the list of updates is identical."""
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.stress)])
+async def test_a_cut_after_any_byte_loses_and_doubles_nothing(step: int) -> None:
+    """Cut the first connection after each seventh byte, or each: with the resume, the list of updates is identical."""
     cut = len(RECORDING)
+    cuts = range(0, len(RECORDING), step)
     rest_sent = False
 
     def script(connection: Connection) -> None:
@@ -71,9 +73,9 @@ async def test_a_cut_after_any_byte_loses_and_doubles_nothing() -> None:
     with RawServer(script) as server, anyio.fail_after(300):
         whole = await listen()
         lists = []
-        for at in range(len(RECORDING)):
+        for at in cuts:
             cut = at
             lists.append(await listen())
 
     assert [update.id for update in whole] == IDS
-    assert [at for at, updates in enumerate(lists) if updates != whole] == []
+    assert [place for place, updates in zip(cuts, lists, strict=True) if updates != whole] == []
