@@ -185,7 +185,7 @@ def test_retries_do_not_wait(
         anyio.run(buy, async_perkamo_client)
 
     assert (sync.value.attempts, other.value.attempts) == (3, 3)
-    assert clock.asked == [0] * 4
+    assert not any(clock.asked)
 
 
 def test_the_wait_that_the_service_asks_for_is_kept() -> None:
