@@ -9,12 +9,21 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from perkamo.batching.split import MAX_REQUEST_BYTES, MAX_REQUEST_EVENTS, EventResult, judge, send_batch, send_undecided
+from perkamo.batching.split import (
+    MAX_REQUEST_BYTES,
+    MAX_REQUEST_EVENTS,
+    EventResult,
+    judge,
+    may_break_at_one_event,
+    send_batch,
+    send_undecided,
+)
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError, WriteOutcome
 from perkamo.event_loop import DetachedTaskGroup
 from perkamo.events import Context, Event, as_event, create_transaction_id
 from perkamo.models import EventIngestResponse
+from perkamo.request.retry import RetryPolicy
 
 MAX_DELAY: Final = 60.0
 
@@ -41,7 +50,8 @@ class Batcher:
         """Set up a batcher; nothing is sent and no task runs before ``async with``.
 
         Args:
-            client: Sends the requests, with its own retries. It must stay open for longer than the batcher.
+            client: Sends the requests, with its own retries; after those in halves, if one of the events may be what
+                the service breaks at. It must stay open for longer than the batcher.
             max_delay: Seconds, 0 to 60, for which an emit waits for company.
             max_events: The most events of one request, 1 to 100.
             max_pending: The most emits that wait or are on their way, from 1 on. Further ones wait for their turn.
@@ -186,7 +196,7 @@ class Batcher:
             emits = batch.take_all()
             if emits:
                 events = [emit.event for emit in emits]
-                results = await send_batch(self._client, events)
+                results = await self._send(events)
                 for emit, result in zip(emits, results, strict=True):
                     if judge(result) != "undecided":
                         emit.set_result(result)
@@ -199,6 +209,22 @@ class Batcher:
                 emit.set_result(answer)
             for emit in emits or batch.emits:
                 emit.set_result(_closed("unknown" if emits else "not_sent"))
+
+    async def _send(self, events: list[Event]) -> list[EventResult]:
+        """Send one request, which is halved if it fails repeatedly: one event may be what the service breaks at."""
+        results = await send_batch(self._client, events)
+        if len(events) > 1 and all(_failed_repeatedly(result) for result in results):
+            once = self._client.with_options(retry=RetryPolicy.none())
+            again = await send_batch(once, events, halve=may_break_at_one_event, continue_on_error=False)
+            if any(judge(result) == "accepted" for result in again):
+                return again
+        return results
+
+
+def _failed_repeatedly(result: EventResult) -> bool:
+    if not isinstance(result, PerkamoError) or judge(result) != "failed":
+        return False
+    return result.attempts > 1 and may_break_at_one_event(result)
 
 
 class PendingEmit:

@@ -13,6 +13,8 @@ from perkamo.batching.split import (
     MAX_REQUEST_EVENTS,
     EventResult,
     judge,
+    may_be_one_event,
+    may_break_at_one_event,
     send_batch,
     send_undecided,
 )
@@ -63,7 +65,8 @@ def emit_many(
     waits. Stopping early is safe: what was not taken yet may have been sent, and sending it again earns nothing more.
 
     Args:
-        client: Sends the requests; a request is made up to eight times here in place of the client's own retries.
+        client: Sends the requests; a request is made up to eight times here in place of the client's own retries, the
+            last time in halves, if one of its events may be what the service breaks at.
         events: Events, or mappings with the wire's field names. One without a transaction id gets ``tx_<uuid4>``,
             and then sending the stream again would earn again.
         concurrency: How many requests may be on their way at once, 1 to 64.
@@ -183,10 +186,15 @@ class Pipe:
         """Send the events of one request; those that failed with it are sent again, and only those."""
         results: dict[int, EventResult] = {}
         left = list(range(len(events)))
-        for _ in range(ATTEMPTS):
+        for number in range(1, ATTEMPTS + 1):
             await self._pace.wait()
             sent_at = self._clock.now()
-            answers = await send_batch(self._client, [events[place] for place in left], continue_on_error=False)
+            answers = await send_batch(
+                self._client,
+                [events[place] for place in left],
+                halve=may_break_at_one_event if number == ATTEMPTS else may_be_one_event,
+                continue_on_error=False,
+            )
             results.update(zip(left, answers, strict=True))
             failed = {
                 place: error

@@ -75,6 +75,16 @@ def may_be_one_event(error: PerkamoError) -> bool:
     return is_refusal(error) or isinstance(error, PerkamoConflictError | PerkamoResponseError)
 
 
+def may_break_at_one_event(error: PerkamoError) -> bool:
+    """Return whether the service may have failed at some event of the request, as at one that crashes it.
+
+    An outage looks the same: halve for it only what has failed repeatedly.
+    """
+    if isinstance(error, PerkamoApiError) and error.retry_after_seconds is not None:
+        return False
+    return may_be_one_event(error) or (error.retryable and error.outcome == "unknown")
+
+
 async def send_batch(
     client: AsyncPerkamoClient,
     events: Sequence[Event] | Sequence[EncodedEvent],
@@ -148,8 +158,11 @@ async def send_undecided(
         pace.failed()
         await pace.wait()
         for place in left:
+            before = results[place]
             [result] = await send_batch(client, [events[place]])
-            results[place] = _of_this_event(result) if isinstance(result, PerkamoResponseError) else result
+            if isinstance(result, PerkamoError) and _lies_in_this_event(before, result):
+                result = _of_this_event(result)
+            results[place] = result
         left = [place for place in left if judge(results[place]) in {"undecided", "failed"}]
 
 
@@ -160,6 +173,14 @@ def _for_batch_of(
     if getattr(client.batch, "__func__", None) is _OWN_BATCH:
         return events
     return [Event.from_bytes(one.body) if isinstance(one, EncodedEvent) else one for one in events]
+
+
+def _lies_in_this_event(before: EventResult, error: PerkamoError) -> bool:
+    """Return whether an event that was sent alone failed by itself: where others passed, it had failed alone before."""
+    if isinstance(error, PerkamoResponseError):
+        return True
+    failed_alone = isinstance(before, PerkamoError) and isinstance(before.__cause__, PerkamoError)
+    return failed_alone and may_break_at_one_event(error)
 
 
 def _of_this_event(cause: PerkamoError) -> PerkamoEventError:

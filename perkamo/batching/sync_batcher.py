@@ -41,7 +41,8 @@ class SyncBatcher:
         """Set up a batcher; nothing is sent and no task runs before ``with``.
 
         Args:
-            client: Sends the requests, with its own retries. It must stay open for longer than the batcher.
+            client: Sends the requests, with its own retries; after those in halves, if one of the events may be what
+                the service breaks at. It must stay open for longer than the batcher.
             max_delay: Seconds, 0 to 60, for which an emit waits for company.
             max_events: The most events of one request, 1 to 100.
             max_pending: The most emits that wait or are on their way, from 1 on. Further ones wait for their turn.

@@ -40,3 +40,18 @@ def answer_batches(
         return json_response(200, whole(results))
 
     sandbox.add_handler(handler)
+
+
+def break_at_poison(sandbox: Sandbox, status: int) -> None:
+    """Answer each batch that holds an event of poison with an error, and apply nothing of it.
+
+    Args:
+        sandbox: The sandbox.
+        status: The status of the error.
+    """
+
+    def handler(request: Request) -> Response | None:
+        is_poisoned = request.path.endswith("/v1/events:batch") and f'"{POISON}'.encode() in request.body
+        return Response(status) if is_poisoned else None
+
+    sandbox.add_handler(handler)

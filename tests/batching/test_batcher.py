@@ -20,7 +20,7 @@ from perkamo.models import EventIngestResponse
 from perkamo.request.retry import RetryPolicy
 from perkamo.sandbox import Delay, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
-from tests.batching.items import answer_batches
+from tests.batching.items import answer_batches, break_at_poison
 
 pytestmark = pytest.mark.anyio
 BATCH = "POST /v1/events:batch"
@@ -290,3 +290,43 @@ async def test_an_odd_item_is_told_to_its_caller_alone(
     assert len(answered) == 10
     assert requests == 1 or answered[-1] == "poison"
     assert len(sandbox.requests) == requests
+
+
+async def test_an_event_that_breaks_the_service_is_told_to_its_caller_alone(
+    sandbox: Sandbox, client: AsyncPerkamoClient
+) -> None:
+    """A request that fails after its retries is halved; catches callers who fail for somebody else's event."""
+    break_at_poison(sandbox, 500)
+    accepted: list[str] = []
+    failed: list[str] = []
+
+    async def emit(name: str) -> None:
+        try:
+            await batcher.emit("customer_1", "review.created", transaction_id=name)
+            accepted.append(name)
+        except PerkamoEventError:
+            failed.append(name)
+
+    quick = client.with_options(retry=RetryPolicy(attempts=2, base_delay=0, max_delay=0))
+    async with Batcher(quick) as batcher, anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(emit, f"{'poison' if number == 7 else 'good'}_{number}")
+
+    assert failed == ["poison_7"]
+    assert len(accepted) == 19
+
+
+async def test_an_outage_makes_a_batcher_ask_a_few_times_more(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
+    """Two events that fail alone are proof of one; catches a request for each of a hundred events."""
+    sandbox.add_handler(lambda _: Response(500))
+    quick = client.with_options(retry=RetryPolicy(attempts=2, base_delay=0, max_delay=0))
+
+    async def emit(number: int) -> None:
+        with pytest.raises(PerkamoServerError):
+            await batcher.emit(f"customer_{number}", "review.created")
+
+    async with Batcher(quick) as batcher, anyio.create_task_group() as tasks:
+        for number in range(100):
+            tasks.start_soon(emit, number)
+
+    assert len(sandbox.requests) == 2 + 9

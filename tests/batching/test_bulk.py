@@ -26,7 +26,7 @@ from perkamo.events import Event
 from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
 from perkamo.sync_client import PerkamoClient
-from tests.batching.items import answer_batches
+from tests.batching.items import answer_batches, break_at_poison
 
 pytestmark = pytest.mark.anyio
 BATCH = "POST /v1/events:batch"
@@ -116,8 +116,9 @@ async def test_a_429_slows_the_whole_stream(sandbox: Sandbox, client: AsyncPerka
 
 
 async def test_an_outage_ends_in_errors_that_can_be_tried_again(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
-    """A request is made eight times, not for ever, and its events are told."""
-    sandbox.faults.next(BATCH, Status(503), times=ATTEMPTS)
+    """A request is made eight times and halved at last, not for ever, and its events are told."""
+    halves = 8  # 50, 25, 12, 6, 3, 1 and 2, 1 events, of which two fail alone
+    sandbox.faults.next(BATCH, Status(503), times=ATTEMPTS + halves)
     pipe = Pipe(client, 1, ordered=True, clock=NoBackoff())
 
     outcomes = [outcome async for outcome in Outcomes(events(150), pipe)]
@@ -126,6 +127,24 @@ async def test_an_outage_ends_in_errors_that_can_be_tried_again(sandbox: Sandbox
     assert len(failed) == 100
     assert all(isinstance(outcome.error, PerkamoServerError) and outcome.error.retryable for outcome in failed)
     assert len(sandbox.events()) == 50
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_an_event_that_breaks_the_service_holds_up_no_other(
+    sandbox: Sandbox, client: AsyncPerkamoClient, status: int
+) -> None:
+    """After eight failures its request is halved; catches 99 events that are never sent, and an import that stops."""
+    break_at_poison(sandbox, status)
+    stream = [Event("customer_1", "review.created", f"{'poison' if n == 37 else 'good'}_{n}") for n in range(150)]
+
+    pipe = Pipe(client, 2, ordered=True, clock=NoBackoff())
+    outcomes = [outcome async for outcome in Outcomes(stream, pipe)]
+
+    assert [outcome.position for outcome in outcomes if outcome.result is None] == [37]
+    error = outcomes[37].error
+    assert isinstance(error, PerkamoEventError)
+    assert judge(error) == "undecided"
+    assert str(status) in str(error)
 
 
 async def test_stopping_early_leaves_nothing_running(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
