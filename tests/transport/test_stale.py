@@ -99,6 +99,20 @@ async def test_a_connection_that_has_answered_meanwhile_is_kept() -> None:
     assert server.accepted == 3
 
 
+@pytest.mark.parametrize(("deadline", "left"), [(None, 2), (60.0, 2), (-1.0, 0)])
+async def test_what_is_cancelled_by_its_own_deadline_has_failed(deadline: float | None, left: int) -> None:
+    """A caller who has no more need of it says nothing of older connections; catches a pool emptied by impatience."""
+    transport = Transport(max_connections=3)
+    with RawServer(Failover()) as server:
+        async with client_over(transport) as client:
+            await warm(transport, client, server.base_url)
+            extensions = {} if deadline is None else {"deadline": anyio.current_time() + deadline}
+            with anyio.move_on_after(0.2):
+                await client.post(server.base_url, content=b"lost", extensions=extensions)
+
+            assert (idle_count(transport), lost_places(transport)) == (left, 0)
+
+
 async def test_a_new_connection_that_fails_says_nothing_about_older_ones() -> None:
     """Nor does a failure at another service, or a call that its own caller cancels; catches needless connections."""
 

@@ -172,6 +172,22 @@ async def test_an_answer_during_the_upload_is_heard_over_tls() -> None:
     assert (response.status_code, response.text) == (413, "too much")
 
 
+async def test_a_server_that_hangs_up_during_an_upload_is_noticed_over_tls() -> None:
+    """Row F13; catches a write that looks again and again for the room that never comes."""
+
+    def script(connection: Connection) -> None:
+        connection.read_some(100)
+        socket.socket.shutdown(connection.socket, socket.SHUT_WR)
+        connection.server.stopping.wait(30)
+
+    with RawServer(secured(script, "localhost")) as server:
+        async with client_over(trusting()) as client:
+            with pytest.raises(httpx.TransportError) as caught:
+                await client.post(https(server), content=b"x" * 20_000_000, timeout=10)
+
+    assert not isinstance(caught.value, httpx.TimeoutException)
+
+
 async def test_a_cut_connection_is_no_end_of_a_body() -> None:
     """Without a length, TLS alone says where a body ends; catches an answer that an attacker cuts short."""
 
