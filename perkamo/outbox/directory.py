@@ -15,6 +15,7 @@ from typing import Final
 from perkamo.file_locks import HAS_FILE_LOCKS, FileLock, hold, is_free
 from perkamo.outbox.errors import PerkamoOutboxStorageError, of_system
 from perkamo.outbox.file_system import check_file_system, read_mounts
+from perkamo.outbox.record import Counts, Record
 
 LOCK_PATIENCE: Final = 10.0
 """Seconds for which a call waits while another process holds the lock."""
@@ -49,6 +50,15 @@ class Directory:
         """Tell whether the disk has more room than it takes to deliver and remove what waits."""
         disk = os.statvfs(self.path)
         return disk.f_bavail * disk.f_frsize > 2 * self.log_bytes
+
+    def read_counts(self) -> Counts | None:
+        """Return the counts for a user who may read the files and no more; None for one who may write them."""
+        if os.access(self.path, os.W_OK):
+            return None
+        try:
+            return Record.from_bytes((self.path / _LOCK).read_bytes()).counts
+        except OSError as error:
+            raise of_system(error, self.path) from error
 
     def join(self) -> tuple[bool, list[str]]:
         """Become a user of the database; return whether there are others, and those who died as one."""

@@ -76,7 +76,7 @@ class Settler:
         self._clock = clock
         self._answered_at = -math.inf
         self._suspects: dict[int, _Suspect] = {}
-        self._failed_last: int | None = None
+        self._only_suspects_failed = True
 
     def settle(self, events: Sequence[StoredEvent], results: Sequence[EventResult], sent_at: float) -> Settled:
         """Judge each result.
@@ -88,7 +88,7 @@ class Settler:
         """
         settled = Settled(is_answered=any(_is_answer(result) for result in results))
         if settled.is_answered:
-            self._answered_at = self._clock.now()
+            self._note_answer()
         for event, result in zip(events, results, strict=True):
             verdict = judge(result)
             if not isinstance(result, PerkamoError) or verdict == "accepted":
@@ -101,7 +101,7 @@ class Settler:
             else:
                 self._fail(settled, event, result, sent_at, is_alone=len(events) == 1)
         if settled.dead:
-            self._answered_at = self._clock.now()
+            self._note_answer()
         for event in settled.delivered + [event for event, _ in settled.dead]:
             self._suspects.pop(event.row, None)
             self.given_up.discard(event.row)
@@ -123,18 +123,24 @@ class Settler:
                 failures = max(failures, _WHOLE)
             settled.later.append((event, failures, 0.0))
             settled.trouble = None if others_pass else error
-            self._failed_last = None
+            self._only_suspects_failed = False
 
     def _fail_alone(self, settled: Settled, event: StoredEvent, error: PerkamoError, sent_at: float) -> None:
         suspect = self._suspects.setdefault(event.row, _Suspect(sent_at))
         others_passed = self._answered_at > suspect.first
-        is_to_blame = others_passed and (self._answered_at > suspect.last or self._failed_last == event.row)
+        self._only_suspects_failed &= others_passed
+        # Where nothing was tried since the last answer but what had failed before it, the service may still be well.
+        is_to_blame = others_passed and (self._answered_at > suspect.last or self._only_suspects_failed)
         if is_to_blame or event.failures >= ALONE + MAX_SOLO_FAILURES:
             self._put_off(settled, event, max(event.failures, ALONE) + 1, error)
         else:
             settled.trouble = error
             settled.later.append((event, event.failures, _AFTER_OTHERS))
-        suspect.last, self._failed_last = self._clock.now(), event.row
+        suspect.last = self._clock.now()
+
+    def _note_answer(self) -> None:
+        self._answered_at = self._clock.now()
+        self._only_suspects_failed = True
 
     def _put_off(self, settled: Settled, event: StoredEvent, failures: int, error: PerkamoError) -> None:
         """Let an event wait by itself, or for good if it is its own fault and was tried often enough."""

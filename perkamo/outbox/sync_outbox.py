@@ -49,8 +49,8 @@ class SyncOutbox:
                 only ever sent by an outbox of the same name, and a new key of the Space needs nothing further. Without
                 a name they belong to the service and key that first accepted some of them; see ``rebind``.
             max_bytes: The most bytes of events to keep, over all processes.
-            group_readable: Let the directory's group read it, for a process beside this one that looks at the counts.
-                All processes that use the directory must agree.
+            group_readable: Let the directory's group read it: a user of the group who may not write gets the counts
+                from ``stats``, and nothing about each Space. All processes that use the directory must agree.
 
         Raises:
             PerkamoConfigurationError: ``max_bytes`` is not positive, or ``space`` is not a name.

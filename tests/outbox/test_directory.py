@@ -14,6 +14,7 @@ from perkamo.outbox.directory import Directory, holds_outbox
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.file_system import check_file_system
 from perkamo.outbox.outbox import Outbox
+from perkamo.outbox.sqlite.database import Database
 from tests.outbox.sqlite.box import Box
 
 as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give files away")
@@ -166,6 +167,46 @@ os.setgid(12345)
 os.setuid(12345)
 print(anyio.run(put, sys.argv[1]))
 """
+
+
+AS_GROUP = """
+import anyio, os, sys, tempfile
+from perkamo import Event, Outbox, PerkamoOutboxError
+async def use(directory):
+    async with Outbox(directory, group_readable=True) as outbox:
+        try:
+            await outbox.put(Event("u", "e", "t"))
+        except PerkamoOutboxError as error:
+            print(error.retryable)
+        stats = await outbox.stats()
+        print(stats.pending, stats.files, stats.spaces != ())
+with tempfile.TemporaryDirectory() as elsewhere:
+    anyio.run(use, elsewhere + "/box")  # loads all modules, which the user may not be allowed to read
+os.setgroups([])
+os.setgid(12345)
+os.setuid(54321)
+anyio.run(use, sys.argv[1])
+"""
+
+
+@as_root
+def test_the_group_sees_the_counts_and_changes_nothing(everybodys_path: Path) -> None:
+    """Beside the process that puts it asks for the counts; catches a mode that lets it in and an API that does not."""
+    place = everybodys_path / "box"
+    box = Directory(place, group_readable=True)
+    os.chown(place, 12345, 12345)
+    database = Database(box)
+    with database.transaction() as tables:
+        tables.put("a", "key:here", b"{}", 1000)
+    before = sorted(path.name for path in place.iterdir())
+
+    command = [sys.executable, "-c", AS_GROUP, str(place)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    after = sorted(path.name for path in place.iterdir())
+    database.close()
+
+    assert done.stdout.split() == ["1", "1", "True", "False", "1", "1", "False"], done.stderr
+    assert after == before
 
 
 @as_root

@@ -242,6 +242,29 @@ def test_the_last_event_that_waits_is_to_blame_if_others_passed_after_it_failed(
     assert tries == MAX_SOLO_FAILURES
 
 
+@by_error
+def test_several_events_that_wait_are_to_blame_if_others_passed_after_each_had_failed(
+    trial: Trial, error: PerkamoError
+) -> None:
+    """They fail in turn, and nothing else is left to try; catches a drain that waits for two poison events forever."""
+    waiting = {event.row: event for event in stored(3, failures=ALONE)}
+    for event in waiting.values():
+        trial.send([event], error)
+    trial.others_pass()
+
+    for _ in range(MAX_SOLO_FAILURES):
+        for row, event in list(waiting.items()):
+            settled = trial.send([event], error)
+            assert settled.trouble is None
+            if settled.dead:
+                del waiting[row]
+            else:
+                waiting[row] = evolve(event, failures=settled.later[0][1])
+
+    assert set(waiting) == trial.settler.given_up
+    assert len(waiting) == (0 if any(error is one for one in BREAKING) else 3)
+
+
 def test_what_was_given_up_stays_so_in_the_next_relay(trial: Trial) -> None:
     """The failures are kept with the event; catches a drain that waits for the one event that never passes."""
     event = stored(1, failures=ALONE + MAX_SOLO_FAILURES)[0]

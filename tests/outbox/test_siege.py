@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import anyio
 import pytest
 from attrs import evolve, frozen
 
-from perkamo import AsyncPerkamoClient, Outbox, OutboxStats
+from perkamo import AsyncPerkamoClient, Event, Outbox, OutboxStats
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.disks import fill, small_disk
 from tests.outbox.service import (
@@ -245,7 +246,18 @@ async def deliver_the_rest(fortress: Fortress) -> OutboxStats:
     ):
         outbox._clock = HardlyWaiting()
         with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(put_now_and_then, outbox)
+                await outbox.drain(client)
+                tasks.cancel_scope.cancel()
             return await outbox.drain(client)
+
+
+async def put_now_and_then(outbox: Outbox) -> None:
+    """Put an event that passes each second: where nothing passes, no relay can tell poison from an outage."""
+    for number in count():
+        await outbox.put(Event("customer", "purchase.completed", f"tx-late-{number}", {"business": f"late-{number}"}))
+        await anyio.sleep(1)
 
 
 @frozen

@@ -51,7 +51,8 @@ class SqliteStore:
 
     async def count(self) -> OutboxStats:
         """See ``Store.count``."""
-        counts, spaces = await self._writer.do(lambda tables: (tables.counts, tables.spaces()))
+        read = self._directory.read_counts()
+        counts, spaces = (read, ()) if read else await self._writer.do(lambda tables: (tables.counts, tables.spaces()))
         files, set_aside = len(self._directory.databases()), len(self._directory.set_aside())
         stats = OutboxStats(accepted=counts.accepted, **asdict(counts), files=files, set_aside=set_aside)
         return stats.with_spaces(spaces)
