@@ -1,0 +1,132 @@
+"""The operations guide: its files are read as their tools read them, and each command in them is run."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import perkamo
+from perkamo import Event, SyncOutbox
+from perkamo.cli.relay_metrics import RelayMetrics
+from perkamo.sandbox import Sandbox
+
+yaml = pytest.importorskip("yaml")
+
+RECIPES = Path(perkamo.__file__).parent / "outbox" / "recipes"
+UNIT = (RECIPES / "perkamo-relay.service").read_text("utf-8")
+GUIDE = (RECIPES / "README.md").read_text("utf-8")
+PLACE = re.compile(r"/var/lib/shop/[\w-]*outbox")
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    """Read a file of YAML."""
+    return list(yaml.safe_load_all((RECIPES / name).read_text("utf-8")))
+
+
+def containers(value: object) -> Iterator[dict[str, Any]]:
+    """Find what has a command, wherever it stands."""
+    if isinstance(value, dict):
+        if isinstance(value.get("command"), list):
+            yield value
+        for inner in value.values():
+            yield from containers(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from containers(inner)
+
+
+def commands() -> list[list[str]]:
+    """Every command of ours in unit, files and guide, each once."""
+    found = [shlex.split(line.partition("=")[2]) for line in UNIT.splitlines() if line.startswith("ExecStart=")]
+    for name in ("compose.yaml", "kubernetes-sqlite.yaml"):
+        for one in containers(documents(name)):
+            found.append([*one["command"], *one.get("args", [])])
+            test = one.get("healthcheck", {}).get("test", [])
+            found += [test[1:]] if test else []
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL))
+    found += [shlex.split(line) for line in shell.splitlines()]
+    ours = [command for command in found if command[0].endswith("perkamo")]
+    return [list(one) for one in dict.fromkeys(("perkamo", *command[1:]) for command in ours)]
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_a_command_of_the_guide_runs(command: list[str], sandbox: Sandbox, tmp_path: Path) -> None:
+    """With a directory and a port of the test's own; catches an option that was renamed, or never was."""
+    outbox = tmp_path / "outbox"
+    with SyncOutbox(outbox) as box:
+        box.put(Event("u", "review.created", "review_1"))
+    given = [re.sub(r"^(127\.0\.0\.1|0\.0\.0\.0):\d+$", "127.0.0.1:0", PLACE.sub(str(outbox), one)) for one in command]
+    given = ["127.0.0.1" if one == "0.0.0.0" else "0" if one == "4001" else one for one in given]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *given],
+        env={"PERKAMO_SECRET_KEY": sandbox.api_key, "PERKAMO_BASE_URL": sandbox.base_url, "PATH": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        if "stats" not in command:
+            assert process.stdout.readline(), process.communicate(timeout=30)
+            process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+
+    assert (process.returncode, err) == (0, "")
+
+
+def test_the_files_agree_with_each_other_and_with_the_command() -> None:
+    """Volumes, ports and times to end; catches a grace that the engine cuts short, and a mount that nothing has."""
+    [compose] = documents("compose.yaml")
+    [stateful] = documents("kubernetes-sqlite.yaml")
+    pod = stateful["spec"]["template"]["spec"]
+    relay = compose["services"]["relay"]
+
+    mounts = {mount["name"] for one in pod["containers"] for mount in one["volumeMounts"]}
+    assert mounts == {claim["metadata"]["name"] for claim in stateful["spec"]["volumeClaimTemplates"]}
+    assert {volume.partition(":")[0] for volume in relay["volumes"]} == set(compose["volumes"])
+    assert int(pod["terminationGracePeriodSeconds"]) > 20
+    assert int(relay["stop_grace_period"].removesuffix("s")) > 20
+    assert "TimeoutStopSec=30" in UNIT
+    assert "sk_test_" not in UNIT + (RECIPES / "kubernetes-sqlite.yaml").read_text("utf-8")
+    assert compose["services"]["web"]["environment"]["PERKAMO_SECRET_KEY"] == Sandbox().api_key
+    assert compose["services"]["web"]["environment"] == relay["environment"]
+
+
+def test_the_alerts_name_figures_and_errors_that_there_are(tmp_path: Path) -> None:
+    """Catches an alert that can never fire."""
+    with SyncOutbox(tmp_path / "outbox") as outbox:
+        shown = RelayMetrics(lambda: None).text(outbox.stats()).decode()
+    there = set(re.findall(r"^# TYPE (\w+)", shown, re.MULTILINE))
+    [alerts] = documents("alerts.yaml")
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    asked = {name for rule in rules for name in re.findall(r"\bperkamo_\w+", rule["expr"])}
+    errors = {name for rule in rules for name in re.findall(r"\bPerkamo\w+Error\b", rule["expr"])}
+
+    assert len(rules) >= 4
+    assert asked <= there
+    assert errors
+    assert errors <= set(perkamo.__all__)
+    assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    """With a program that exists in the place of ours; catches a directive that systemd does not know."""
+    unit = tmp_path / "perkamo-relay.service"
+    unit.write_text(re.sub(r"/opt/shop/\S+/perkamo", "/bin/true", UNIT))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], env=dict(os.environ), capture_output=True, text=True, check=False
+    )
+
+    ours = [line for line in done.stderr.splitlines() if "perkamo-relay" in line]
+    assert (ours, done.returncode) == ([], 0), done.stderr
