@@ -21,6 +21,7 @@ SOURCES = sorted((ROOT / "perkamo").rglob("*.py"))
 
 ELSEWHERE = {
     "cli/relay_metrics.py": {"prometheus_client"},
+    "integrations/celery": {"celery"},
     "integrations/django": {"django"},
     "integrations/fastapi": {"fastapi", "pydantic"},
     "integrations/flask": {"flask", "markupsafe"},

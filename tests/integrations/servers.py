@@ -108,13 +108,13 @@ def five_percent_faults(sandbox: Sandbox) -> Iterator[None]:
         sandbox.faults.clear()
 
 
-def buy_all(port: int, paths: Iterable[str], server: Server, *, kills: int) -> None:
+def buy_all(port: int, paths: Iterable[str], *servers: Server, kills: int) -> None:
     """Post to each path until it is answered with a 2xx, by 8 customers at a time; kill workers meanwhile.
 
     Args:
         port: Where the shop listens.
         paths: The paths, one for each order.
-        server: The shop's master process.
+        servers: The shop's master processes, whose children are killed.
         kills: How many workers are killed, evenly spread over the orders.
     """
     waiting = list(paths)
@@ -127,11 +127,12 @@ def buy_all(port: int, paths: Iterable[str], server: Server, *, kills: int) -> N
         nonlocal answered
         deadline = time.monotonic() + PATIENCE
         while not _is_answered(port, path):
-            assert time.monotonic() < deadline, f"{path}: {''.join(server.output)}"
+            assert time.monotonic() < deadline, f"{path}: {''.join(servers[0].output)}"
             time.sleep(0.02)
         with lock:
             answered += 1
-            if answered in due and (workers := children(server.process.pid)):
+            if answered in due:
+                workers = [worker for server in servers for worker in children(server.process.pid)]
                 os.kill(chance.choice(workers), signal.SIGKILL)
 
     with ThreadPoolExecutor(8) as customers:
