@@ -1,6 +1,8 @@
-"""Event loops: one for a thread of ours, the way from any thread into whichever runs, a task group of no task's own."""
+"""Event loops: the way from any thread into whichever runs, a task group of no task's own.
 
-import asyncio
+asyncio is loaded when it runs, and by whoever runs it: a program on trio needs none.
+"""
+
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from types import TracebackType
@@ -10,32 +12,8 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
-from perkamo.clock import Clock
-
 InLoop: TypeAlias = Callable[[Callable[[], object]], None]
 """Calls a function soon, in the event loop that it was made in. Once that loop has ended, it does nothing."""
-
-
-class EventLoop(asyncio.SelectorEventLoop):
-    """The event loop of a thread of ours. Its clock keeps running where a test tool has frozen time.
-
-    Of this class and not a policy's, which may want a thread of its own, as those of GUI toolkits do.
-    """
-
-    _clock = Clock()
-    _is_built = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._is_built = True
-
-    def __del__(self) -> None:
-        if self._is_built:  # asyncio's own fails where no file could be opened any more
-            super().__del__()
-
-    def time(self) -> float:
-        """Return seconds of a clock that never goes back."""
-        return self._clock.now()
 
 
 def caller_into_loop() -> InLoop:
@@ -52,6 +30,8 @@ def caller_into_loop() -> InLoop:
 
 
 def _call_soon() -> Callable[[Callable[[], object]], object]:
+    import asyncio  # noqa: PLC0415 - see above
+
     try:
         return asyncio.get_running_loop().call_soon_threadsafe  # also where trio is a guest in it, and may be touched
     except RuntimeError:
@@ -115,6 +95,8 @@ class DetachedTaskGroup:
 
 def _spawn(function: Callable[[], Coroutine[object, object, None]]) -> object:
     """Start a task that belongs to no other; the event loop cancels it at its own end."""
+    import asyncio  # noqa: PLC0415 - see above
+
     loop = current_token().native_token
     if isinstance(loop, asyncio.AbstractEventLoop):
         return loop.create_task(function())

@@ -12,7 +12,7 @@ PACKAGE = Path(perkamo.__file__).parent
 
 GROUND = {
     *("errors", "contract", "redaction", "signing", "clock", "threads", "forks", "file_locks", "event_loop"),
-    "hooks",
+    *("thread_loop", "hooks"),
     *("encoding", "transport"),
 }
 CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "forks": set(),
     "hooks": set(),
     "file_locks": {"clock"},
-    "event_loop": {"clock"},
+    "event_loop": set(),
+    "thread_loop": {"clock"},
     "encoding": {"errors", "redaction"},
     "transport": {"clock", "event_loop"},
     "events": {"encoding", "errors"},
@@ -39,13 +40,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stream": GROUND | {"events", "models", "decoding", "request"},
     "postgres": {"clock", "errors", "forks", "redaction"},
     "client": CORE - {"client"},
-    "sync": {"errors", "event_loop", "threads"},
+    "sync": {"errors", "event_loop", "thread_loop", "threads"},
     "sync_client": CORE | {"sync"},
     "batching": CORE | TWINS,
     "outbox": CORE | TWINS | {"batching", "postgres"},
     "webhooks": {"postgres", "encoding", "errors", "models", "decoding", "client"},
     "integrations": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
-    "sandbox": {"contract", "signing", "event_loop", "events", "threads"},
+    "sandbox": {"contract", "signing", "event_loop", "thread_loop", "events", "threads"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
     "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "__main__": {"cli"},

@@ -26,6 +26,14 @@ def test_importing_perkamo_loads_no_heavy_module() -> None:
     assert run_python(code) == "[]"
 
 
+def test_importing_the_client_loads_what_every_call_needs_and_no_more() -> None:
+    """Expect no event loop, no h11, no cattrs and no database; catches an import that costs every program."""
+    costly = ("asyncio", "trio", "h11", "cattrs", "httpcore", "sqlite3", "subprocess", "urllib3")
+    code = f"import sys; from perkamo import AsyncPerkamoClient; print([m for m in {costly} if m in sys.modules])"
+
+    assert run_python(code) == "[]"
+
+
 def test_every_public_name_is_there_and_listed() -> None:
     """``__all__``, ``dir`` and the lazy table agree; catches a name that fails at first use."""
     assert dir(perkamo) == sorted(perkamo.__all__)

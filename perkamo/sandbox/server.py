@@ -16,9 +16,9 @@ from functools import partial
 from http.client import responses
 from typing import Final
 
-from perkamo.event_loop import EventLoop
 from perkamo.sandbox.messages import WITHOUT_BODY, Reply, Request, Response, StreamingResponse
 from perkamo.sandbox.process import SandboxError, servers
+from perkamo.thread_loop import EventLoop
 from perkamo.threads import Join, start_thread
 
 try:

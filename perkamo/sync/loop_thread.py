@@ -19,7 +19,8 @@ from typing import Final
 import anyio
 
 from perkamo.errors import PerkamoClosedError, PerkamoError, WriteOutcome
-from perkamo.event_loop import EventLoop, InLoop, caller_into_loop
+from perkamo.event_loop import InLoop, caller_into_loop
+from perkamo.thread_loop import EventLoop
 from perkamo.threads import is_gevent, start_thread
 
 GLANCE: Final = 0.04

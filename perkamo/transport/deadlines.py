@@ -4,13 +4,15 @@ A cancel scope for each wait costs more than everything else that a wait does. O
 sockets use scopes.
 """
 
-import asyncio
 from collections.abc import Mapping
 from contextvars import Context
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import ref
 
 from perkamo.clock import Clock
+
+if TYPE_CHECKING:
+    import asyncio
 
 FOREVER: Final = float("inf")
 """A deadline that never comes."""
@@ -82,6 +84,8 @@ class Deadlines:
         self._timer, self._when = None, FOREVER
 
     def _set(self, when: float) -> None:
+        import asyncio  # noqa: PLC0415 - as in sockets
+
         self.close()
         seconds = max(0.0, when - self._clock.now())
         # An empty context, or the timer would keep that of the call which came first.

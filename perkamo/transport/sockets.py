@@ -4,14 +4,13 @@ Everything that ends a socket is a plain call and no coroutine, so no cancellati
 answer costs one future on asyncio, as the event loop goes on watching a socket from one answer to the next.
 """
 
-import asyncio
 import errno
 import os
 import re
 import socket
 from contextlib import suppress
 from contextvars import Context
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet, ref
 
 import anyio
@@ -19,6 +18,9 @@ import anyio.lowlevel
 
 from perkamo.clock import Clock
 from perkamo.transport.deadlines import FOREVER, Deadlines
+
+if TYPE_CHECKING:
+    import asyncio
 
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN)
 
@@ -97,6 +99,8 @@ class PlainSocket:
     )
 
     def __init__(self, plain: socket.socket, deadlines: Deadlines, clock: Clock) -> None:
+        import asyncio  # noqa: PLC0415 - a program on trio needs none, and any other has loaded it by now
+
         plain.settimeout(0)
         self._socket = plain
         # Numbers go to the event loop and no objects: not every loop takes these.
@@ -214,7 +218,7 @@ class PlainSocket:
     def __del__(self) -> None:
         self._socket.close()  # nobody waits and nobody watches, or this would not be garbage
 
-    def _watch(self) -> asyncio.AbstractEventLoop | None:
+    def _watch(self) -> "asyncio.AbstractEventLoop | None":
         """Have the event loop watch the socket; return the loop, or None where anyio is to wait for it."""
         self._check_open()
         loop = None if self._loop is None else self._loop()

@@ -4,7 +4,6 @@ Stock httpx 0.28 on httpcore 1.0 loses a slot of its pool when a call is cancell
 later call fails, and its cost grows with the square of the concurrency (encode/httpcore#1093, #1035).
 """
 
-import asyncio
 import os
 import ssl
 from collections.abc import Callable
@@ -183,6 +182,8 @@ class Transport(httpx.AsyncBaseTransport):
         return pool
 
     def _close_what_ended(self) -> None:
+        import asyncio  # noqa: PLC0415 - as in sockets
+
         # Threads with other loops do the same at the same time: ``keyrefs`` and ``pop`` are one step each.
         for reference in self._pools.keyrefs():
             loop = reference()
