@@ -9,7 +9,7 @@ Type checkers read ``__init__.pyi``, which ``python -m perkamo.sync.codegen`` wr
 from importlib import import_module
 from typing import Final
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC_NAMES: Final = {
     "batching.batcher": ("Batcher",),

@@ -112,7 +112,7 @@ def test_a_swallowed_error_is_found(sandbox: Sandbox) -> None:
 
     assert "purchase.completed: found 0, expected exactly 1" in message
     assert "failed: 1 x POST /v1/events 409, by the fault Status(409)" in message
-    assert "customer 'customer_1': is not there" in message
+    assert "customer 'customer_1': is missing" in message
 
 
 def test_an_emit_before_the_order_is_saved_is_found(sandbox: Sandbox) -> None:
@@ -227,7 +227,7 @@ def test_new_customers_in_each_run_are_compared_in_their_order(sandbox: Sandbox)
         lambda sandbox: flow(sandbox, swallows=True), sandbox, only="POST /v1/events #1: refused with 400"
     )
     assert "wallets.points: expected 1, got 2" in message
-    assert "is not there" in message
+    assert "is missing" in message
 
 
 def test_faults_of_the_flow_itself_go_first(sandbox: Sandbox) -> None:
