@@ -12,13 +12,15 @@ from typing import Final, TypeAlias
 from attrs import field, frozen
 
 from perkamo.events import Event
+from perkamo.hooks import Hooks
 from perkamo.outbox.errors import PerkamoOutboxConflictError
 from perkamo.postgres import Rows
 
+_INSTALLED: Final = Hooks()
 _NUMBERED: Final = re.compile(r"\$(\d)")
 _INSERT: Final = """\
-INSERT INTO {schema}.events (space, transaction_id, customer, body)
-SELECT $1::text, $2::text, $3::text, $4::bytea
+INSERT INTO {schema}.events (space, transaction_id, customer, body, trace_context)
+SELECT $1::text, $2::text, $3::text, $4::bytea, $5::text
 WHERE NOT EXISTS (SELECT FROM {schema}.dead_letters WHERE transaction_id = $2::text)
 ON CONFLICT (transaction_id) DO NOTHING"""
 _INSERT_MANY: Final = """\
@@ -29,8 +31,8 @@ WITH given AS MATERIALIZED (
     ORDER BY number OFFSET 0
   ) AS ordered
 )
-INSERT INTO {schema}.events (space, id, transaction_id, customer, body)
-SELECT $1::text, id, transaction_id, customer, body FROM given
+INSERT INTO {schema}.events (space, id, transaction_id, customer, body, trace_context)
+SELECT $1::text, id, transaction_id, customer, body, $5::text FROM given
 WHERE NOT EXISTS (SELECT FROM {schema}.dead_letters AS d WHERE d.transaction_id = given.transaction_id)
 ORDER BY transaction_id COLLATE "C"
 ON CONFLICT (transaction_id) DO NOTHING"""
@@ -109,9 +111,9 @@ class Putting:
         Raises:
             PerkamoOutboxConflictError: Another event is there, or is given, under one of the transaction ids.
         """
-        waiting = _rows(events)
+        waiting, context = _rows(events), _INSTALLED.trace_context()
         while waiting:
-            answer = yield self._insertion(space, list(waiting.values()))
+            answer = yield self._insertion(space, list(waiting.values()), context)
             if answer.inserted == len(waiting):
                 return
             ids, _, bodies = _columns(list(waiting.values()))
@@ -121,11 +123,11 @@ class Putting:
             for transaction_id, _ in known.rows:
                 waiting.pop(str(transaction_id), None)
 
-    def _insertion(self, space: str, rows: Sequence[Row]) -> Query:
+    def _insertion(self, space: str, rows: Sequence[Row], context: str | None) -> Query:
         if len(rows) > 1:
-            return Query(self._insert_many, (space, *_columns(rows)))
+            return Query(self._insert_many, (space, *_columns(rows), context))
         [row] = rows
-        return Query(self._insert, (space, row.transaction_id, row.customer, row.body))
+        return Query(self._insert, (space, row.transaction_id, row.customer, row.body, context))
 
 
 def _rows(events: Sequence[Event]) -> dict[str, Row]:

@@ -26,7 +26,7 @@ UPDATE {schema}.events AS e
 SET token = %(token)s, leased_until = statement_timestamp() + %(seconds)s * interval '1 second'
 FROM chosen
 WHERE e.space = chosen.space AND e.id = chosen.id AND e.leased_until <= statement_timestamp()
-RETURNING e.id, e.transaction_id, e.body, e.failures, e.space
+RETURNING e.id, e.transaction_id, e.body, e.failures, e.space, e.trace_context
 """
 
 _NOT_PAUSED: Final = """NOT EXISTS (
@@ -116,11 +116,13 @@ WHERE e.transaction_id = l.transaction_id AND e.token = %(token)s
 """
 
 NOTE: Final = """
-INSERT INTO {schema}.spaces AS s (space, error, error_at, paused_until)
+INSERT INTO {schema}.spaces AS s (space, error, error_at, retry_at, paused_until)
 SELECT %(space)s, %(error)s, CASE WHEN %(error)s IS NOT NULL THEN statement_timestamp() END,
+  CASE WHEN %(error)s IS NOT NULL THEN statement_timestamp() + %(retry_in)s * interval '1 second' END,
   CASE WHEN %(pause)s > 0 THEN statement_timestamp() + %(pause)s * interval '1 second' ELSE '-infinity' END
 ON CONFLICT (space) DO UPDATE SET error = coalesce(excluded.error, s.error),
-  error_at = coalesce(excluded.error_at, s.error_at), paused_until = greatest(excluded.paused_until, s.paused_until)
+  error_at = coalesce(excluded.error_at, s.error_at), retry_at = coalesce(excluded.retry_at, s.retry_at),
+  paused_until = greatest(excluded.paused_until, s.paused_until)
 """
 
 SUM_UP: Final = """
@@ -137,6 +139,20 @@ SELECT (SELECT coalesce(sum(events), 0)::bigint FROM {schema}.deliveries), waiti
 FROM (SELECT count(*) AS number, coalesce(sum(octet_length(body)), 0)::bigint AS size FROM {schema}.events) AS waiting,
   (SELECT count(*) AS number, coalesce(sum(octet_length(body)), 0)::bigint AS size FROM {schema}.dead_letters) AS dead
 """
+
+SPACES: Final = """
+WITH waiting AS (SELECT space, count(*) AS number, min(put_at) AS oldest FROM {schema}.events GROUP BY space),
+delivered AS (
+  SELECT space, max(at) AS last, sum(events) FILTER (WHERE at > statement_timestamp() - interval '1 minute') AS recent
+  FROM {schema}.deliveries GROUP BY space
+)
+SELECT space, coalesce(w.number, 0)::bigint,
+  greatest(0, extract(epoch FROM statement_timestamp() - w.oldest))::float8, d.last, coalesce(d.recent, 0)::bigint,
+  s.error, s.error_at, s.error_at > coalesce(d.last, '-infinity'),
+  CASE WHEN greatest(s.retry_at, s.paused_until) > statement_timestamp() THEN greatest(s.retry_at, s.paused_until) END
+FROM waiting AS w FULL JOIN delivered AS d USING (space) FULL JOIN {schema}.spaces AS s USING (space) ORDER BY space
+"""
+"""An error is over once the service has answered for an event after it; then no relay writes that it is."""
 
 DEAD_LETTERS: Final = """
 SELECT transaction_id, body, reason, id FROM {schema}.dead_letters WHERE id > %(after)s ORDER BY id LIMIT %(limit)s

@@ -7,6 +7,7 @@ in the row. Events are found by polling, a little irregularly, so that relays th
 import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
@@ -19,7 +20,16 @@ from perkamo.event_loop import Wakeup
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.postgres import statements
 from perkamo.outbox.postgres.schema import CUSTOMER_INDEX, STATE, missing, refuse
-from perkamo.outbox.store import UNBOUND, UNCOUNTED, DeadLetter, Lease, OutboxStats, Settlement, StoredEvent
+from perkamo.outbox.store import (
+    UNBOUND,
+    UNCOUNTED,
+    DeadLetter,
+    Lease,
+    OutboxStats,
+    Settlement,
+    SpaceStats,
+    StoredEvent,
+)
 from perkamo.postgres import Database, DatabaseFailure, Rows, quoted_schema
 
 T = TypeVar("T")
@@ -66,10 +76,11 @@ class PostgresStore:
 
     async def count(self) -> OutboxStats:
         """See ``Store.count``."""
-        [[row]] = await self._do(partial(self._run, statements.COUNT, {}))
+        [[row], spaces] = await self._do(partial(self._run, f"{statements.COUNT};{statements.SPACES}", {}))
         delivered, pending, dead, size = cast("tuple[int, int, int, int]", row)
         accepted = delivered + pending + dead
-        return OutboxStats(accepted, delivered, pending, dead, missing=0, size=size, files=0, set_aside=0)
+        stats = OutboxStats(accepted, delivered, pending, dead, missing=0, size=size, files=0, set_aside=0)
+        return stats.with_spaces(_spaces(cast("Sequence[_SpaceRow]", spaces)))
 
     async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:
         """See ``Store.dead``."""
@@ -239,6 +250,7 @@ class PostgresStore:
             "waits": [seconds for _, _, seconds in later],
             "error": settlement.error and settlement.error.replace("\0", " "),
             "pause": settlement.pause,
+            "retry_in": settlement.retry_in,
         }
         self._run("; ".join(script), parameters)
 
@@ -246,7 +258,43 @@ class PostgresStore:
 def _lease(token: int, rows: Rows) -> Lease | None:
     if not rows:
         return None
-    return Lease(token, [StoredEvent(*cast("tuple[int, str, bytes, int]", row[:4])) for row in sorted(rows)])
+    events = [
+        StoredEvent(row, transaction_id, body, failures, trace_context=trace_context)
+        for row, transaction_id, body, failures, _, trace_context in sorted(cast("Sequence[_EventRow]", rows))
+    ]
+    return Lease(token, events)
+
+
+_EventRow: TypeAlias = tuple[int, str, bytes, int, str, str | None]
+_SpaceRow: TypeAlias = tuple[
+    str, int, float | None, datetime | None, int, str | None, datetime | None, bool | None, datetime | None
+]
+
+
+def _spaces(rows: Sequence[_SpaceRow]) -> list[SpaceStats]:
+    """Return how each Space stands; nothing is paused where nothing waits."""
+    waiting = {space: number for space, number, *_ in rows}
+    found: list[SpaceStats] = []
+    for space, number, age, last, recent, error, error_at, has_failed, until in rows:
+        is_paused = bool(has_failed) and bool(number or waiting.get(UNBOUND))
+        found.append(
+            SpaceStats(
+                space=space,
+                pending=number,
+                oldest_age=age if number else None,
+                last_delivery=_in_utc(last),
+                delivered_last_minute=recent,
+                last_error=error,
+                last_error_at=_in_utc(error_at),
+                paused=error if is_paused else None,
+                paused_until=_in_utc(until) if is_paused else None,
+            )
+        )
+    return found
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)
 
 
 class Poll:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import anyio
 import psycopg
 import pytest
 
-from perkamo import Event, PerkamoConfigurationError, PerkamoOutboxError, PostgresOutbox, outbox_schema
+from perkamo import Event, Hook, PerkamoConfigurationError, PerkamoOutboxError, PostgresOutbox, hooks, outbox_schema
 from perkamo.clock import Clock
 from perkamo.outbox.postgres import statements
 from perkamo.outbox.postgres import store as store_module
@@ -543,3 +544,58 @@ async def test_the_sum_of_deliveries_outlives_their_rows(
 
     assert server.execute(f'SELECT events FROM "{schema}".deliveries') == [(5,)]
     assert (await store.count()).delivered == 5
+
+
+async def test_the_stats_tell_age_deliveries_and_why_everything_waits(
+    store: PostgresStore, put: Callable[..., list[str]], server: Server, schema: str
+) -> None:
+    """By the database's clock, and of each Space; catches an age of the newest, and a pause that outlives its cause."""
+    put(1, space="mine")
+    server.execute(f"UPDATE \"{schema}\".events SET put_at = put_at - interval '1 hour'")
+    put(2, 3, space="mine")
+    put(4, space="other")
+    first = await take_all(store, spaces=["mine"], sizes=(1,))
+    await store.settle(first, Settlement("mine", accepted=True, delivered=first.events))
+    server.execute(f"UPDATE \"{schema}\".events SET put_at = put_at - interval '10 minutes' WHERE space = 'mine'")
+    later = await take_all(store, spaces=["mine"])
+    waits = [(event, 1, 0.0) for event in later.events]
+    await store.settle(later, Settlement("mine", later=waits, error="503", retry_in=20.0))
+    paused = await store.count()
+    again = await take_all(store, spaces=["mine"])
+    await store.settle(again, Settlement("mine", accepted=True, delivered=again.events))
+    passed = await store.count()
+
+    [mine, other] = paused.spaces
+    assert (mine.space, mine.pending, mine.delivered_last_minute, mine.paused) == ("mine", 2, 1, "503")
+    assert mine.oldest_age == pytest.approx(600, abs=30)
+    assert mine.paused_until is not None
+    assert 0 < (mine.paused_until - datetime.now(UTC)).total_seconds() <= 21
+    assert (other.space, other.pending, other.paused, other.last_delivery) == ("other", 1, None, None)
+    assert (paused.paused, paused.last_error, paused.pending) == ("503", "503", 3)
+    assert paused.oldest_age == mine.oldest_age
+    assert (passed.paused, passed.paused_until, passed.last_error) == (None, None, "503")
+    assert (passed.delivered_last_minute, passed.pending) == (3, 1)
+    assert passed.last_delivery is not None
+    assert passed.last_delivery.tzinfo is UTC
+
+
+async def test_the_trace_context_of_who_puts_comes_with_the_event(
+    store: PostgresStore, put: Callable[..., list[str]]
+) -> None:
+    """One event or several; catches an order whose delivery can't be followed."""
+
+    class Traced(Hook):
+        def on_put(self) -> str:
+            return "00-trace"
+
+    traced = Traced()
+    hooks.install(traced)
+    try:
+        put(1)
+        put(2, 3)
+    finally:
+        hooks.uninstall(traced)
+    put(4)
+
+    lease = await take_all(store)
+    assert [event.trace_context for event in lease.events] == [*["00-trace"] * 3, None]

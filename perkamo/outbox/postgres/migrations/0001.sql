@@ -43,6 +43,7 @@ CREATE TABLE {schema}.spaces (
   space text COLLATE "C" PRIMARY KEY,
   error text,
   error_at timestamptz,
+  retry_at timestamptz,
   paused_until timestamptz NOT NULL DEFAULT '-infinity'
 );
 CREATE TABLE {schema}.webhook_deliveries (
