@@ -115,7 +115,7 @@ def test_the_table_itself_has_no_cycle() -> None:
 
 ONLY_HERE = {
     "httpcore": {"transport/replaced.py"},
-    "psycopg": {"postgres.py", "outbox/postgres/connections.py"},
+    "psycopg": {"postgres.py", "outbox/postgres/connections.py", "integrations/django/process.py"},
     "sqlite3": {"cli/program_diff.py", "outbox/sqlite", "webhooks"},
     "trio": {"event_loop.py", "sandbox/stream.py"},
 }

@@ -12,8 +12,9 @@ from django.core.checks import Warning as CheckWarning
 from django.db import DatabaseError, connections, router
 
 from perkamo.errors import PerkamoConfigurationError
-from perkamo.integrations.django.process import read_django_settings
+from perkamo.integrations.django.process import database_outbox, read_django_settings
 from perkamo.integrations.settings import Settings
+from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.file_system import FORGETFUL, kind_of, read_mounts
 from perkamo.request.credentials import API_KEY_VARIABLE
 
@@ -54,14 +55,21 @@ def check_database(
     """
     from perkamo.integrations.django.models import HandledDelivery  # noqa: PLC0415 - models come after applications
 
-    return [
+    aliases = [alias for alias in databases or () if router.allow_migrate_model(alias, HandledDelivery)]
+    found: list[CheckMessage] = [
         CheckWarning(
             f"The database {alias!r} has no table for handled webhooks.",
             "Run 'manage.py migrate perkamo'.",
             id="perkamo.W004",
         )
-        for alias in databases or ()
-        if router.allow_migrate_model(alias, HandledDelivery) and not _has(alias, HandledDelivery._meta.db_table)  # noqa: SLF001 - public in all but its name
+        for alias in aliases
+        if not _has(alias, HandledDelivery._meta.db_table)  # noqa: SLF001 - public in all but its name
+    ]
+    return found + [
+        CheckWarning(f"The outbox in {alias!r}: {problem}", "Run 'manage.py migrate perkamo'.", id="perkamo.W005")
+        for alias in aliases
+        if connections[alias].vendor == "postgresql"
+        for problem in _problems_of_outbox(alias)
     ]
 
 
@@ -70,6 +78,15 @@ def _has(alias: str, table: str) -> bool:
         return table in connections[alias].introspection.table_names()
     except DatabaseError:
         return True  # there is no database yet, which others say
+
+
+def _problems_of_outbox(alias: str) -> Sequence[str]:
+    try:
+        return database_outbox(connections[alias]).check()
+    except PerkamoConfigurationError as error:
+        return [str(error)]
+    except PerkamoOutboxStorageError:
+        return []  # there is no database yet, which others say
 
 
 def _check_browser(settings: Settings) -> list[CheckMessage]:

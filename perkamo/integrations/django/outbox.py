@@ -9,19 +9,24 @@ from typing import Final
 from django.db import transaction
 
 from perkamo.events import Context, Event, as_event, create_transaction_id
-from perkamo.integrations.django.process import client, file_outbox
+from perkamo.integrations.django.process import client, database_outbox, file_outbox, putting_outbox
+from perkamo.outbox.postgres.sync_outbox import SyncPostgresOutbox
 from perkamo.outbox.relay import Relay
 from perkamo.outbox.store import DeadLetter, OutboxStats
+from perkamo.outbox.sync_outbox import SyncOutbox
+
+_POSTGRESQL: Final = "postgresql"
 
 
 class DjangoOutbox:
     """Keeps events that belong to a transaction, until the service has answered for them.
 
-    An event is put on disk when the transaction commits, and not at all when it is rolled back. Run
+    In PostgreSQL an event is a row, which the transaction commits or rolls back with all else. With any other database,
+    it is put on disk when the transaction commits, and not at all when it is rolled back. Run
     ``manage.py perkamo_relay`` as a service of its own to have them delivered.
 
-    The gap: a process that is killed, or a disk that is full, after the commit and before the event is on disk loses
-    the event. Derive the transaction id from the order, and put again what may be missing.
+    The gap of other databases: a process that is killed, or a disk that is full, after the commit and before the event
+    is on disk loses the event. Derive the transaction id from the order, and put again what may be missing.
     """
 
     def put(self, event: Event | Mapping[str, object], *, using: str | None = None) -> Event:
@@ -37,43 +42,69 @@ class DjangoOutbox:
 
         Raises:
             PerkamoValidationError: It can't be sent.
+            PerkamoOutboxConflictError: Another event waits under this transaction id. Not with PostgreSQL, this and the
+                next may also be raised by the commit, with the transaction committed.
+            PerkamoOutboxError: It can't be kept.
             PerkamoConfigurationError: There is no directory for the outbox.
-            PerkamoOutboxError: The directory can't be used. At the commit, also that the event could not be kept; the
-                transaction is committed then.
         """
         kept = as_event(event)
         if kept.transaction_id is None:
             kept = kept.with_transaction_id(create_transaction_id())
+        connection = transaction.get_connection(using)
+        if connection.vendor == _POSTGRESQL:
+            return putting_outbox.get().put(connection, kept, autocommit=True)
         store = file_outbox.get()  # what is wrong with the directory is told before the commit
         transaction.on_commit(partial(store.put, kept), using)
         return kept
 
-    def relay(self) -> AbstractContextManager[Relay]:
-        """Deliver in the background for as long as the block lasts; see ``SyncOutbox.relay``."""
-        return file_outbox.get().relay(client)
+    def relay(self, *, using: str | None = None) -> AbstractContextManager[Relay]:
+        """Deliver in the background for as long as the block lasts; see ``SyncOutbox.relay``.
 
-    def drain(self) -> OutboxStats:
-        """Deliver everything that waits; see ``SyncOutbox.drain``."""
-        return file_outbox.get().drain(client)
+        Args:
+            using: Of which database; the default one when None. Those that are not PostgreSQL share one directory.
+        """
+        return _store(using).relay(client)
 
-    def stats(self) -> OutboxStats:
-        """Count what became of the events."""
-        return file_outbox.get().stats()
+    def drain(self, *, using: str | None = None) -> OutboxStats:
+        """Deliver everything that waits; see ``SyncOutbox.drain``.
 
-    def dead(self) -> "list[DeadLetter]":
-        """Return the events that the service refused, oldest first, with the reason."""
-        return list(file_outbox.get().dead())
+        Args:
+            using: As for ``relay``.
+        """
+        return _store(using).drain(client)
 
-    def requeue(self, transaction_id: str | None = None) -> int:
+    def stats(self, *, using: str | None = None) -> OutboxStats:
+        """Count what became of the events.
+
+        Args:
+            using: As for ``relay``.
+        """
+        return _store(using).stats()
+
+    def dead(self, *, using: str | None = None) -> list[DeadLetter]:
+        """Return the events that the service refused, oldest first, with the reason.
+
+        Args:
+            using: As for ``relay``.
+        """
+        return list(_store(using).dead())
+
+    def requeue(self, transaction_id: str | None = None, *, using: str | None = None) -> int:
         """Let one dead letter, or all of them, wait for delivery again.
 
         Args:
             transaction_id: Which one; None for all.
+            using: As for ``relay``.
 
         Returns:
             How many now wait.
         """
-        return file_outbox.get().requeue(transaction_id)
+        return _store(using).requeue(transaction_id)
+
+
+def _store(using: str | None) -> SyncOutbox | SyncPostgresOutbox:
+    connection = transaction.get_connection(using)
+    return database_outbox(connection) if connection.vendor == _POSTGRESQL else file_outbox.get()
 
 
 outbox: Final = DjangoOutbox()

@@ -20,6 +20,7 @@ if find_spec("fastapi") is None:
 
 from perkamo.integrations.fastapi.answers import Problem, perkamo_error_handler
 from perkamo.integrations.fastapi.client import PerkamoDep, get_perkamo, perkamo_lifespan
+from perkamo.integrations.fastapi.outbox import PerkamoOutbox, perkamo_outbox
 from perkamo.integrations.fastapi.tokens import BrowserConfig, BrowserTokenRouter, IssuedToken, browser_token_router
 from perkamo.integrations.fastapi.webhook import PerkamoWebhook, receive_webhook, secret_webhook
 
@@ -28,12 +29,14 @@ __all__ = [
     "BrowserTokenRouter",
     "IssuedToken",
     "PerkamoDep",
+    "PerkamoOutbox",
     "PerkamoWebhook",
     "Problem",
     "browser_token_router",
     "get_perkamo",
     "perkamo_error_handler",
     "perkamo_lifespan",
+    "perkamo_outbox",
     "receive_webhook",
     "secret_webhook",
 ]

@@ -1,12 +1,15 @@
 """``manage.py perkamo_outbox``: look at the outbox, and see to its dead letters."""
 
 from argparse import ArgumentParser
+from typing import Final
 
-from attrs import asdict
 from django.core.management.base import BaseCommand, CommandError
 
 from perkamo.errors import PerkamoError
 from perkamo.integrations.django.outbox import outbox
+from perkamo.outbox.store import OutboxStats
+
+_COUNTS: Final = ("accepted", "delivered", "pending", "dead", "missing")
 
 
 class Command(BaseCommand):
@@ -31,8 +34,15 @@ class Command(BaseCommand):
 def _lines(action: str, transaction_id: str | None) -> list[str]:
     match action:
         case "stats":
-            return [f"{name:<10} {number:>14,}" for name, number in asdict(outbox.stats()).items()]
+            return _stats_lines(outbox.stats())
         case "dead":
             return [f"{letter.transaction_id}  {letter.reason}" for letter in outbox.dead()]
         case _:
             return [f"Dead letters that wait for delivery again: {outbox.requeue(transaction_id)}."]
+
+
+def _stats_lines(stats: OutboxStats) -> list[str]:
+    lines = [f"{name:<10} {getattr(stats, name):>14,}" for name in _COUNTS]
+    if stats.oldest_age is not None:
+        lines.append(f"oldest age {stats.oldest_age:>12,.0f} s")
+    return lines + ([f"nothing passes: {stats.paused}"] if stats.paused is not None else [])
