@@ -13,7 +13,7 @@ from attrs import frozen
 T = TypeVar("T")
 
 CallOutcome: TypeAlias = Literal["succeeded", "not_sent", "rejected", "unknown", "failed", "cancelled"]
-"""What became of a call or an attempt.
+"""The outcome of a call or an attempt.
 
 ``"not_sent"``, ``"rejected"`` and ``"unknown"`` are the ``outcome`` of a write's error; a read, or what raised no error
 of this library, ``"failed"``.
@@ -65,7 +65,7 @@ class AttemptEnd:
     Attributes:
         call: The call.
         attempt: Which attempt of the call it was, from 1.
-        outcome: What became of this call so far; ``"unknown"`` where an earlier attempt may have been applied.
+        outcome: The outcome of this call so far; ``"unknown"`` where an earlier attempt may have been applied.
         status: The status of the answer, or None where none came.
         error: The name of the error's class, or None after a success.
         seconds: How long it took.
@@ -92,7 +92,7 @@ class CallEnd:
     Attributes:
         call: The call.
         attempts: How many requests it took.
-        outcome: What became of it.
+        outcome: Its outcome.
         status: The status of the last answer, or None where none came.
         error: The name of the error's class, or None after a success.
         seconds: How long it took, waits included.
@@ -129,7 +129,7 @@ class DeliveryStart:
 
 @frozen
 class Delivery:
-    """What became of events of an outbox that were sent together.
+    """The outcome of events of an outbox that were sent together.
 
     Attributes:
         start: The delivery.
@@ -208,7 +208,7 @@ class Hook:
         """Be told of events of an outbox before they are sent."""
 
     def on_delivery(self, delivery: Delivery) -> None:
-        """Be told what became of events of an outbox, in the same task as ``on_delivery_start``."""
+        """Be told the outcome of events of an outbox, in the same task as ``on_delivery_start``."""
 
     def on_state(self, state: DeliveryState) -> None:
         """Be told how delivery stands, by each relay."""
@@ -236,7 +236,7 @@ class Hooks:
         yield from _installed
 
     def overrides(self, name: str) -> bool:
-        """Tell whether any hook has a method of its own under this name."""
+        """Return whether any hook has a method of its own under this name."""
         return any(getattr(type(hook), name) is not getattr(Hook, name) for hook in self)
 
     def call_start(self, call: CallStart) -> None:
@@ -306,7 +306,7 @@ def _tell(method: Callable[[T], object], value: T) -> object:
         return method(value)
     except Exception:
         name = getattr(method, "__qualname__", type(method).__name__)
-        _LOGGER.exception("A hook failed in %s; the call or delivery goes on as without it", name)
+        _LOGGER.exception("A hook failed in %s; the call or delivery continues without it", name)
         return None
 
 

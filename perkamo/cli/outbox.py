@@ -265,11 +265,11 @@ def _moment(moment: datetime | None) -> str:
 
 
 def _show_requeued(args: Namespace, number: int) -> int:
-    with reporting(f"dead letters that wait for delivery again: {number:,}."):
+    with reporting(f"dead letters queued for delivery again: {number:,}."):
         if args.json:
             print_json({"requeued": number})
         else:
-            print_lines(f"Dead letters that wait for delivery again: {number:,}.")
+            print_lines(f"Dead letters queued for delivery again: {number:,}.")
     if args.transaction_id is not None and not number:
         return print_error("outbox", "There is no dead letter with this transaction id.", FAILED)
     return DONE

@@ -179,7 +179,7 @@ def check_prefix(prefix: str) -> str:
         ValueError: It does not begin with a slash, or ends with one.
     """
     if not prefix.startswith("/") or prefix.endswith("/"):
-        raise ValueError("prefix begins with a slash and does not end with one")
+        raise ValueError("prefix must begin with a slash and must not end with one")
     return prefix
 
 

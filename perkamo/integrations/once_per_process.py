@@ -31,7 +31,7 @@ class OncePerProcess(Generic[T]):
 
 
 class Proxy(Generic[T]):
-    """Stands for a value that is looked up anew each time, so that it can be imported before there is one."""
+    """Stands for a value that is looked up again each time, so that it can be imported before there is one."""
 
     __slots__ = ("_kind", "_look_up")
 

@@ -54,7 +54,7 @@ class Settings:
         base_url: Where the API is; None leaves it to the client.
         browser_key: The public browser key, or None.
         timeout: Seconds for a whole call.
-        retry: How patiently a call is tried.
+        retry: How a call is tried.
         allow_insecure_http: Let plain http go to other hosts than loopback.
         outbox: The directory of the outbox, or None.
         space: The name of the outbox's Space, or None.

@@ -28,7 +28,7 @@ class Secret:
         secret_matches(self._secret, self._secret)  # refuses an empty one, and logs no stranger
 
     def matches(self, given: str | bytes | None) -> bool:
-        """Tell whether what came is the secret, in a time that tells nothing of how much is right."""
+        """Return whether what came is the secret, in a time that tells nothing of how much is right."""
         return secret_matches(given, self._secret)
 
     def __repr__(self) -> str:
@@ -47,7 +47,7 @@ def read_delivery(
         given: What came in its place.
 
     Returns:
-        The delivery, or an answer: 404 without the secret, 413 for too much, 400 for what is no delivery.
+        The delivery, or an answer: 404 without the secret, 413 for too much, 400 for what is not a delivery.
 
     Raises:
         PerkamoConfigurationError: The application has no secret.

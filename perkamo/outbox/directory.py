@@ -47,7 +47,7 @@ class Directory:
         """How long the database's log may grow; on a small disk it is short."""
 
     def has_room(self) -> bool:
-        """Tell whether the disk has more room than it takes to deliver and remove what waits."""
+        """Return whether the disk has more room than it takes to deliver and remove what waits."""
         disk = os.statvfs(self.path)
         return disk.f_bavail * disk.f_frsize > 2 * self.log_bytes
 
@@ -76,7 +76,7 @@ class Directory:
             self._user_lock = -1
 
     def is_dead(self, user: str) -> bool:
-        """Tell whether a user of the database has died."""
+        """Return whether a user of the database has died."""
         return user != self.user and is_free(self.path / user)
 
     def begin_in_child(self) -> None:
@@ -148,10 +148,10 @@ class Directory:
         names = {path.name for path in self.path.iterdir()}
         if _LOCK not in names and not all(name.startswith(_OURS) for name in names):
             raise PerkamoOutboxStorageError(
-                f"The directory {self.path} holds files of something else. {remedy}, for instance 'outbox' within it."
+                f"The directory {self.path} contains files of something else. {remedy}, such as 'outbox' within it."
             )
 
 
 def holds_outbox(path: Path) -> bool:
-    """Tell whether a directory holds an outbox, without touching anything."""
+    """Return whether a directory holds an outbox, without touching anything."""
     return (path / _LOCK).is_file() or any(path.glob("outbox-*.sqlite3"))

@@ -1,6 +1,6 @@
 """What can go wrong between an event and its store.
 
-Nothing here is about the service: an event that was put is kept whatever the service says. ``outcome`` tells whether
+Nothing here is about the service: an event that was put is kept whatever the service says. ``outcome`` says whether
 the event of this very call was kept: ``"not_sent"`` says that it was not, ``"unknown"`` that nobody can tell; putting
 the same event again keeps it once.
 """

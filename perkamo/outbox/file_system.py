@@ -30,7 +30,7 @@ def check_file_system(path: Path, mounts: str) -> None:
     kind = kind_of(path, mounts)
     if kind in _NETWORK:
         raise PerkamoOutboxStorageError(
-            f"The outbox directory is on a network file system ({kind}), where locks and syncs are not to be trusted. "
+            f"The outbox directory is on a network file system ({kind}), where locks and syncs cannot be trusted. "
             "Nothing was kept. Choose a directory on a local disk."
         )
     if kind in FORGETFUL:

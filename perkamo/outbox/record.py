@@ -13,7 +13,7 @@ from attrs import asdict, define, field, frozen
 
 @define
 class Counts:
-    """What became of all events that were ever put."""
+    """The outcome of all events that were ever put."""
 
     delivered: int = 0
     pending: int = 0

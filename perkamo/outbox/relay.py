@@ -1,4 +1,4 @@
-"""Delivers what waits in a store. It knows no SQL; ``settling.py`` decides what becomes of each event."""
+"""Delivers what waits in a store. It knows no SQL; ``settling.py`` decides what happens to each event."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ from perkamo.outbox.watching import RelayHooks
 from perkamo.request.retry import RetryPolicy
 
 PAUSE: Final = 60.0
-"""Seconds between two tries while something is wrong that time alone does not mend."""
+"""Seconds between two tries while something is wrong that time alone does not repair."""
 TIMEOUT: Final = 10.0
 """Seconds for a request; more where the service is seen to need more, up to the client's own timeout."""
 OVERTAKE_AFTER: Final = 2.0
@@ -64,7 +64,7 @@ class Relay:
             client: Sends the events, without its own retries: the relay has more patience.
             space: The name of the Space; without one, the client's key tells it.
             on_accepted: Called with the Space once the service has accepted the client's key.
-            until_empty: End when nothing waits that can be delivered, and with an error that time alone does not mend.
+            until_empty: End when nothing deliverable waits, and with an error that time alone does not repair.
             concurrency: How many requests may be on their way while all of them are answered soon.
             clock: What the waits go by.
         """
@@ -93,7 +93,7 @@ class Relay:
         """Deliver until ``stop``, or until nothing waits.
 
         Raises:
-            PerkamoError: With ``until_empty``: an error that time alone does not mend. Everything is kept.
+            PerkamoError: With ``until_empty``: an error that time alone does not repair. Everything is kept.
         """
         with self._store.watch() as changes:
             self._changes = changes
@@ -117,7 +117,7 @@ class Relay:
             self._changes.notify()
 
     async def _step(self, tasks: TaskGroup, changes: Changes) -> bool:
-        """Send one request, or wait until there may be something to send; tell whether to go on."""
+        """Send one request, or wait until there may be something to send; tell whether to continue."""
         until_state = await self._tell_state()
         if (seconds := self._seconds_to_turn()) > 0:
             with self._clock.limit(min(seconds, until_state)):

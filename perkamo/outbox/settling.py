@@ -1,4 +1,4 @@
-"""What becomes of each event of a request: the judgement of its result, and who is to blame for a failure.
+"""What happens to each event of a request: the judgement of its result, and who is to blame for a failure.
 
 A request that fails is made again as it was, for most failures pass. After a few of them, or at once where others pass
 meanwhile, its events travel in tens, then alone. An event that keeps failing alone while others pass waits by itself,
@@ -27,7 +27,7 @@ from perkamo.errors import (
 from perkamo.outbox.store import StoredEvent
 
 MAX_SOLO_FAILURES: Final = 5
-"""How often an event may fail alone before it is a dead letter, or is left to wait where time may yet mend it."""
+"""How often an event may fail alone before it is a dead letter, or is left to wait where time may yet repair it."""
 LONGEST_PUT_OFF: Final = 300.0
 """The longest, in seconds, that an event waits by itself between two tries."""
 _WHOLE: Final = 4
@@ -42,7 +42,7 @@ _SERVER_ERROR: Final = 500
 
 @define
 class Settled:
-    """What became of the events of one request.
+    """The outcome of the events of one request.
 
     Attributes:
         delivered: The service answered for these.

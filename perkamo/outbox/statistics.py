@@ -50,7 +50,7 @@ def to_stats(  # noqa: PLR0917 - all that a store has read, in one step
         delivered: How many events were delivered in the last minute, by Space.
         boot_time: Seconds since the machine was started.
         wall_time: Unix seconds.
-        longest: A pause that would last longer than so many seconds was noted before the machine was started anew.
+        longest: A pause that would last longer than this many seconds was noted before the machine was started again.
     """
     rows = {space: SpaceRow(space) for space in waiting} | {row.space: row for row in noted}
     found: list[SpaceStats] = []

@@ -53,7 +53,7 @@ class SpaceStats(Serializable):
 
 @frozen
 class OutboxStats(Serializable):
-    """What became of every event that was ever put; ``accepted`` is the sum of the next four.
+    """The outcome of every event that was ever put; ``accepted`` is the sum of the next four.
 
     Attributes:
         accepted: Events taken.
@@ -117,7 +117,7 @@ class DeadLetter(Serializable):
         transaction_id: The event's transaction id.
         body: The event's bytes, as they were sent; ``Event.from_bytes`` reads them.
         reason: Why it was refused.
-        row: Where it stands in its store; ``Store.dead`` goes on from there.
+        row: Where it is in its store; ``Store.dead`` continues from there.
     """
 
     transaction_id: str = field(repr=False)
@@ -168,7 +168,7 @@ class Lease:
 
 @frozen
 class Settlement:
-    """What became of leased events. Those that it does not name stay leased.
+    """The outcome of leased events. Those that it does not name stay leased.
 
     Attributes:
         space: The Space that they were sent to.
@@ -195,7 +195,7 @@ class Changes(Protocol):
     """Tells when there may be more to take."""
 
     async def wait(self, seconds: float) -> None:
-        """Return when something changed since the last return, and no later than after so many seconds."""
+        """Return when something changed since the last return, and no later than after this many seconds."""
         ...
 
     def notify(self) -> None:
@@ -219,11 +219,11 @@ class Store(Protocol):
         ...
 
     async def settle(self, lease: Lease, settlement: Settlement) -> None:
-        """Note what became of leased events; what was leased to others meanwhile is left alone."""
+        """Note the outcome of leased events; what was leased to others meanwhile is left alone."""
         ...
 
     async def count(self) -> OutboxStats:
-        """Count what became of the events, and tell how each Space stands."""
+        """Count the outcome of the events, and tell how each Space stands."""
         ...
 
     async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:
@@ -235,7 +235,7 @@ class Store(Protocol):
         ...
 
     async def rebind(self, space: str, former: str | None) -> int:
-        """Let what waits for a former Space, or for any other that is no name, wait for this one; count it."""
+        """Let what waits for a former Space, or for any other that is not a name, wait for this one; count it."""
         ...
 
     def watch(self) -> AbstractContextManager[Changes]:

@@ -98,7 +98,7 @@ class SyncOutbox:
                 event without an answer by then waits for the next relay.
 
         Yields:
-            The relay, whose ``trouble`` tells why events wait.
+            The relay, whose ``trouble`` says why events wait.
 
         Raises:
             PerkamoConfigurationError: The client's key supplier failed, or ``concurrency`` is below 1.
@@ -121,13 +121,13 @@ class SyncOutbox:
 
         Raises:
             PerkamoConfigurationError: As for ``relay``.
-            PerkamoError: The service refuses this client, or the store can't be used, and time alone does not mend
+            PerkamoError: The service refuses this client, or the store can't be used, and time alone does not repair
                 it. Everything is kept.
         """
         return run(self._async.drain, sending(client), concurrency=concurrency)
 
     def stats(self) -> OutboxStats:
-        """Count, over all processes and restarts, what became of the events.
+        """Count, over all processes and restarts, the outcome of the events.
 
         Returns:
             The counts. ``accepted`` is ``delivered + pending + dead + missing``, whatever happens meanwhile.

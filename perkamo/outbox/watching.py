@@ -20,7 +20,7 @@ _numbers: Final = count(1)
 
 @define
 class DeliveryResult:
-    """What became of a delivery; ``settled`` is None where it was broken off."""
+    """The outcome of a delivery; ``settled`` is None where it was broken off."""
 
     settled: Settled | None = None
 

@@ -50,7 +50,7 @@ class Source(Protocol[T_co]):
         ...
 
     def has_changed(self) -> bool:
-        """Tell whether others have written since the last look."""
+        """Return whether others have written since the last look."""
         ...
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Job(Generic[T]):
         self._claim = threading.Lock()
 
     def claim(self) -> bool:
-        """Begin or withdraw the job; tells whether nobody did before."""
+        """Begin or withdraw the job; says whether nobody did before."""
         return self._claim.acquire(blocking=False)
 
     def run(self, transaction: T) -> None:
@@ -156,7 +156,7 @@ class Writer(Generic[T]):
                 await done.wait()
 
     def close(self, seconds: float) -> None:
-        """The same for the interpreter's exit, which waits no longer than so many seconds."""
+        """The same for the interpreter's exit, which waits no longer than this many seconds."""
         if self._close(lambda: None):
             self._ended.wait(seconds)
 
@@ -213,7 +213,7 @@ class Writer(Generic[T]):
                 jobs = self._take(self._source.most_bytes)
                 for job in jobs:
                     job.run(transaction)
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it, and the thread goes on
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it, and the thread continues
             jobs = jobs or self._take(None)
             if len(jobs) > 1 and isinstance(error, PerkamoOutboxFullError):
                 self._work_alone(jobs)  # what is too big for the disk must not keep out what is not
@@ -244,7 +244,7 @@ class Writer(Generic[T]):
     def _look(self) -> None:
         try:
             has_changed = self._source.has_changed()
-        except Exception:  # noqa: BLE001 - whoever watches will meet it and tell it; the thread goes on
+        except Exception:  # noqa: BLE001 - whoever watches will meet it and tell it; the thread continues
             has_changed = True
         if has_changed:
             self.notify()
@@ -253,7 +253,7 @@ class Writer(Generic[T]):
         try:
             self._source.close()
         except Exception as error:  # noqa: BLE001 - whoever waits for the end must not hang
-            _LOGGER.error("The outbox was not closed in good order: %s", error)  # noqa: TRY400 - it says it all
+            _LOGGER.error("The outbox was not closed cleanly: %s", error)  # noqa: TRY400 - it says it all
         with self._starting:
             if self._jobs:
                 return

@@ -34,7 +34,7 @@ def environment_proxy(url: httpx.URL) -> Proxy | None:
 
 
 def is_exempt(url: httpx.URL, no_proxy: str) -> bool:
-    """Tell whether ``NO_PROXY`` exempts a service.
+    """Return whether ``NO_PROXY`` exempts a service.
 
     Args:
         url: Where the service is.

@@ -1,6 +1,6 @@
 """HTTP/1.1 by h11, for requests and answers that are not plain. Loaded when the first of them comes.
 
-No error of h11 goes on: they show headers in their texts, and their tracebacks lead into frames that hold the API key.
+No error of h11 is passed on: they show headers in their texts, and their tracebacks lead into frames that hold the key.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class FullExchange:
                 version = b"HTTP/" + event.http_version
                 return Head(event.status_code, event.reason, event.headers.raw_items(), http_version=version)
             if not isinstance(event, h11.InformationalResponse):
-                raise httpx.RemoteProtocolError("the server changed the protocol unasked")
+                raise httpx.RemoteProtocolError("the server switched protocols without being asked")
         return None
 
     def next_part(self) -> bytes | None:
@@ -69,11 +69,11 @@ class FullExchange:
         return b"" if event is h11.NEED_DATA else None
 
     def has_surplus(self) -> bool:
-        """Tell whether bytes followed the answer."""
+        """Return whether bytes followed the answer."""
         return self._connection.trailing_data != (b"", False)
 
     def is_done(self) -> bool:
-        """Tell whether both sides have said all, and neither wants to end the connection."""
+        """Return whether both sides have said all, and neither wants to end the connection."""
         return self._connection.our_state is self._connection.their_state is h11.DONE
 
     def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:

@@ -109,11 +109,11 @@ class Exchange:
         return self.next_part() or b""
 
     def has_surplus(self) -> bool:
-        """Tell whether bytes followed the answer."""
+        """Return whether bytes followed the answer."""
         return self._surplus if self._full is None else self._full.has_surplus()
 
     def leaves_connection(self) -> bool:
-        """Tell whether the connection can serve another exchange: both sides said so, and nothing followed."""
+        """Return whether the connection can serve another exchange: both sides said so, and nothing followed."""
         if self.has_surplus():
             return False
         return self._full.is_done() if self._full is not None else self.head is not None and not self._missing
@@ -179,7 +179,7 @@ class HTTP1Connection:
         Raises:
             NothingSentError: The connection had been used before, and was broken before anything left.
             httpx.WriteTimeout: Sending took longer.
-            httpx.TransportError: The answer that came meanwhile is no good.
+            httpx.TransportError: The answer that came meanwhile cannot be used.
         """
         self._exchange = exchange
         self._sent = False
@@ -200,7 +200,7 @@ class HTTP1Connection:
         else:
             self._sent = True
             return
-        raise httpx.WriteTimeout("the server took nothing more of the request in time")
+        raise httpx.WriteTimeout("the server accepted no more of the request in time")
 
     async def receive_head(self, timeouts: Timeouts) -> Head:
         """Return the head of the answer.
@@ -237,7 +237,7 @@ class HTTP1Connection:
         return exchange.keep_alive() if self._sent and exchange.leaves_connection() else None
 
     def is_idle(self) -> bool:
-        """Tell whether the peer has neither sent anything after its answer nor ended the connection."""
+        """Return whether the peer has neither sent anything after its answer nor ended the connection."""
         return self._stream.is_idle()
 
     def close(self) -> None:
@@ -252,7 +252,7 @@ class HTTP1Connection:
         try:
             return await self._stream.receive(_CHUNK, deadline)
         except TimeoutError:
-            problem: httpx.TransportError = httpx.ReadTimeout("the server said nothing in time")
+            problem: httpx.TransportError = httpx.ReadTimeout("the server did not answer in time")
         except OSError as error:
             problem = httpx.ReadError(reason(error))
         raise problem

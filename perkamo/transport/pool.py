@@ -134,7 +134,7 @@ class Pool:
             self.put_back(connection, keep_alive)
 
     def put_back(self, connection: HTTP1Connection, keep_alive: float) -> None:
-        """Give back a place whose connection is ready for another exchange, for which the server waits so long."""
+        """Give back a place whose connection is ready for another exchange, for which the server waits this long."""
         now = connection.idle_since = self._clock.now()
         connection.good_until = min(connection.aged, now + min(self._limits.idle, keep_alive))
         self._hand_on(connection, now)
@@ -227,7 +227,7 @@ class Pool:
         if self._closed or not waiter.granted:
             self._withdraw(waiter)
             self._check_open()
-            raise httpx.PoolTimeout("no connection came free in time")
+            raise httpx.PoolTimeout("no connection became free in time")
         connection = waiter.connection
         if connection is not None and not connection.is_idle():
             connection.close()

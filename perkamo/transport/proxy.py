@@ -16,7 +16,7 @@ _PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 class Proxy:
     """An HTTP proxy, spoken to in plain text or over TLS, or a SOCKS5 proxy.
 
-    Making one never fails, because the arguments, which may hold a password, stand in the frame.
+    Making one never fails, because the arguments, which may hold a password, are in the frame.
 
     Args:
         given: Its URL, whose user name and password are percent-decoded, or httpx's object for it.
@@ -58,7 +58,7 @@ class Proxy:
         return self._login is not None
 
     def forwards(self, scheme: str) -> bool:
-        """Tell whether it is sent such requests itself, in absolute form; else they go through a tunnel."""
+        """Return whether it is sent such requests itself, in absolute form; else they go through a tunnel."""
         return scheme == "http" and not self.is_socks
 
     def forwarded(self, request: httpx.Request, target: bytes) -> tuple[bytes, RawHeaders]:
@@ -89,7 +89,7 @@ class Proxy:
 def hide_proxy(proxy: str | None) -> str | None:
     """Put the URL of a proxy, which may hold a password, where no traceback shows it.
 
-    What takes one begins with this, because arguments stand in frames. The result is of use to ``Transport`` alone.
+    What takes one begins with this, because arguments are in frames. The result is of use to ``Transport`` alone.
     """
     return proxy if proxy is None or isinstance(proxy, Proxy) else cast("str", Proxy(proxy))
 

@@ -1,7 +1,7 @@
 """What tools put in the place of httpx's and httpcore's own classes, so that they see the requests of our pool, too.
 
 Test tools (respx, pytest-httpx, vcrpy) and telemetry (OpenTelemetry) replace methods of stock classes that our own pool
-does not use. Before each request this module looks whether httpx's own code stands in these places. If not, the request
+does not use. Before each request this module looks whether httpx's own code is in these places. If not, the request
 takes the way that the tool watches. Names say nothing here: a wrapper made by ``functools.wraps`` has the name of what
 it wraps. What counts is the function itself and the module whose code it is.
 
@@ -55,7 +55,7 @@ def reveal(request: httpx.Request, place: Place | None) -> None:
 class StandIn(httpx.AsyncHTTPTransport):
     """httpx's own transport, as tools know it, over another pool than httpx's.
 
-    A tool that stands in the place of ``handle_async_request`` sees the request; what it lets through goes on as if
+    A tool that is in the place of ``handle_async_request`` sees the request; what it lets through continues as if
     there were no tool.
 
     Args:
@@ -104,13 +104,13 @@ class _Pool:
 
 
 def _is_own(cls: object, package: str) -> bool:
-    """Tell whether a class handles requests by code of its own package."""
+    """Return whether a class handles requests by code of its own package."""
     method = getattr(cls, _METHOD, None)
     return type(method) is FunctionType and str(method.__globals__.get("__name__")).startswith(package)
 
 
 def _is_watched() -> bool:
-    """Tell whether what stands around httpx's own method only looks on.
+    """Return whether what stands around httpx's own method only looks on.
 
     Telemetry wraps a method into an object that stands for it (wrapt); test tools put a function or a mock there.
     """
@@ -122,7 +122,7 @@ def _is_watched() -> bool:
 
 @cache
 def _heeds_target() -> bool:
-    """Tell whether httpcore sends the extension ``target`` (since 1.0.4)."""
+    """Return whether httpcore sends the extension ``target`` (since 1.0.4)."""
     import httpcore  # noqa: PLC0415 - as above
 
     request = httpcore.Request("GET", "http://host/template", extensions={"target": b"/target"})

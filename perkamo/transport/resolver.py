@@ -147,7 +147,7 @@ async def connect_any(addresses: Sequence[Address], dial: Dial, head_start: floa
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine, by its address or by the name that never means another."""
+    """Return whether a host is this machine, by its address or by the name that never means another."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -89,7 +89,7 @@ class ComingBody(httpx.AsyncByteStream):
 
 
 def is_failure(error: BaseException, deadline: float) -> bool:
-    """Tell whether the connection failed a request, and was not just left by a caller who had no more need of it.
+    """Return whether the connection failed a request, and was not just left by a caller who had no more need of it.
 
     Args:
         error: What ended the request.

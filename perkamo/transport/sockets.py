@@ -1,7 +1,7 @@
 """Sockets for asyncio and trio: connecting, sending, receiving.
 
 Everything that ends a socket is a plain call and no coroutine, so no cancellation can come in between. Waiting for an
-answer costs one future on asyncio, as the event loop goes on watching a socket from one answer to the next.
+answer costs one future on asyncio, as the event loop continues watching a socket from one answer to the next.
 """
 
 import errno
@@ -41,7 +41,7 @@ class Stream(Protocol):
     """
 
     def put(self, data: bytes) -> None:
-        """Take bytes that are to be sent; kept here, they stand in no frame that an error's traceback leads into."""
+        """Take bytes that are to be sent; kept here, they are in no frame that an error's traceback leads into."""
 
     async def send(self, deadline: float) -> bool:
         """Send what was put; return False when the peer speaks or hangs up before everything left.
@@ -70,7 +70,7 @@ class Stream(Protocol):
         ...
 
     def is_idle(self) -> bool:
-        """Tell whether the peer has neither sent anything more nor ended the connection."""
+        """Return whether the peer has neither sent anything more nor ended the connection."""
         ...
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class PlainSocket:
         return self._socket.recv(limit)
 
     def is_idle(self) -> bool:
-        """Tell whether the peer has neither sent anything more nor ended the connection."""
+        """Return whether the peer has neither sent anything more nor ended the connection."""
         try:
             self._socket.recv(1)
         except BlockingIOError:
@@ -211,7 +211,7 @@ class PlainSocket:
         self._socket.close()
 
     def close_inherited(self) -> None:
-        """Give up, in a forked child, the copy of a socket that goes on living in the parent."""
+        """Give up, in a forked child, the copy of a socket that continues living in the parent."""
         self._watched = False  # the epoll is shared with the parent, for whom the socket must stay watched
         self._socket.close()
 

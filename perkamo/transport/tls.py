@@ -131,7 +131,7 @@ class TLSStream:
         return data
 
     def is_idle(self) -> bool:
-        """Tell whether the peer has neither sent anything more nor ended the connection."""
+        """Return whether the peer has neither sent anything more nor ended the connection."""
         while not self._look_ahead():
             try:
                 if not self._take_in():
@@ -147,7 +147,7 @@ class TLSStream:
         self._below.close()
 
     def _look_ahead(self) -> bool:
-        """Tell whether there is something to receive: bytes, the end, or an error."""
+        """Return whether there is something to receive: bytes, the end, or an error."""
         try:
             self._ahead = self._ahead or self._tls.read(_CHUNK)
         except ssl.SSLWantReadError:

@@ -31,7 +31,7 @@ class Transport(httpx.AsyncBaseTransport):
     """An httpx transport for asyncio and trio: ``httpx.AsyncClient(transport=perkamo.Transport())``.
 
     A call that is cancelled costs its own connection and nothing else. Each event loop and each process has connections
-    of its own, so one transport serves any number of loops, in threads too, and goes on working in a forked child.
+    of its own, so one transport serves any number of loops, in threads too, and continues working in a forked child.
 
     Example:
         >>> transport = Transport(ssl_context=ssl.create_default_context(cafile="our-ca.pem"))
@@ -169,7 +169,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     def _pool(self) -> Pool:
         if self._pid != os.getpid():
-            # Nothing of the parent's is touched: its sockets were let go when this process began.
+            # Nothing of the parent's is touched: its sockets were released when this process began.
             self._pid = os.getpid()
             self._pools = WeakKeyDictionary()
         loop = anyio.lowlevel.current_token().native_token

@@ -79,7 +79,7 @@ async def _ask_socks(proxy: Proxy, stream: Stream, host: str, port: int) -> str 
     # By name, also for ``socks5``: as httpx has it, and where only the proxy reaches a DNS server.
     stream.put(socks5.SOCKS5CommandRequest.from_address(socks5.SOCKS5Command.CONNECT, (host, port)).dumps())
     head = await _read(stream, 5)
-    rest = {1: 4, 3: 1 + head[4], 4: 16}.get(head[3], 1) + 2 - 1  # address and port, but for the byte that was read
+    rest = {1: 4, 3: 1 + head[4], 4: 16}.get(head[3], 1) + 2 - 1  # address and port, except for the byte that was read
     reply = socks5.SOCKS5Reply.loads(head + await _read(stream, rest))
     if reply.reply_code == socks5.SOCKS5ReplyCode.SUCCEEDED:
         return None
@@ -87,7 +87,7 @@ async def _ask_socks(proxy: Proxy, stream: Stream, host: str, port: int) -> str 
 
 
 async def _read(stream: Stream, size: int) -> bytes:
-    """Send what was put, and read exactly so many bytes."""
+    """Send what was put, and read exactly this many bytes."""
     await stream.send(FOREVER)
     data = b""
     while len(data) < size:

@@ -220,7 +220,7 @@ def test_the_outbox_command_counts_delivers_and_sees_to_dead_letters(sandbox: Sa
     assert "422" in json.loads(dead[1])["reason"]
     assert "customer_0" not in dead[1]
     assert json.loads(with_events[1])["event"]["user_id"] == "customer_0"
-    assert again[1] == "Dead letters that wait for delivery again: 1.\n"
+    assert again[1] == "Dead letters queued for delivery again: 1.\n"
     assert delivered[0] == 0
     assert (after["accepted"], after["delivered"], after["dead"]) == (1, 1, 0)
     assert len(sandbox.events()) == 1
@@ -329,5 +329,5 @@ def test_an_id_that_is_no_dead_letter_is_told(sandbox: Sandbox, tmp_path: Path) 
     code, out, err = run(sandbox, "outbox", "requeue", path, "--transaction-id", "review_0")
 
     assert code == 1
-    assert out == "Dead letters that wait for delivery again: 0.\n"
+    assert out == "Dead letters queued for delivery again: 0.\n"
     assert "no dead letter" in err

@@ -123,7 +123,7 @@ def test_dead_letters_that_wait_again_are_no_failure(sandbox: Sandbox, box: str)
     shell(sandbox, f"perkamo outbox relay {box} --until-empty")
     done = shell(sandbox, f"perkamo outbox requeue {box} >/dev/full")
 
-    told = "dead letters that wait for delivery again: 1. The result cannot be shown: No space left on device."
+    told = "dead letters queued for delivery again: 1. The result cannot be shown: No space left on device."
     assert (done.returncode, done.stderr) == (0, f"perkamo outbox: {told}\n")
 
 

@@ -651,7 +651,7 @@ async def test_data_that_is_no_customer_raises(line: bytes) -> None:
 
             assert await stream.receive() is None
     assert first is not None
-    assert "no customer" in str(caught.value)
+    assert "not a customer" in str(caught.value)
     assert stream.last_event_id == "1"
 
 

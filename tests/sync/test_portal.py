@@ -482,7 +482,7 @@ def test_a_forked_child_does_not_wait_for_its_parents_call(*, begun: bool, outco
         assert has_begun.wait(30)
     parent, thread.pid = thread.pid, -1
     try:
-        with pytest.raises(PerkamoError, match="begun before the process was forked") as caught:
+        with pytest.raises(PerkamoError, match="started before the process was forked") as caught:
             call.wait()
     finally:
         thread.pid = parent

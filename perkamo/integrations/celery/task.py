@@ -1,4 +1,4 @@
-"""Errors of this library -> what becomes of a task, and the client of a worker's process."""
+"""Errors of this library -> what happens to a task, and the client of a worker's process."""
 
 import logging
 from typing import TYPE_CHECKING, Final

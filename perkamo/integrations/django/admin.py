@@ -88,7 +88,7 @@ class OutboxAdmin(_ModelAdmin):
         except PerkamoError as error:
             self.message_user(request, str(error), messages.ERROR)
         else:
-            self.message_user(request, f"Dead letters that wait for delivery again: {number}.")
+            self.message_user(request, f"Dead letters queued for delivery again: {number}.")
 
 
 def _row(letter: DeadLetter) -> Row:

@@ -37,7 +37,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: object) -> list
     except PerkamoConfigurationError as error:  # plain http, a browser key in place of the server key
         found.append(Error(str(error), id="perkamo.E002"))
     if settings.secret_key is None and not os.environ.get(API_KEY_VARIABLE):
-        hint = f"Set {API_KEY_VARIABLE}, or run 'manage.py perkamo_sandbox' and take the key that it prints."
+        hint = f"Set {API_KEY_VARIABLE}, or run 'manage.py perkamo_sandbox' and use the key that it prints."
         found.append(CheckWarning("There is no server key for Perkamo: every call will fail.", hint, id="perkamo.W001"))
     return [*found, *_check_browser(settings), *_check_outbox(settings)]
 
@@ -98,7 +98,7 @@ def _check_browser(settings: Settings) -> list[CheckMessage]:
         return [Error(str(error), id="perkamo.E003")]
     if settings.browser_key.startswith("sk_"):
         message = "BROWSER_KEY is a server key, which every page would show."
-        return [Error(message, "Take the public browser key, pk_….", id="perkamo.E004")]
+        return [Error(message, "Use the public browser key, pk_….", id="perkamo.E004")]
     return []
 
 
@@ -114,7 +114,7 @@ def _check_outbox(settings: Settings) -> list[CheckMessage]:
     return [
         CheckWarning(
             f"The directory of the outbox is {where}: events in it are lost when the machine or container goes.",
-            "Let OUTBOX name a directory on a disk that lasts, such as a mounted volume.",
+            "Set OUTBOX to a directory on a persistent disk, such as a mounted volume.",
             id="perkamo.W003",
         )
     ]

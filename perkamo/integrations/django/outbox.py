@@ -74,7 +74,7 @@ class DjangoOutbox:
         return _store(using).drain(client)
 
     def stats(self, *, using: str | None = None) -> OutboxStats:
-        """Count what became of the events.
+        """Count the outcome of the events.
 
         Args:
             using: As for ``relay``.

@@ -17,7 +17,7 @@ from perkamo.sync_client import PerkamoClient
 
 _SHOWN: Final = 'PERKAMO["{}"]'
 _OF_DRIVER: Final = ("prepare_threshold", "autocommit")
-"""Connection parameters of psycopg's own, which are no part of a DSN."""
+"""Connection parameters of psycopg's own, which are not a part of a DSN."""
 
 
 def read_django_settings() -> Settings:

@@ -18,7 +18,7 @@ async def receive_webhook(request: Request) -> WebhookDelivery:
     Of a body that is too large no more is read than it takes to see that.
 
     Raises:
-        HTTPException: 413 for more than 256 KiB, 400 for what is no delivery.
+        HTTPException: 413 for more than 256 KiB, 400 for what is not a delivery.
     """
     body = bytearray()
     async with aclosing(request.stream()) as chunks:  # trio wants a generator ended that is left early

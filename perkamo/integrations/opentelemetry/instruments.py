@@ -11,7 +11,7 @@ from perkamo import Delivery, DeliveryState
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """As the HTTP conventions advise."""
 _STALE: Final = 30.0
-"""Seconds; a relay that has told nothing for so long has ended, and its state is that of nobody."""
+"""Seconds; a relay that has told nothing for this long has ended, and its state is that of nobody."""
 
 _monotonic = time.monotonic
 

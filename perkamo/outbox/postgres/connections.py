@@ -1,6 +1,6 @@
 """Recognizes what runs the application's transaction, by the name of its type: no driver is loaded for this.
 
-Each driver's own error goes on to the application, which knows what to do about a serialization failure.
+Each driver's own error reaches the application, which knows what to do about a serialization failure.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

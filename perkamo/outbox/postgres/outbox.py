@@ -159,7 +159,7 @@ class PostgresOutbox(OutboxOperations):
         return kept
 
     async def check(self) -> Sequence[str]:
-        """Tell what is missing in the database, a sentence each.
+        """Say what is missing in the database, a sentence each.
 
         Returns:
             Nothing where all is well.

@@ -23,7 +23,7 @@ def outbox_schema(schema: str = "perkamo", *, after: int = 0, order_by_customer:
     migration of Alembic's: ``for statement in outbox_schema(): op.execute(statement)``. No extension is needed.
 
     Args:
-        schema: The schema that they stand in; made where it does not exist.
+        schema: The schema that they are in; made where it does not exist.
         after: The version that is there already; 0 for none.
         order_by_customer: Also make the index that ``order_by="customer"`` needs.
 
@@ -46,7 +46,7 @@ def outbox_schema(schema: str = "perkamo", *, after: int = 0, order_by_customer:
 
 
 def missing(state: Rows, version: int | None, *, order_by_customer: bool) -> list[str]:
-    """Tell what is missing in the database, a sentence each.
+    """Say what is missing in the database, a sentence each.
 
     Args:
         state: What ``STATE`` returned.

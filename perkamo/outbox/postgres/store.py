@@ -110,7 +110,7 @@ class PostgresStore:
                 return total
 
     async def missing(self) -> Sequence[str]:
-        """Tell what is missing in the database for this store, a sentence each."""
+        """Say what is missing in the database for this store, a sentence each."""
         return await self._do(self._missing, checks=False)
 
     @contextmanager

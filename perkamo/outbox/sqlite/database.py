@@ -2,7 +2,7 @@
 
 WAL with ``synchronous=FULL`` makes a commit durable against power loss. The lock's file says beside the database what
 it holds and which files it consists of, so that it is noticed when something outside deletes, truncates or overwrites
-them. A process whose files were taken away goes on in a fresh database, under a name of its own, and carries into it
+them. A process whose files were taken away continues in a fresh database, under a name of its own, and carries into it
 what the lost one holds; it never renames or removes a file that another may use.
 """
 
@@ -57,7 +57,7 @@ class Database:
             except BaseException as error:
                 code: int = getattr(error, "sqlite_errorcode", 0)
                 if isinstance(error, PerkamoOutboxStorageError) or (code and code not in _NO_SPACE):
-                    self._close()  # after a failed sync nobody knows what the page cache holds: read the file anew
+                    self._close()  # after a failed sync nobody knows what the page cache holds: read the file again
                     self._is_suspect = code & 0xFF in _DAMAGED
                 raise
             with suppress(sqlite3.Error, OSError):
@@ -72,7 +72,7 @@ class Database:
                 raise errors.unknown() from error
 
     def has_changed(self) -> bool:
-        """Tell whether another process has written since the last look, or the files were taken away."""
+        """Return whether another process has written since the last look, or the files were taken away."""
         if self._lost or (self._tables is not None and identify(self._path) != self._files):
             with self._entered():
                 pass
@@ -125,7 +125,7 @@ class Database:
         if self._tables is not None:
             if self._read_record().name in {"", self._path.name} and identify(self._path) == self._files:
                 return self._tables
-            _LOGGER.error("The files of the outbox %s were taken away in use; they are written anew", self._path)
+            _LOGGER.error("The files of the outbox %s were removed while in use; they are written again", self._path)
             self._lost.append(self._tables)
             self._tables = None
             self.directory.leave()
@@ -169,7 +169,7 @@ class Database:
         return tables
 
     def _examine(self, path: Path) -> Literal["alone", "shared", "damaged"]:
-        """Tell whether others have a database open; check it if not."""
+        """Return whether others have a database open; check it if not."""
         with suppress(PerkamoOutboxCorruptError), _translated(self.directory):
             try:
                 with closing(_connect(path, self.directory, alone=True).connection) as connection:

@@ -1,7 +1,7 @@
 """The tables of an outbox, and all that is done in them, each within a transaction of ``database.py``.
 
 An event is a row until the service has answered for it; a dead letter is the same row with a reason. Who has which
-event out stands in a small table beside it, so that a lease does not write the event anew. The bytes of an event are
+event out is in a small table beside it, so that a lease does not write the event again. The bytes of an event are
 kept exactly as they will be sent.
 """
 
@@ -23,7 +23,7 @@ from perkamo.outbox.statistics import MINUTE, SpaceRow, to_stats
 from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, SpaceStats, StoredEvent
 
 LONGEST_LEASE: Final = 600.0
-"""Seconds. What is leased or put off for longer was so before the machine was started anew."""
+"""Seconds. What is leased or put off for longer was so before the machine was started again."""
 _LOOK_AT_THE_DEAD: Final = 0.25
 """Seconds between two looks at whether those who hold the rest have died."""
 _WAITING: Final = "FROM events e LEFT JOIN leases l ON l.id = e.id WHERE e.reason IS NULL AND e.space = ?"
@@ -84,7 +84,7 @@ class Tables:
         seconds: float,
         is_dead: Callable[[str], bool],
     ) -> Lease:
-        """Lease events, see ``Store.take``; ``is_dead`` tells whether somebody who leased some has died."""
+        """Lease events, see ``Store.take``; ``is_dead`` says whether somebody who leased some has died."""
         now = _boot_time()
         held = (now, now + LONGEST_LEASE)
         paused = (
@@ -114,7 +114,7 @@ class Tables:
         return Lease(token, chosen)
 
     def settle(self, lease: Lease, settlement: Settlement) -> None:
-        """Note what became of leased events, see ``Store.settle``."""
+        """Note the outcome of leased events, see ``Store.settle``."""
         ours = {row for (row,) in self._run("SELECT id FROM leases WHERE token = ?", (lease.token,))}
         now = _boot_time()
         delivered = [event for event in settlement.delivered if event.row in ours]

@@ -15,7 +15,7 @@ _COUNTS: Final = ("accepted", "delivered", "pending", "dead", "missing")
 class Command(BaseCommand):
     """Prints no customer and no context of an event."""
 
-    help = "Count the outbox's events, list those that the service refused, or let these wait for delivery again."
+    help = "Count the outbox's events, list those that the service refused, or queue these for delivery again."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the command's options."""
@@ -38,7 +38,7 @@ def _lines(action: str, transaction_id: str | None) -> list[str]:
         case "dead":
             return [f"{letter.transaction_id}  {letter.reason}" for letter in outbox.dead()]
         case _:
-            return [f"Dead letters that wait for delivery again: {outbox.requeue(transaction_id)}."]
+            return [f"Dead letters queued for delivery again: {outbox.requeue(transaction_id)}."]
 
 
 def _stats_lines(stats: OutboxStats) -> list[str]:

@@ -19,7 +19,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the command's options."""
-        parser.add_argument("--until-empty", action="store_true", help="end when nothing waits")
+        parser.add_argument("--until-empty", action="store_true", help="stop when nothing waits")
 
     def handle(self, *_: object, until_empty: bool, **__: object) -> None:
         """Do it."""
