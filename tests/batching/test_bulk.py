@@ -1,7 +1,9 @@
 """emit_many: a stream of any length, bounded memory, one pace."""
 
+import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
@@ -27,6 +29,7 @@ from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
 from perkamo.sync_client import PerkamoClient
 from tests.batching.items import answer_batches, break_at_poison
+from tests.faults.rawserver import RESULT, Connection, RawServer, answer
 
 pytestmark = pytest.mark.anyio
 BATCH = "POST /v1/events:batch"
@@ -332,21 +335,33 @@ async def test_an_odd_item_is_told_of_its_event_alone(
     assert len(sandbox.requests) == requests
 
 
-async def test_requests_that_are_refused_together_slow_the_stream_once(
-    sandbox: Sandbox, client: AsyncPerkamoClient
-) -> None:
+async def test_requests_that_are_refused_together_slow_the_stream_once() -> None:
     """Four 429s at once draw one wait; catches a wait that is eight times as long as it should be."""
     drawn: list[float] = []
+    together = threading.Barrier(4)
 
     class Noting(Clock):
         def randomness(self) -> float:
             drawn.append(0.0)
             return 0.0
 
-    sandbox.faults.next(BATCH, Status(429), times=4)
+    def script(connection: Connection) -> None:
+        """Refuse the first request on each connection when all four are there, and apply what follows."""
+        is_first = True
+        while (request := connection.read_request()) is not None:
+            if is_first:
+                together.wait(60)
+                connection.send(answer(b"{}", "429 Too Many Requests"))
+            else:
+                results = ",".join([RESULT.decode()] * len(json.loads(request.body)["events"]))
+                connection.send(answer(f'{{"results":[{results}]}}'.encode()))
+            is_first = False
 
-    pipe = Pipe(client, 4, ordered=True, clock=Noting())
-    outcomes = [outcome async for outcome in Outcomes(events(1600), pipe)]
+    with RawServer(script) as server:
+        async with AsyncPerkamoClient("sk_test", base_url=server.base_url) as sender:
+            pipe = Pipe(sender, 4, ordered=True, clock=Noting())
+            outcomes = [outcome async for outcome in Outcomes(events(400), pipe)]
 
+    assert len(outcomes) == 400
     assert all(outcome.error is None for outcome in outcomes)
     assert len(drawn) == 1
