@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from perkamo import PerkamoClient, PerkamoConfigurationError, PerkamoValidationError
+from perkamo import Event, PerkamoApiError, PerkamoClient, PerkamoConfigurationError, PerkamoValidationError
 from perkamo.sandbox import Reset, Sandbox, Status
 from tests.canary import CANARY_EMAIL, CANARY_KEY, find_canary, frames
 from tests.integrations import django_set_up
@@ -19,6 +19,7 @@ from tests.webhooks.samples import HEADERS, body
 
 django_set_up.set_up()
 
+import django  # noqa: E402 - Django must be set up before
 from django.contrib.auth.models import Permission, User  # noqa: E402 - Django must be set up before
 from django.core.management import CommandError, call_command  # noqa: E402
 from django.core.management.base import SystemCheckError  # noqa: E402
@@ -422,6 +423,7 @@ def test_a_purchase_earns(order, client, perkamo_sandbox, django_capture_on_comm
 def test_the_sandbox_works_with_pytest_django(tmp_path: Path) -> None:
     """Its settings fixture and its database; catches a client that keeps the sandbox of the test before."""
     (tmp_path / "test_shop.py").write_text(PYTEST_DJANGO, "utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", "utf-8")  # and not that of a folder above
     root = Path(__file__).parent.parent.parent
     words = [
         "-p",
@@ -446,6 +448,33 @@ def test_the_sandbox_works_with_pytest_django(tmp_path: Path) -> None:
     )
 
     assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(django.VERSION < (6,), reason="Django has tasks of its own from 6.0 on")
+def test_a_task_of_djangos_own_delivers_or_tries_again(shop: Client, sandbox: Sandbox) -> None:
+    """By a backend that can defer, at a later time, and without one as a failure; catches an event that is lost."""
+    from django.tasks import default_task_backend, task_backends  # noqa: PLC0415 - Django 6
+    from django.tasks.backends.dummy import DummyBackend  # noqa: PLC0415
+
+    from perkamo.integrations.django.tasks import deliver  # noqa: PLC0415
+
+    text = Event("u", "e", "order_1").to_bytes().decode()
+    sandbox.faults.next("POST /v1/events", Status(503), times=6)
+    assert default_task_backend.supports_defer is False
+    assert deliver.enqueue(text).status == "FAILED"
+    backend = "django.tasks.backends.dummy.DummyBackend"
+    with override_settings(TASKS={"default": {"BACKEND": backend}}):
+        deliver.call(text)
+        dummy = task_backends["default"]
+        assert isinstance(dummy, DummyBackend)
+        [again] = dummy.results
+        assert (again.args, again.task.run_after is None) == ([text, 1], False)
+        deliver.call(*again.args)
+        sandbox.faults.next("POST /v1/events", Status(422))
+        with pytest.raises(PerkamoApiError):
+            deliver.call(text)
+
+    assert [event.transaction_id for event in sandbox.events()] == ["order_1"]
 
 
 def test_the_migration_says_what_the_models_say() -> None:

@@ -8,19 +8,14 @@ from celery import Celery, Task, shared_task
 from celery.exceptions import Reject
 from celery.signals import worker_process_shutdown, worker_shutdown
 
-from perkamo.batching.pacing import FIRST_WAIT, LONGEST_RETRY_AFTER
 from perkamo.batching.split import judge
-from perkamo.clock import Clock
-from perkamo.errors import PerkamoApiError, PerkamoError
+from perkamo.errors import PerkamoError
 from perkamo.events import Event
 from perkamo.forks import ForkGuard
 from perkamo.integrations.once_per_process import OncePerProcess
+from perkamo.integrations.retrying import wait_after
 from perkamo.sync_client import PerkamoClient
 
-MAX_UNDECIDED: Final = 5
-"""How often a task is tried again whose event is refused for a reason that may pass."""
-_LONGEST_WAIT: Final = 300.0
-_CLOCK: Final = Clock()
 _LOGGER: Final = logging.getLogger("perkamo.celery")
 
 if TYPE_CHECKING:
@@ -88,21 +83,15 @@ class PerkamoTask(_Task):
 
     def _settle(self, error: PerkamoError) -> None:
         """Reject the task or try it again, by raising what tells the worker so."""
-        verdict, tries = judge(error), self.request.retries
-        if verdict == "accepted":
+        if judge(error) == "accepted":
             return
-        if verdict == "rejected" or (verdict == "undecided" and tries >= MAX_UNDECIDED):
+        wait = wait_after(error, self.request.retries)
+        if wait is None:
             _LOGGER.error("%s was rejected: %s", self.name, error)
             raise Reject(str(error), requeue=False)
         if not error.retryable:
             _LOGGER.error("%s waits: %s", self.name, error)  # the key, for instance, which lies in no event
-        raise self.retry(exc=error, countdown=_wait(error, tries))
-
-
-def _wait(error: PerkamoError, tries: int) -> float:
-    asked = error.retry_after_seconds if isinstance(error, PerkamoApiError) else None
-    growing = min(_LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(tries, 20))
-    return min(asked or 0.0, LONGEST_RETRY_AFTER) + growing * _CLOCK.randomness()
+        raise self.retry(exc=error, countdown=wait)
 
 
 class _Deliver(PerkamoTask):
