@@ -33,11 +33,11 @@ BACKENDS = os.environ.get("PERKAMO_TEST_BACKENDS", "asyncio,trio").split(",")
 
 
 @pytest.fixture(params=BACKENDS)
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Every async test runs once on asyncio and once on trio, unless the environment asks for one of them."""
+def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, bool]]:
+    """Every async test runs once on asyncio and once on trio, unless the environment asks for others, as uvloop."""
     backend = request.param
     assert isinstance(backend, str)
-    return backend
+    return ("asyncio", {"use_uvloop": True}) if backend == "uvloop" else backend
 
 
 ROOT = Path(__file__).parent.parent
