@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, cast
 
 from attrs import frozen
 
@@ -23,7 +23,14 @@ from perkamo.redaction import clean
 if TYPE_CHECKING:
     from psycopg import Connection
 
+S = TypeVar("S")
 Rows: TypeAlias = list[tuple[object, ...]]
+
+DURABLE: Final = """
+SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
+"""
+"""Goes before statements whose transaction must be on disk when it returns, whatever the default is; so is then all
+that was committed before it."""
 
 STATEMENT_SECONDS: Final = 30
 """How long a statement may take; one that waits for a lock may take ``LOCK_SECONDS``."""
@@ -212,9 +219,9 @@ def quoted_schema(name: str) -> str:
     return f'"{name}"'
 
 
-def hide_dsn(source: str | ConnectionPool | None) -> str | ConnectionPool | None:
+def hide_dsn(source: S) -> S:
     """Put a DSN, which may hold a password, where no traceback shows it. What takes one begins with this."""
-    return Dsn(source) if isinstance(source, str) else source
+    return cast("S", Dsn(source)) if isinstance(source, str) else source
 
 
 def _parse(source: str) -> tuple[Dsn, str]:

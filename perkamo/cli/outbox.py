@@ -3,7 +3,7 @@
 import json
 import stat
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -14,7 +14,7 @@ import anyio
 
 from perkamo.cli import stdio
 from perkamo.cli.duration import duration, readable
-from perkamo.cli.exit_codes import DONE, FAILED
+from perkamo.cli.exit_codes import DONE, FAILED, WRONG_USAGE
 from perkamo.cli.help import BASE_URL, KEY, add_client_options, explain
 from perkamo.cli.layout import table
 from perkamo.cli.listening import address, listening
@@ -32,9 +32,13 @@ from perkamo.cli.running import (
 from perkamo.cli.stdio import OutputError, print_stderr
 from perkamo.cli.text import printable
 from perkamo.errors import PerkamoError
-from perkamo.outbox.directory import holds_outbox
-from perkamo.outbox.outbox import Outbox
+from perkamo.outbox.directory import Directory, holds_outbox
+from perkamo.outbox.outbox import DEFAULT_MAX_BYTES, Outbox
+from perkamo.outbox.postgres.moving import Moved, move
+from perkamo.outbox.postgres.outbox import PostgresOutbox
+from perkamo.outbox.postgres.schema import outbox_schema
 from perkamo.outbox.relay import FINISH_SECONDS, Relay
+from perkamo.outbox.sqlite.store import SqliteStore
 from perkamo.outbox.store import DeadLetter, OutboxStats
 
 if TYPE_CHECKING:
@@ -50,7 +54,10 @@ def add_options(parser: ArgumentParser) -> None:
         "perkamo outbox relay /var/lib/shop/outbox --until-empty\n"
         "perkamo outbox relay /var/lib/shop/outbox --listen 127.0.0.1:9464 --fail-if-older 10m\n"
         "perkamo outbox dead /var/lib/shop/outbox\n"
-        "perkamo outbox requeue /var/lib/shop/outbox --transaction-id order_1092",
+        "perkamo outbox requeue /var/lib/shop/outbox --transaction-id order_1092\n"
+        "perkamo outbox relay postgresql://shop@db/shop --space commerce-live\n"
+        "perkamo outbox move /var/lib/shop/outbox postgresql://shop@db/shop\n"
+        "perkamo outbox sql | psql postgresql://admin@db/shop",
         exit_codes="0  done; also Ctrl-C and SIGTERM, after which all that waits is kept\n"
         "1  failed: no outbox, no key, no permission; events still wait (--until-empty), wait too long\n"
         "   (--fail-if-older), or are missing\n"
@@ -58,8 +65,22 @@ def add_options(parser: ArgumentParser) -> None:
         "3  refused: the service does not take what waits; trying again does not help",
         environment=(f"{KEY} (relay)", BASE_URL),
     )
-    parser.add_argument("action", choices=["stats", "relay", "dead", "requeue"], help="what to do")
-    parser.add_argument("directory", type=Path, metavar="DIR", help="the outbox's directory")
+    parser.add_argument(
+        "action",
+        choices=["stats", "relay", "dead", "requeue", "move", "check", "sql"],
+        help="what to do; move: carry what waits in a directory to a database; check: tell what a database lacks; "
+        "sql: print what makes the tables there",
+    )
+    parser.add_argument(
+        "place",
+        nargs="?",
+        metavar="DIR|DSN",
+        help="the outbox's directory, or postgresql://user@host/database; passwords: PGPASSWORD or ~/.pgpass",
+    )
+    parser.add_argument("target", nargs="?", metavar="DSN", help="move: the database, as postgresql://…")
+    parser.add_argument("--schema", metavar="NAME", default="perkamo", help="the schema of the tables (PostgreSQL)")
+    parser.add_argument("--after", metavar="N", type=int, default=0, help="sql: the version that is there already")
+    parser.add_argument("--order-by", choices=["customer"], help="relay, check, sql: see order_by (PostgreSQL)")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs; dead: one object a line")
     parser.add_argument(
         "--fail-if-older",
@@ -96,28 +117,82 @@ def run(args: Namespace) -> int:
 
 
 def _run(args: Namespace) -> int:
-    directory: Path = args.directory
+    if args.action == "sql":
+        print_lines(*_sql(args))
+        return DONE
+    if (problem := _problem(args)) is not None:
+        return print_error("outbox", *problem)
+    return _ACTIONS[args.action](args)
+
+
+def _problem(args: Namespace) -> tuple[str, int] | None:
+    """Tell why there is nothing to do, and the exit code for it."""
+    if args.place is None:
+        return "say which: a directory, or postgresql://…", WRONG_USAGE
+    directory = Path(args.place)
+    if args.action == "move" and (_is_dsn(args.place) or not _is_dsn(args.target or "")):
+        return "say from where to where: move DIR postgresql://…", WRONG_USAGE
+    if args.action == "check" and not _is_dsn(args.place):
+        return "check is for a database. Nothing was changed.", WRONG_USAGE
+    return None if _is_dsn(args.place) else _problem_of(directory, args.action)
+
+
+def _problem_of(directory: Path, action: str) -> tuple[str, int] | None:
     if not directory.is_dir():
-        return print_error("outbox", f"{directory} is not a directory.", FAILED)
-    if args.action != "relay" and not holds_outbox(directory):
-        return print_error("outbox", f"{directory} contains no outbox. Nothing was changed.", FAILED)
-    match args.action:
-        case "stats":
-            return _show(args, run_async(partial(_count, args)))
-        case "relay":
-            _relay_until_stopped(args)
-            return _show(args, run_async(partial(_count, args)))
-        case "dead":
-            _show_dead(run_async(partial(_dead, args)), with_events=args.events, as_json=args.json)
-        case _:
-            return _show_requeued(args, run_async(partial(_requeue, args)))
+        return f"{directory} is not a directory.", FAILED
+    if action != "relay" and not holds_outbox(directory):
+        return f"{directory} contains no outbox. Nothing was changed.", FAILED
+    return None
+
+
+def _run_relay(args: Namespace) -> int:
+    _relay_until_stopped(args)
+    return _show(args, run_async(partial(_count, args)))
+
+
+def _run_dead(args: Namespace) -> int:
+    _show_dead(run_async(partial(_dead, args)), with_events=args.events, as_json=args.json)
     return DONE
 
 
-def _open(args: Namespace) -> Outbox:
-    """Return the outbox as it is: open to its group where those who use it have opened it."""
-    directory: Path = args.directory
-    return Outbox(directory, space=args.space, group_readable=bool(directory.stat().st_mode & stat.S_IRGRP))
+def _is_dsn(place: str) -> bool:
+    return place.startswith(("postgresql://", "postgres://"))
+
+
+def _open(args: Namespace) -> Outbox | PostgresOutbox:
+    """Return the outbox as it is: a directory open to its group where those who use it have opened it."""
+    if _is_dsn(args.place):
+        return _open_database(args)
+    return Outbox(args.place, space=args.space, group_readable=_is_group_readable(args))
+
+
+def _is_group_readable(args: Namespace) -> bool:
+    return bool(Path(args.place).stat().st_mode & stat.S_IRGRP)
+
+
+def _open_database(args: Namespace) -> PostgresOutbox:
+    return PostgresOutbox(args.target or args.place, schema=args.schema, space=args.space, order_by=args.order_by)
+
+
+def _sql(args: Namespace) -> list[str]:
+    """Return the lines of a script for psql, which does all or nothing."""
+    by_customer = args.order_by == "customer"
+    statements = outbox_schema(args.schema, after=args.after, order_by_customer=by_customer)
+    return ["BEGIN;", *(f"{statement};" for statement in statements), "COMMIT;"]
+
+
+async def _move(args: Namespace) -> Moved:
+    source = SqliteStore(Directory(args.place, group_readable=_is_group_readable(args)), DEFAULT_MAX_BYTES)
+    async with _open_database(args) as target:
+        try:
+            return await move(source, target._postgres)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        finally:
+            await source.aclose()
+
+
+async def _check(args: Namespace) -> Sequence[str]:
+    async with _open_database(args) as outbox:
+        return await outbox.check()
 
 
 async def _count(args: Namespace) -> OutboxStats:
@@ -264,6 +339,27 @@ def _moment(moment: datetime | None) -> str:
     return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def _show_missing(args: Namespace, missing: Sequence[str]) -> int:
+    if args.json:
+        print_json({"missing": list(missing)})
+    elif not missing:
+        print_lines("Nothing is missing.")
+    for sentence in missing:
+        print_error("outbox", sentence, FAILED)
+    return FAILED if missing else DONE
+
+
+def _show_moved(args: Namespace, moved: Moved) -> int:
+    if args.json:
+        print_json({"moved": moved.moved, "refused": moved.refused})
+    else:
+        print_lines(f"Events that wait in the database now: {moved.moved:,}.")
+    if moved.refused:
+        problem = f"Events that are dead letters in the directory, as their ids have other events: {moved.refused:,}."
+        return print_error("outbox", problem, FAILED)
+    return DONE
+
+
 def _show_requeued(args: Namespace, number: int) -> int:
     with reporting(f"dead letters queued for delivery again: {number:,}."):
         if args.json:
@@ -299,3 +395,13 @@ def _readable(body: bytes) -> object:
         return json.loads(body)
     except ValueError:
         return body.decode("utf-8", "backslashreplace")
+
+
+_ACTIONS: Final[Mapping[str, Callable[[Namespace], int]]] = {
+    "stats": lambda args: _show(args, run_async(partial(_count, args))),
+    "relay": _run_relay,
+    "dead": _run_dead,
+    "requeue": lambda args: _show_requeued(args, run_async(partial(_requeue, args))),
+    "move": lambda args: _show_moved(args, run_async(partial(_move, args))),
+    "check": lambda args: _show_missing(args, run_async(partial(_check, args))),
+}

@@ -19,6 +19,7 @@ from perkamo.webhooks.delivery import (
 )
 from perkamo.webhooks.logs import Claim, DeliveryLog, MemoryDeliveryLog, PerkamoDeliveryLogError, SqliteDeliveryLog
 from perkamo.webhooks.once import PerkamoDeliveryBusyError, deduplicate
+from perkamo.webhooks.postgres_log import PostgresDeliveryLog
 
 __all__ = [
     "MAX_WEBHOOK_BYTES",
@@ -28,6 +29,7 @@ __all__ = [
     "PerkamoDeliveryBusyError",
     "PerkamoDeliveryLogError",
     "PerkamoWebhookError",
+    "PostgresDeliveryLog",
     "SqliteDeliveryLog",
     "WebhookData",
     "WebhookDelivery",

@@ -28,9 +28,9 @@ _END_CLAIMS: Final = "DELETE FROM handled WHERE token IS NOT NULL AND NOT (since
 _FORGET: Final = "DELETE FROM handled WHERE token IS NULL AND forget <= :today AND NOT (since <= :now AND :now < until)"
 """By both clocks: one that was set wrong must not forget what was handled a minute ago."""
 
-_NOT_HANDLED: Final = "The delivery was not handled; answer with status 503."
-_HANDLED: Final = "The delivery was handled; answer with a 2xx. A repetition may be handled again."
-_NOT_RELEASED: Final = (
+NOT_HANDLED: Final = "The delivery was not handled; answer with status 503."
+HANDLED: Final = "The delivery was handled; answer with a 2xx. A repetition may be handled again."
+NOT_RELEASED: Final = (
     "The delivery was not handled; answer with status 503. Its claim stays until its lease ends, and a repetition after"
     " that is handled."
 )
@@ -161,13 +161,13 @@ class SqliteDeliveryLog:
             raise PerkamoConfigurationError("lease and keep must be above 0 seconds.")
         self._path = fspath(path)
         self._lease, self._keep = lease, keep
-        with self._connection(_NOT_HANDLED) as connection:
+        with self._connection(NOT_HANDLED) as connection:
             connection.executescript(_SCHEMA)
 
     def claim(self, delivery_id: str) -> Claim:
         """Ask to handle a delivery; of several that ask at once, one gets it."""
         token = secrets.token_hex(8)
-        with self._connection(_NOT_HANDLED) as connection:
+        with self._connection(NOT_HANDLED) as connection:
             connection.execute("BEGIN IMMEDIATE")
             now = self._boot_time()  # after the wait for the others, whose claims are never ahead of it then
             connection.execute(_END_CLAIMS, {"now": now})
@@ -193,12 +193,12 @@ class SqliteDeliveryLog:
         """
         now = self._boot_time()
         row = (delivery_id, now, now + self._keep, self._wall_time() + self._keep)
-        with self._connection(_HANDLED, handled=True) as connection:
+        with self._connection(HANDLED, handled=True) as connection:
             connection.execute("INSERT OR REPLACE INTO handled VALUES (?, NULL, ?, ?, ?)", row)
 
     def failed(self, delivery_id: str, token: str) -> None:
         """Give the claim with this token back, so that a repetition is handled."""
-        with self._connection(_NOT_RELEASED) as connection:
+        with self._connection(NOT_RELEASED) as connection:
             connection.execute("DELETE FROM handled WHERE id = ? AND token = ?", (delivery_id, token))
 
     @contextmanager

@@ -43,7 +43,7 @@ class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own
     Args:
         delivery: What was received.
         log: Where handled deliveries are kept; one in this process's memory when not given, which several processes do
-            not share: give all of them a ``SqliteDeliveryLog`` of one file.
+            not share: give all of them a ``SqliteDeliveryLog`` of one file, or a ``PostgresDeliveryLog``.
 
     Raises:
         PerkamoDeliveryBusyError: It is being handled at this moment.

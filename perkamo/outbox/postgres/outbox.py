@@ -7,6 +7,7 @@ least once to the service, which applies one transaction id once (published): ap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from perkamo.client import AsyncPerkamoClient
 from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event, as_event, create_transaction_id
@@ -14,6 +15,7 @@ from perkamo.outbox.operations import OutboxOperations
 from perkamo.outbox.postgres.connections import put_by, put_by_async
 from perkamo.outbox.postgres.put import Putting
 from perkamo.outbox.postgres.store import Order, PostgresStore
+from perkamo.outbox.relay import Relay
 from perkamo.outbox.store import check_space
 from perkamo.postgres import ConnectionPool, Database, hide_dsn, quoted_schema
 
@@ -169,6 +171,10 @@ class PostgresOutbox(OutboxOperations):
             PerkamoOutboxStorageError: The database can't be reached.
         """
         return await self._postgres.missing()
+
+    def _relay(self, client: AsyncPerkamoClient, concurrency: int | None, *, until_empty: bool) -> Relay:
+        _ = self._postgres.database  # without one it is an error here, and not trouble of a relay that waits for ever
+        return super()._relay(client, concurrency, until_empty=until_empty)
 
 
 def _final(events: Iterable[Event | Mapping[str, object]]) -> list[Event]:

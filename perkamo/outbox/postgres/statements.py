@@ -6,11 +6,7 @@ condition of a claim stands again on the locked row, which may be another versio
 
 from typing import Final
 
-_DURABLE: Final = """
-SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
-"""
-"""A claim is on disk before anything is sent, and with it all that was committed before it. Where the application
-commits asynchronously, a crash would undo orders whose events have been sent already."""
+from perkamo.postgres import DURABLE
 
 _LEASE: Final = """,
 chosen AS (
@@ -33,7 +29,9 @@ _NOT_PAUSED: Final = """NOT EXISTS (
   SELECT FROM {schema}.spaces WHERE space = ANY (%(spaces)s) AND paused_until > statement_timestamp()
 )"""
 
-CLAIM: Final = f"""{_DURABLE}
+# Where the application commits asynchronously, a crash would undo orders whose events have been sent already, were a
+# claim not durable: with it is on disk all that was committed before it.
+CLAIM: Final = f"""{DURABLE}
 WITH free AS MATERIALIZED (
   SELECT found.* FROM unnest(%(spaces)s::text[], %(lows)s::bigint[]) AS wanted(space, low) CROSS JOIN LATERAL (
     SELECT space, id, failures, octet_length(body) AS size FROM {{schema}}.events
@@ -58,29 +56,27 @@ SELECT customer, id, leased_until <= statement_timestamp() FROM heads WHERE {_NO
 """
 """The oldest event of each customer behind the cursor, by one look into the index for each."""
 
-CLAIM_HEADS: Final = f"""{_DURABLE}
+CLAIM_HEADS: Final = f"""{DURABLE}
 WITH free AS MATERIALIZED (
   SELECT space, id, failures, octet_length(body) AS size FROM {{schema}}.events
   WHERE space = %(space)s AND id = ANY (%(ids)s) AND leased_until <= statement_timestamp() AND {_NOT_PAUSED}
   ORDER BY id FOR UPDATE SKIP LOCKED
 ){_LEASE}"""
 
-PAUSE: Final = """
+WAITING: Final = f"""
 SELECT coalesce(extract(epoch FROM max(paused_until) - statement_timestamp()), 0)::float8
-FROM {schema}.spaces WHERE space = ANY (%(spaces)s) AND paused_until > statement_timestamp()
-"""
-
-WAITING: Final = """
+FROM {{schema}}.spaces WHERE space = ANY (%(spaces)s) AND paused_until > statement_timestamp();
 SELECT count(*), extract(epoch FROM min(greatest(leased_until, statement_timestamp())) - statement_timestamp())::float8
-FROM {schema}.events WHERE space = ANY (%(spaces)s);
+FROM {{schema}}.events WHERE space = ANY (%(spaces)s) AND {_NOT_PAUSED};
 WITH RECURSIVE others AS (
-  (SELECT space FROM {schema}.events ORDER BY space LIMIT 1)
+  (SELECT space FROM {{schema}}.events ORDER BY space LIMIT 1)
   UNION ALL
-  SELECT (SELECT e.space FROM {schema}.events AS e WHERE e.space > others.space ORDER BY e.space LIMIT 1)
+  SELECT (SELECT e.space FROM {{schema}}.events AS e WHERE e.space > others.space ORDER BY e.space LIMIT 1)
   FROM others WHERE others.space IS NOT NULL
 )
 SELECT EXISTS (SELECT FROM others WHERE space <> ALL (%(spaces)s))
 """
+"""How long a pause lasts, and, where there is none, how many events wait, and whether others do."""
 
 SETTLE: Final = "SET LOCAL synchronous_commit = off"
 """What is settled and undone by a crash is sent again, and counts once."""
@@ -132,6 +128,25 @@ WITH picked AS (
 old AS (DELETE FROM {schema}.deliveries AS d USING picked WHERE d.ctid = picked.ctid RETURNING d.space, d.at, d.events)
 INSERT INTO {schema}.deliveries (space, at, events) SELECT space, max(at), sum(events) FROM old GROUP BY space
 """
+
+_GIVEN: Final = """
+WITH given AS (
+  SELECT * FROM unnest(%(ids)s::text[], %(customers)s::text[], %(bodies)s::bytea[], %(contexts)s::text[])
+    WITH ORDINALITY AS one(transaction_id, customer, body, trace_context, number)
+)"""
+
+ADD: Final = f"""{DURABLE}{_GIVEN}
+INSERT INTO {{schema}}.events (space, transaction_id, customer, body, trace_context)
+SELECT %(space)s, transaction_id, customer, body, trace_context FROM given
+WHERE NOT EXISTS (SELECT FROM {{schema}}.dead_letters AS d WHERE d.transaction_id = given.transaction_id)
+ORDER BY number ON CONFLICT (transaction_id) DO NOTHING;
+{_GIVEN}
+SELECT given.transaction_id FROM given JOIN (
+  SELECT transaction_id, body FROM {{schema}}.events UNION ALL SELECT transaction_id, body FROM {{schema}}.dead_letters
+) AS kept ON kept.transaction_id = given.transaction_id COLLATE "C"
+WHERE kept.body <> given.body
+"""
+"""What another store forgets when this has returned, and so is durable."""
 
 COUNT: Final = """
 SELECT (SELECT coalesce(sum(events), 0)::bigint FROM {schema}.deliveries), waiting.number, dead.number,

@@ -17,6 +17,7 @@ from anyio.to_thread import run_sync
 from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.event_loop import Wakeup
+from perkamo.events import Event
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.postgres import statements
 from perkamo.outbox.postgres.schema import CUSTOMER_INDEX, STATE, missing, refuse
@@ -74,6 +75,22 @@ class PostgresStore:
         """See ``Store.settle``."""
         await self._do(partial(self._settle, lease, settlement))
 
+    async def add(self, space: str, events: Sequence[StoredEvent]) -> Sequence[str]:
+        """Keep events of another store durably; those that are here already are kept once.
+
+        Returns:
+            The transaction ids under which other events are here, so that these were not taken.
+        """
+        parameters = {
+            "space": space,
+            "ids": [event.transaction_id for event in events],
+            "customers": [Event.from_bytes(event.body).user_id for event in events],
+            "bodies": [event.body for event in events],
+            "contexts": [event.trace_context for event in events],
+        }
+        rows = (await self._do(partial(self._run, statements.ADD, parameters)))[-1]
+        return [cast("str", transaction_id) for [transaction_id] in rows]
+
     async def count(self) -> OutboxStats:
         """See ``Store.count``."""
         [[row], spaces] = await self._do(partial(self._run, f"{statements.COUNT};{statements.SPACES}", {}))
@@ -124,7 +141,12 @@ class PostgresStore:
             self._given.close()
 
     @property
-    def _database(self) -> Database:
+    def database(self) -> Database:
+        """The database.
+
+        Raises:
+            PerkamoConfigurationError: None was given.
+        """
         if self._given is None:
             raise PerkamoConfigurationError(
                 "This outbox was made without a DSN or a pool: it puts, and does nothing else. Nothing was done."
@@ -141,7 +163,7 @@ class PostgresStore:
                     self._is_checked = True
                 return action()
             except DatabaseFailure as error:
-                self._is_checked = False
+                self._is_checked = self._is_checked and error.retryable
                 failure = error
             raise PerkamoOutboxStorageError(
                 f"The database of the outbox can't be used: {failure.reason}. What was committed is kept.",
@@ -151,7 +173,7 @@ class PostgresStore:
         return await run_sync(do, limiter=anyio.CapacityLimiter(1))
 
     def _run(self, script: str, parameters: Mapping[str, object]) -> list[Rows]:
-        return self._database.run(script.replace("{schema}", self._schema.replace("%", "%%")), parameters)
+        return self.database.run(script.replace("{schema}", self._schema.replace("%", "%%")), parameters)
 
     def _missing(self) -> list[str]:
         names = {"table": f"{self._schema}.version", "index": f"{self._schema}.{CUSTOMER_INDEX}"}
@@ -220,11 +242,10 @@ class PostgresStore:
 
     def _nothing(self, spaces: Sequence[str]) -> Lease:
         """Tell for how long there will be nothing to take."""
-        [[[pause]]] = self._run(statements.PAUSE, {"spaces": spaces})
+        [[[pause]], [waiting], [others]] = self._run(statements.WAITING, {"spaces": spaces})
         if isinstance(pause, float) and pause > 0:
             self._paused_until[spaces[-1]] = self._clock.now() + min(pause, _LONGEST_PAUSE)
             return Lease(wait=pause, waiting=UNCOUNTED)
-        [[waiting], [others]] = self._run(statements.WAITING, {"spaces": spaces})
         number, wait = cast("tuple[int, float | None]", waiting)
         return Lease(wait=wait if number else None, waiting=number, others_wait=bool(others[0]))
 

@@ -9,12 +9,14 @@ from attrs import asdict
 from perkamo.event_loop import Wakeup
 from perkamo.outbox.directory import Directory
 from perkamo.outbox.sqlite.database import Database
-from perkamo.outbox.sqlite.tables import Tables
+from perkamo.outbox.sqlite.tables import LONGEST_LEASE, Tables
 from perkamo.outbox.store import DeadLetter, Lease, OutboxStats, Settlement
 from perkamo.outbox.writer import Writer
 
 _AT_ONCE = 5_000
 """How many rows one transaction changes at most where an operator changes them all; others wait for it."""
+_MOVED = 1_000
+"""How many events are carried to another store at a time."""
 _ROW_BYTES = 8192
 """About how many bytes of pages a row costs besides its own."""
 
@@ -44,6 +46,11 @@ class SqliteStore:
         """See ``Store.take``."""
         is_dead = self._directory.is_dead
         return await self._writer.do(lambda tables: tables.take(spaces, sizes, max_bytes, seconds, is_dead))
+
+    async def take_any(self) -> tuple[Lease, dict[int, str]]:
+        """Lease events of all Spaces, for another store; return the lease, and the Space of each row."""
+        is_dead = self._directory.is_dead
+        return await self._writer.do(lambda tables: tables.take_any(_MOVED, LONGEST_LEASE, is_dead))
 
     async def settle(self, lease: Lease, settlement: Settlement) -> None:
         """See ``Store.settle``."""

@@ -24,6 +24,8 @@ from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlem
 
 LONGEST_LEASE: Final = 600.0
 """Seconds. What is leased or put off for longer was so before the machine was started again."""
+MOVED_BYTES: Final = 8 << 20
+"""How many bytes are carried to another store at a time."""
 _LOOK_AT_THE_DEAD: Final = 0.25
 """Seconds between two looks at whether those who hold the rest have died."""
 _WAITING: Final = "FROM events e LEFT JOIN leases l ON l.id = e.id WHERE e.reason IS NULL AND e.space = ?"
@@ -112,6 +114,14 @@ class Tables:
             [(event.row, token, self._user, end, event.failures) for event in chosen],
         )
         return Lease(token, chosen)
+
+    def take_any(self, most: int, seconds: float, is_dead: Callable[[str], bool]) -> tuple[Lease, dict[int, str]]:
+        """Lease events of all Spaces, for another store; return the lease, and the Space of each row."""
+        spaces = [str(space) for (space,) in self._run("SELECT DISTINCT space FROM events WHERE space <> ''")]
+        lease = self.take(spaces or [KEY_PREFIX], (most,), MOVED_BYTES, seconds, is_dead)
+        rows = [event.row for event in lease.events]
+        found = self._run(f"SELECT id, space FROM events WHERE id IN ({_marks(rows)})", rows)
+        return lease, {row: str(space) for row, space in found}
 
     def settle(self, lease: Lease, settlement: Settlement) -> None:
         """Note the outcome of leased events, see ``Store.settle``."""

@@ -340,7 +340,7 @@ async def pages_of_claim(store: PostgresStore, monkeypatch: pytest.MonkeyPatch, 
     claim, plans = statements.CLAIM, []
     explained = claim.replace("\nWITH free", "\nEXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) WITH free")
     assert explained != claim
-    run = store._database.run
+    run = store.database.run
 
     def keep_plan(script: str, parameters: Mapping[str, object]) -> list[Rows]:
         found = run(script, parameters)
@@ -350,7 +350,7 @@ async def pages_of_claim(store: PostgresStore, monkeypatch: pytest.MonkeyPatch, 
     store._sweep_at = 0.0 if sweeps else 1e9
     with monkeypatch.context() as patch:
         patch.setattr(statements, "CLAIM", explained)
-        patch.setattr(store._database, "run", keep_plan)
+        patch.setattr(store.database, "run", keep_plan)
         with suppress(LookupError, ValueError, KeyError, TypeError):
             await take_all(store)
     return int(plans[0]["Shared Hit Blocks"]) + int(plans[0]["Shared Read Blocks"])
@@ -443,17 +443,17 @@ async def test_claims_commit_synchronously_whatever_the_default(
     dsn = f"{server.dsn}&options=-c%20synchronous_commit%3Doff"
     store = new_store(order_by, dsn)
     seen: list[str] = []
-    run = store._database.run
+    run = store.database.run
 
     def run_and_ask(script: str, parameters: Any) -> Any:
         rows = run(f"{script}; SELECT current_setting('synchronous_commit')", parameters)
         seen.append(f"{'UPDATE' in script and 'leased_until = statement' in script}: {rows.pop()[0][0]}")
         return rows
 
-    store._database.run = run_and_ask  # type: ignore[method-assign]
+    store.database.run = run_and_ask  # type: ignore[method-assign]
     lease = await take_all(store, spaces=["shop"])
     await store.settle(lease, Settlement("shop", delivered=lease.events))
-    store._database.run = run  # type: ignore[method-assign]
+    store.database.run = run  # type: ignore[method-assign]
 
     assert "True: on" in seen
     assert seen[-1] == "False: off"
