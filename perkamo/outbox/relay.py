@@ -16,7 +16,7 @@ from perkamo.clock import Clock
 from perkamo.errors import PerkamoError, PerkamoRateLimitError, PerkamoTimeoutError
 from perkamo.event_loop import DetachedTaskGroup
 from perkamo.events import EncodedEvent
-from perkamo.outbox.settling import SIZES, Settled, Settler
+from perkamo.outbox.settling import LONGEST_PUT_OFF, SIZES, Settled, Settler
 from perkamo.outbox.store import Changes, Lease, Settlement, Store, StoredEvent
 from perkamo.outbox.watching import RelayHooks
 from perkamo.request.retry import RetryPolicy
@@ -226,8 +226,11 @@ class Relay:
             accepted=settled.is_answered,
             delivered=settled.delivered,
             dead=settled.dead,
-            # What failed alone lets others go first.
-            later=[(event, n, seconds and seconds + (wait if trouble else 0)) for event, n, seconds in settled.later],
+            # What failed alone lets others go first, however long these have to wait for their turns.
+            later=[
+                (event, n, seconds and min(LONGEST_PUT_OFF, seconds + (wait * self._settler.turns if trouble else 0)))
+                for event, n, seconds in settled.later
+            ],
             pause=wait if isinstance(trouble, PerkamoRateLimitError) else 0.0,
             error=None if trouble is None else str(trouble),
             retry_in=wait,

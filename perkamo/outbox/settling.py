@@ -37,6 +37,7 @@ SIZES: Final = (*[MAX_REQUEST_EVENTS] * _WHOLE, 10, 1)
 """How many events travel together, by the number of their failures."""
 _AFTER_OTHERS: Final = 0.1
 """Seconds for which an event that failed alone lets others go first, so that it is seen whether these pass."""
+_MAX_TURNS: Final = 10
 _SERVER_ERROR: Final = 500
 
 
@@ -77,6 +78,11 @@ class Settler:
         self._answered_at = -math.inf
         self._suspects: dict[int, _Suspect] = {}
         self._only_suspects_failed = True
+
+    @property
+    def turns(self) -> int:
+        """For how many waits an event that failed alone stands back: the next ones in line may fail as it did."""
+        return min(2 + 2 * len(self._suspects), _MAX_TURNS)
 
     def settle(self, events: Sequence[StoredEvent], results: Sequence[EventResult], sent_at: float) -> Settled:
         """Judge each result.

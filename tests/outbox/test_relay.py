@@ -14,6 +14,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from perkamo import AsyncPerkamoClient, Event, Outbox, OutboxStats, PerkamoError
+from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.store import Lease
@@ -93,6 +94,31 @@ async def test_a_relay_needs_a_request_on_its_way(client: AsyncPerkamoClient, ou
     for call in (outbox.drain(client, concurrency=0), outbox.relay(client, concurrency=0).__aenter__()):
         with pytest.raises(PerkamoConfigurationError, match="concurrency"):
             await call
+
+
+class WaitingATenth(Clock):
+    """Draws lots such that a wait between two tries is a tenth of the longest possible one."""
+
+    def randomness(self) -> float:
+        """Return a tenth."""
+        return 0.1
+
+
+@pytest.mark.parametrize("kinds", [("500", "500"), ("502", "close", "503")], ids="-".join)
+async def test_several_poison_events_in_a_row_hold_up_no_other(
+    kinds: tuple[str, ...], service: Service, client: AsyncPerkamoClient, outbox: Outbox
+) -> None:
+    """Each stands back until the others had their turns; catches two that are tried in turn, ever more slowly."""
+    outbox._clock = WaitingATenth()
+    service.poison(POISONS)
+    for name in (*range(20), *(f"{number}-poison-{kind}" for number, kind in enumerate(kinds)), *range(20, 60)):
+        await outbox.put(event(name))
+
+    async with outbox.relay(client):
+        stats = await settled(outbox, lambda stats: stats.delivered == 60)
+
+    assert stats.dead + stats.pending == len(kinds)
+    assert set(service.applied) == {f"review_{name}" for name in range(60)}
 
 
 async def test_a_second_drain_returns_though_the_one_event_never_passes(
