@@ -15,6 +15,7 @@ import anyio
 import httpx
 
 from perkamo import __version__
+from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.request.body import read_bounded
 from perkamo.request.classify import Attempt, Failure, Reply, classify_failure, classify_response
@@ -151,7 +152,8 @@ class Sender:
         *,
         uncertain: bool,
         headers: Mapping[str, str],
-        elapsed: Callable[[], float],
+        clock: Clock,
+        began: float,
     ) -> Reply | Failure:
         """Make one request.
 
@@ -161,7 +163,8 @@ class Sender:
             number: Which attempt of the call this is, from 1.
             uncertain: Whether an earlier attempt may have been applied.
             headers: What hooks want to be sent too.
-            elapsed: Tells how many seconds the call has taken so far.
+            clock: What the call's duration goes by.
+            began: When the call began, by that clock.
 
         Raises:
             PerkamoConfigurationError: The key supplier failed.
@@ -179,7 +182,9 @@ class Sender:
             else:
                 request.extensions["deadline"] = scope.deadline
             result = await self._send(request, auth, body)
-        attempt = Attempt(call, number, uncertain, "" if signed is None else signed.key, "call", timestamp, elapsed())
+        attempt = Attempt(
+            call, number, uncertain, "" if signed is None else signed.key, "call", timestamp, clock.now() - began
+        )
         if isinstance(result, tuple):
             return classify_response(attempt, *result)
         return classify_failure(attempt, result or Problem("timeout", sent=body.begun))

@@ -3,6 +3,7 @@
 What is retried is said in ``retry``; how a request is made, in ``attempt``. Here is the order of things only.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Final
@@ -14,10 +15,10 @@ from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError
 from perkamo.hooks import Hooks
 from perkamo.redaction import current_call
 from perkamo.request.attempt import Sender
-from perkamo.request.classify import Failure, Reply
+from perkamo.request.classify import Failure, Reply, logger
 from perkamo.request.credentials import NOTHING_SENT
 from perkamo.request.endpoints import Call
-from perkamo.request.observation import Observation, is_watched
+from perkamo.request.observation import Observation
 from perkamo.request.retry import RetryPolicy, RetryQuota
 
 
@@ -57,7 +58,7 @@ class Exchange:
         """
         token = current_call.set(call.label)
         try:
-            if not is_watched(self.hooks):
+            if not (self.hooks or logger.isEnabledFor(logging.INFO)):
                 return await self._send(call, None)
             observation = Observation(call, self.hooks, self.clock, self.sender.server)
             error: BaseException | None = None
@@ -110,7 +111,8 @@ class Exchange:
                 progress.attempts,
                 uncertain=uncertain,
                 headers=headers,
-                elapsed=lambda: self.clock.now() - progress.began,
+                clock=self.clock,
+                began=progress.began,
             )
         except PerkamoConfigurationError as error:
             # The key's supplier failed, maybe after an attempt that reached the service.

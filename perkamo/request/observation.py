@@ -24,11 +24,6 @@ _FIELDS: Final = ("attempt", "attempts", "outcome", "status", "error", "seconds"
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
-def is_watched(hooks: Hooks) -> bool:
-    """Tell whether anybody wants to know of calls."""
-    return bool(hooks) or logger.isEnabledFor(logging.INFO)
-
-
 @define
 class Observation:
     """Tells of one call, and of each of its attempts.
