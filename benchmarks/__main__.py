@@ -35,6 +35,7 @@ FAMILIES: Final[Mapping[str, Sequence[str]]] = {
     "wire": ("17", "18", "19", "20", "21"),
     "scale": ("22", "23"),
     "processes": ("24", "25", "26"),
+    "postgres": ("27", "28", "29", "30", "31", "32", "33", "34"),
     "pieces": ("-",),
     "sandboxes": ("-",),
     "page": ("-",),

@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Final, Self
 
 SLOW_SECONDS: Final = 0.02
+SLOWER_PREFIX: Final = "/slower"
+SLOWER_SECONDS: Final = 0.1
 SLOW_PREFIX: Final = "/slow"
 CHUNKED_PREFIX: Final = "/chunked"
 ONCE_PREFIX: Final = "/once"
@@ -121,7 +123,8 @@ class _Connection(asyncio.Protocol):
             return
         events = request.count(b'"transaction_id"') if path.endswith(":batch") else 1
         if path.startswith(SLOW_PREFIX):
-            asyncio.get_running_loop().call_later(SLOW_SECONDS, self._transport.write, _answer(path, events))
+            seconds = SLOWER_SECONDS if path.startswith(SLOWER_PREFIX) else SLOW_SECONDS
+            asyncio.get_running_loop().call_later(seconds, self._transport.write, _answer(path, events))
         else:
             self._transport.write(_answer(path, events))
             if path.startswith(ONCE_PREFIX):

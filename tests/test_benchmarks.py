@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parent.parent
-_ROWS = {str(number) for number in range(1, 27)}
+_ROWS = {str(number) for number in range(1, 35)}
 _NEED_PEERS = {"8", "12", "15", "17", "19"}
 
 
