@@ -43,10 +43,10 @@ class PerkamoTask(_Task):
             self.perkamo.emit("customer_123", "purchase.completed", transaction_id=order_id)
     """
 
-    abstract = True
-    acks_late = True
-    reject_on_worker_lost = True
-    max_retries = None
+    abstract: bool = True
+    acks_late: bool = True
+    reject_on_worker_lost: bool | None = True
+    max_retries: int | None = None
 
     @property
     def perkamo(self) -> PerkamoClient:
@@ -97,7 +97,7 @@ class PerkamoTask(_Task):
 class _Deliver(PerkamoTask):
     """Shows nobody who looks at the worker what is in the event."""
 
-    abstract = True
+    abstract: bool = True
 
     if not TYPE_CHECKING:  # who call it by the signature of Celery's own
 

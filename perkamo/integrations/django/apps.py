@@ -12,9 +12,9 @@ class PerkamoConfig(AppConfig):
     """Registers the checks, and has changed settings take effect."""
 
     name = "perkamo.integrations.django"
-    label = "perkamo"
-    verbose_name = "Perkamo"
-    default_auto_field = "django.db.models.BigAutoField"
+    label: str = "perkamo"
+    verbose_name: str = "Perkamo"  # pyright: ignore[reportIncompatibleVariableOverride]
+    default_auto_field: str = "django.db.models.BigAutoField"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def ready(self) -> None:
         """Begin, once Django has loaded all applications."""

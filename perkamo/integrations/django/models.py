@@ -29,7 +29,7 @@ class OutboxEntry(models.Model):
         """Its names and permissions."""
 
         managed = False
-        default_permissions = ("view", "change")
+        default_permissions: tuple[str, ...] = ("view", "change")
         verbose_name = "outbox"
         verbose_name_plural = "outbox"
 

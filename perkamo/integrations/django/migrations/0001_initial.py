@@ -11,7 +11,7 @@ from django.db.migrations.operations.base import Operation
 class Migration(migrations.Migration):
     """The first version."""
 
-    initial = True
+    initial: ClassVar[bool | None] = True
 
     dependencies: ClassVar[Sequence[tuple[str, str]]] = []
 

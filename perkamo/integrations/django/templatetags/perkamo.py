@@ -5,7 +5,7 @@ from django.utils.safestring import SafeString
 
 from perkamo.integrations.django.browser import browser_script
 
-register = template.Library()
+register: template.Library = template.Library()
 
 
 @register.simple_tag

@@ -11,7 +11,7 @@ class Command(BaseCommand):
     """Becomes ``python -m perkamo sandbox``, with all its options."""
 
     help = "Run a small Perkamo on this machine; the options are those of 'python -m perkamo sandbox'."
-    requires_system_checks = ()
+    requires_system_checks: tuple[str, ...] = ()  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def run_from_argv(self, argv: list[str]) -> NoReturn:
         """Do it: nothing of Django is needed from here on.
