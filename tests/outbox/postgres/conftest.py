@@ -94,5 +94,5 @@ def service() -> Iterator[Service]:
 @pytest.fixture
 async def client(service: Service) -> AsyncIterator[AsyncPerkamoClient]:
     """A client of it that is not patient."""
-    async with AsyncPerkamoClient("sk_test_x", base_url=service.url, timeout=2) as client:
+    async with AsyncPerkamoClient("sk_test_x", base_url=service.url, timeout=0.5) as client:
         yield client

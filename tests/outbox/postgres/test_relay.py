@@ -39,6 +39,13 @@ def _sweeps_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perkamo.outbox.postgres.store._SWEEP_SHARE", 0)
 
 
+@pytest.fixture(params=["asyncio", pytest.param("trio", marks=pytest.mark.stress)])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """The other store's relay is tested on both in each run; over this one, trio has its turn among the long tests."""
+    backend: str = request.param
+    return backend
+
+
 @pytest.fixture(params=[18])
 def server_version(request: pytest.FixtureRequest) -> int:
     """They ask more of the relay than of the database: one version is enough."""
