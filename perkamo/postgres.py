@@ -52,7 +52,7 @@ _OPTIONS: Final[Mapping[str, str | int]] = {
 _IDLE_SECONDS: Final = 60.0
 """For how long a connection is kept that nobody uses: what is idle for longer may have been cut off on the way."""
 _TROUBLE_THAT_PASSES: Final = ("08", "25006", "40", "53", "55", "57", "58")
-"""How the SQLSTATEs begin of what time alone may mend: lost connections, a standby, conflicts, no resources, locks held
+"""How the SQLSTATEs begin of what may pass by itself: lost connections, a standby, conflicts, no resources, locks held
 by others, a database that starts or stops, the system's failures."""
 _NO_TABLES: Final = frozenset({"3F000", "42P01", "42703"})
 _SCHEMA: Final = re.compile(r"[^\x00-\x1f\x7f\"]{1,63}")
@@ -67,7 +67,7 @@ class DatabaseFailure(Exception):  # noqa: N818 - it never leaves the package
 
     Attributes:
         reason: What is wrong, without any value that the statement held.
-        retryable: Whether time alone may mend it.
+        retryable: Whether it may pass by itself.
     """
 
     reason: str
@@ -92,7 +92,7 @@ class Dsn(str):
 
 
 class Database:
-    """Connections to one database, each used by one thread at a time; made when needed, and anew in a forked child."""
+    """Connections to one database, each used by one thread at a time; made when needed, and again in a forked child."""
 
     def __init__(self, source: str | ConnectionPool) -> None:
         """Check how the database is reached; nothing is opened yet.
@@ -174,7 +174,7 @@ class Database:
         try:
             yield connection
         except BaseException:
-            # Whatever its state is, and if the database was started anew, the others are of no use either.
+            # Whatever its state is, and if the database was started again, the others are of no use either.
             connection.close()
             self.close()
             raise

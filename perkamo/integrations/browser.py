@@ -91,7 +91,7 @@ class BrowserSdk:
             raise PerkamoConfigurationError("bundle_path must not be blank.")
 
     def config(self, base_url: str, prefix: str) -> dict[str, str]:
-        """Return what the browser SDK needs to know; nothing of it is secret.
+        """Return what the browser SDK needs to know; none of it is secret.
 
         Args:
             base_url: Where the API is, which is left out where it is the hosted one.

@@ -100,7 +100,7 @@ class OutboxOperations:
             row = letters[-1].row
 
     async def requeue(self, transaction_id: str | None = None) -> int:
-        """Let dead letters wait for delivery again, for instance after the program was corrected.
+        """Queue dead letters for delivery again, for instance after the program was corrected.
 
         Args:
             transaction_id: Which one; None for all.

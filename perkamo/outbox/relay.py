@@ -303,7 +303,7 @@ class Relay:
 
 @asynccontextmanager
 async def relaying(relay: Relay, grace: float) -> AsyncGenerator[Relay]:
-    """Let a relay deliver in the background for as long as the block lasts, and finish within so many seconds."""
+    """Let a relay deliver in the background for as long as the block lasts, and finish within this many seconds."""
     async with DetachedTaskGroup() as tasks:
         tasks.start_soon(relay.run)
         yield relay

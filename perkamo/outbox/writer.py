@@ -46,7 +46,7 @@ class Source(Protocol[T_co]):
         ...
 
     def transaction(self) -> AbstractContextManager[T_co]:
-        """Make what is done inside durable at its end, or nothing of it."""
+        """Make what is done inside durable at its end, or none of it."""
         ...
 
     def has_changed(self) -> bool:

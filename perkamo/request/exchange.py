@@ -150,7 +150,7 @@ class _Progress:
     Attributes:
         began: When it began, by the clock.
         attempts: How many requests were made.
-        retries: How many of these failed, but for one that was signed again by another clock.
+        retries: How many of these failed, except for one that was signed again by another clock.
         taken: What the last retry took from the quota.
         signed_again: Whether the clock was corrected.
         uncertain: Whether an attempt may have been applied.

@@ -63,7 +63,7 @@ class Observation:
         return headers
 
     def attempt_ends(self, result: "Reply | Failure | BaseException", wait: float | None) -> None:
-        """Tell what an attempt brought, and how long it is until the next one; None where none follows."""
+        """Say what an attempt brought, and how long it is until the next one; None where none follows."""
         seconds = self.clock.now() - self._attempt_began
         self._is_open = False
         level = logging.DEBUG if wait is None else logging.INFO

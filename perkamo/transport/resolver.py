@@ -109,7 +109,7 @@ def in_turn(found: Sequence[Address]) -> list[Address]:
 
 
 async def connect_any(addresses: Sequence[Address], dial: Dial, head_start: float) -> PlainSocket:
-    """Connect to whichever address answers first, giving each so many seconds before the next is tried as well.
+    """Connect to whichever address answers first, giving each this many seconds before the next is tried as well.
 
     Raises:
         OSError: None answers.

@@ -109,7 +109,7 @@ class Caller:
         return await self._send("POST", path, {name: value for name, value in headers.items() if value}, data)
 
     async def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        """Send a request; one that came too soon is sent again, and a failure of the service is no answer."""
+        """Send a request; one that came too soon is sent again, and a failure of the service is not an answer."""
         answer = await self._send_once(method, path, headers, body)
         tries = 1
         while answer.status == 429 and tries < _TRIES:

@@ -90,7 +90,7 @@ class DjangoOutbox:
         return list(_store(using).dead())
 
     def requeue(self, transaction_id: str | None = None, *, using: str | None = None) -> int:
-        """Let one dead letter, or all of them, wait for delivery again.
+        """Queue one dead letter, or all of them, for delivery again.
 
         Args:
             transaction_id: Which one; None for all.

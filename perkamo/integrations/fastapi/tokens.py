@@ -39,7 +39,7 @@ class IssuedToken(BaseModel):
 
 
 class BrowserConfig(BaseModel):
-    """What the browser SDK needs to know; nothing of it is secret."""
+    """What the browser SDK needs to know; none of it is secret."""
 
     base_url: str | None = Field(default=None, alias="baseUrl")
     browser_bundle_version: str = Field(alias="browserBundleVersion")

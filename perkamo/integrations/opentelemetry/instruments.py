@@ -74,7 +74,7 @@ class Instruments:
         self._requests.record(seconds, attributes if error is None else {**attributes, "error.type": error})
 
     def delivery(self, delivery: Delivery, attributes: Mapping[str, str | int]) -> None:
-        """Count one delivery, and the events that it settled; one that goes on waiting is counted when it is."""
+        """Count one delivery, and the events that it settled; one that still waits is counted when it is."""
         failed = attributes if delivery.error is None else {**attributes, "error.type": delivery.error}
         self._processing.record(delivery.seconds, failed)
         if delivery.delivered:

@@ -184,7 +184,7 @@ class SyncPostgresOutbox:
         return iterate(self._async.dead())
 
     def requeue(self, transaction_id: str | None = None) -> int:
-        """Let dead letters wait for delivery again, for instance after the program was corrected.
+        """Queue dead letters for delivery again, for instance after the program was corrected.
 
         Args:
             transaction_id: Which one; None for all.

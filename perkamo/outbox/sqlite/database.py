@@ -48,7 +48,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Generator[Tables]:
-        """Make everything inside durable at once, or nothing of it; an error whose outcome is unknown says so."""
+        """Make everything inside durable at once, or none of it; an error whose outcome is unknown says so."""
         with self._entered() as tables:
             tables.has_room = self.directory.has_room()
             try:
