@@ -69,7 +69,7 @@ def _arguments(parser: ArgumentParser) -> Sequence[Argument]:
             value="" if action.nargs == 0 else str(action.metavar or action.dest),
             summary=(action.help or "").partition(" (default: ")[0].partition(". ")[0],
             choices=tuple(str(choice) for choice in cast("Sequence[object]", action.choices or ())),
-            is_path=action.type is Path or action.metavar in ("FILE", "DIR"),
+            is_path=action.type is Path or not {"FILE", "DIR"}.isdisjoint(str(action.metavar).split("|")),
             count=None if action.nargs is None else str(action.nargs),
         )
         for action in actions
