@@ -22,9 +22,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the long tests the time that they need before they count as a hang."""
+    """Put what is slow on trio, too, among the long tests, and give those the time that they need."""
     for item in items:
+        if item.get_closest_marker("slow_on_each_backend") and "[trio" in item.name:
+            item.add_marker(pytest.mark.stress)
         if item.get_closest_marker("stress") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))
 

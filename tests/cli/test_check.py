@@ -57,7 +57,14 @@ def test_every_row_is_confirmed_by_the_sandbox(
     assert named(facts, "differs") == {}
 
 
-@pytest.mark.parametrize(("name", "way"), [(name, way) for name, ways in CHOICES.items() for way in ways])
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        pytest.param(name, way, marks=[] if way == ways[0] else pytest.mark.stress)
+        for name, ways in CHOICES.items()
+        for way in ways
+    ],
+)
 def test_each_dialect_is_named_exactly(
     name: str, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,7 +136,7 @@ def test_a_line_whose_answer_lacks_its_result_is_a_refused_line(sandbox: Sandbox
     assert (note["line"], "has 0 results for 1 events" in note["reason"]) == (2, True)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.stress), signal.SIGKILL])
 def test_an_interrupted_import_goes_on_where_it_stopped(sandbox: Sandbox, tmp_path: Path, how: signal.Signals) -> None:
     """Stopped in the middle, then the same command: every event counts once, and not everything is sent again."""
     path = tmp_path / "events.jsonl"

@@ -30,7 +30,7 @@ from perkamo.decoding import class_hooks
 from tests.faults.rawserver import RESULT, Connection, Once, RawServer, answer, answering
 from tests.faults.rows import ALL, BROKEN, OTHER_JSON, READS, ROWS, Row
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_collector")]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow_on_each_backend, pytest.mark.usefixtures("no_collector")]
 
 KEY = "sk_test_faults"
 TOKEN = b'{"token":"t","token_type":"Bearer","expires_at":"2026-06-04T12:10:00Z","expires_in":1}'

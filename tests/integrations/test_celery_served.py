@@ -44,7 +44,7 @@ def test_every_committed_order_counts_once(sandbox: Sandbox, tmp_path: Path) -> 
     siege(sandbox, tmp_path, orders=40, kills=2)
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", pytest.param("gevent", marks=pytest.mark.stress)])
 def test_a_worker_of_another_pool_delivers(pool: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """Threads and greenlets share one client; catches a client that hangs under gevent."""
     siege(sandbox, tmp_path, orders=10, kills=0, pool=pool)

@@ -77,7 +77,12 @@ def siege(name: str, view: str, env: dict[str, str], sandbox: Sandbox, *, orders
 
 
 @pytest.mark.parametrize(
-    ("name", "view"), [("gunicorn", "paid"), ("gthread", "paid-without-outbox"), ("uvicorn", "paid-async")]
+    ("name", "view"),
+    [
+        ("gunicorn", "paid"),
+        pytest.param("gthread", "paid-without-outbox", marks=pytest.mark.stress),
+        pytest.param("uvicorn", "paid-async", marks=pytest.mark.stress),
+    ],
 )
 def test_every_committed_order_counts_once(name: str, view: str, shop: dict[str, str], sandbox: Sandbox) -> None:
     """A short siege of each way; catches an event lost between commit and service, and one that counts twice."""

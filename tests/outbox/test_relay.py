@@ -21,7 +21,7 @@ from perkamo.outbox.store import Lease
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.service import HANG, POISONS, WAITING_POISONS, Service, running_service
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow_on_each_backend]
 
 
 @pytest.fixture
