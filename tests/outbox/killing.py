@@ -52,7 +52,7 @@ def plant(owner: object, name: str, value: object) -> None:
 def acknowledge_before_commit() -> None:
     """Answer a put as soon as it is in the writer's queue."""
 
-    async def put(self: store.SqliteStore, transaction_id: str, space: str, body: bytes) -> None:
+    async def put(self: store.SqliteStore, transaction_id: str, space: str, body: bytes, _: object = None) -> None:
         self._writer._submit(Job(lambda tables: tables.put(transaction_id, space, body, 1 << 30), 0, lambda: None))
 
     plant(store.SqliteStore, "put", put)
