@@ -42,9 +42,13 @@ def celery(sandbox: Sandbox) -> Iterator[Celery]:
         sandbox.api_key, base_url=sandbox.base_url, retry=RetryPolicy.none()
     )
     app.finalize()
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
     yield app
     worker_shutdown.send(None)
     app.close()
+    root.setLevel(level)  # a worker takes over the logging of its process
+    root.handlers[:] = handlers
 
 
 def test_an_event_is_delivered_in_the_end(celery: Celery, sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
