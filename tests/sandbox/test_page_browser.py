@@ -395,7 +395,7 @@ def test_the_first_view_of_100_000_events_is_bounded(browser: Browser) -> None:
 ACTS = {
     "lists": "",
     "a request": "?open=request:1",
-    "an event": "?open=event:1",
+    "an event": "?open=event:2",
     "a customer": "?open=customer:customer_123",
     "filtered": "?customer=nobody",
 }
@@ -411,6 +411,7 @@ def test_axe_finds_nothing(scheme: str, sandbox: Sandbox, client: PerkamoClient,
     for query in ACTS.values():
         show(browser, sandbox, query)
         wait_for(lambda query=query: browser.run("return document.getElementById('detail').open") is ("open" in query))  # type: ignore[misc]
+        assert "no longer kept" not in browser.text("#detail-body")
         browser.run("for (const one of document.querySelectorAll('details')) one.open = true")
         browser.run(axe)
         for width in (1400, 420):
