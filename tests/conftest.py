@@ -51,7 +51,7 @@ COMMANDS = tuple(str(ROOT / "tests" / name) for name in ("cli",))
 @pytest.fixture(autouse=True)
 def _coverage_of_commands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.config.getoption("cov_source", default=None) and str(request.path).startswith(COMMANDS):
-        monkeypatch.setenv("COVERAGE_PROCESS_START", str(ROOT / request.config.getoption("cov_config")))
+        monkeypatch.setenv("COVERAGE_PROCESS_START", str(ROOT / "pyproject.toml"))
         monkeypatch.setenv("COVERAGE_FILE", str(ROOT / ".coverage"))
 
 
