@@ -157,6 +157,11 @@ class _Loop(EventLoop):
                 super().run_forever()
                 return
 
+    async def shutdown_default_executor(self, *timeout: float | None) -> None:
+        """Wait for the executor's threads, unless the interpreter is exiting: Python 3.12 starts no thread then."""
+        with suppress(RuntimeError):
+            await super().shutdown_default_executor(*timeout)
+
 
 def exit_error(outcome: WriteOutcome) -> PerkamoClosedError:
     """Return the error of a call that the interpreter's exit prevented or cut off."""
