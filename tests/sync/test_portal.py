@@ -185,6 +185,7 @@ def test_a_finalizer_may_leave_work_to_the_loop() -> None:
         done.set()
         raise ValueError("dropped")
 
+    assert run(echo, 0) == 0  # the loop has begun, whichever test ran before
     finalize_soon(work)
 
     assert done.wait(10)
