@@ -16,11 +16,11 @@ from benchmarks.results import Row, ratio_row
 from benchmarks.rounds import Effort, interleave
 from benchmarks.server import SLOW_PREFIX, SLOWER_PREFIX, CannedServer
 from perkamo import AsyncPerkamoClient, Event, PostgresOutbox, outbox_schema
-from perkamo.clock import Clock
 from perkamo.outbox.postgres.store import Order, PostgresStore
 from perkamo.outbox.settling import SIZES
 from perkamo.outbox.store import Lease, Settlement
 from perkamo.postgres import Database
+from perkamo.runtime.clock import Clock
 from tests.outbox.postgres.server import Server
 
 _SPACE: Final = "shop"

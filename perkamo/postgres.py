@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, cast
 
 from attrs import frozen
 
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
-from perkamo.forks import ForkGuard
 from perkamo.redaction import clean
+from perkamo.runtime.clock import Clock
+from perkamo.runtime.forks import ForkGuard
 
 if TYPE_CHECKING:
     from psycopg import Connection

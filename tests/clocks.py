@@ -5,7 +5,7 @@ import anyio.lowlevel
 from attrs import evolve
 
 from perkamo import AsyncPerkamoClient
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 
 
 class NotedWaits(Clock):

@@ -11,8 +11,7 @@ import perkamo
 PACKAGE = Path(perkamo.__file__).parent
 
 GROUND = {
-    *("errors", "contract", "redaction", "signing", "clock", "threads", "forks", "file_locks", "event_loop"),
-    *("thread_loop", "hooks"),
+    *("errors", "contract", "redaction", "signing", "runtime", "hooks"),
     *("encoding", "transport"),
 }
 CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
@@ -24,29 +23,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "redaction": set(),
     "contract": set(),
     "signing": set(),
-    "clock": set(),
-    "threads": set(),
-    "forks": set(),
+    "runtime": set(),
     "hooks": set(),
-    "file_locks": {"clock"},
-    "event_loop": set(),
-    "thread_loop": {"clock"},
     "encoding": {"errors", "redaction"},
-    "transport": {"clock", "event_loop"},
+    "transport": {"runtime"},
     "events": {"encoding", "errors"},
     "models": {"encoding", "errors", "redaction"},
     "decoding": {"contract", "encoding", "errors", "models", "redaction"},
     "request": GROUND | {"events", "models", "decoding"},
     "stream": GROUND | {"events", "models", "decoding", "request"},
-    "postgres": {"clock", "errors", "forks", "redaction"},
+    "postgres": {"errors", "redaction", "runtime"},
     "client": CORE - {"client"},
-    "sync": {"errors", "event_loop", "thread_loop", "threads"},
+    "sync": {"errors", "runtime"},
     "sync_client": CORE | {"sync"},
     "batching": CORE | TWINS,
     "outbox": CORE | TWINS | {"batching", "postgres"},
     "webhooks": {"postgres", "encoding", "errors", "models", "decoding", "client"},
     "integrations": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
-    "sandbox": {"contract", "signing", "event_loop", "thread_loop", "events", "threads"},
+    "sandbox": {"contract", "events", "runtime", "signing"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
     "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "__main__": {"cli"},
@@ -117,7 +111,7 @@ ONLY_HERE = {
     "httpcore": {"transport/replaced.py"},
     "psycopg": {"postgres.py", "outbox/postgres/connections.py", "integrations/django/process.py"},
     "sqlite3": {"cli/program_diff.py", "outbox/sqlite", "webhooks"},
-    "trio": {"event_loop.py", "sandbox/stream.py"},
+    "trio": {"runtime/event_loop.py", "sandbox/stream.py"},
 }
 """Modules of others that the core must not load, and where they may be."""
 

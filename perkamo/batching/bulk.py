@@ -19,11 +19,11 @@ from perkamo.batching.split import (
     send_undecided,
 )
 from perkamo.client import AsyncPerkamoClient
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError, PerkamoError, PerkamoValidationError
 from perkamo.events import Event, as_event, create_transaction_id
 from perkamo.models import EventIngestResponse
 from perkamo.request.retry import RetryPolicy
+from perkamo.runtime.clock import Clock
 
 Given: TypeAlias = Event | Mapping[str, object]
 """An event, or a mapping with the wire's field names."""

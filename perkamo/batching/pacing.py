@@ -3,8 +3,8 @@
 import math
 from typing import Final
 
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoApiError, PerkamoError
+from perkamo.runtime.clock import Clock
 
 FIRST_WAIT: Final = 0.5
 LONGEST_WAIT: Final = 30.0

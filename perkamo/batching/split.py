@@ -9,7 +9,6 @@ from typing import Final, Literal, TypeAlias, cast
 
 from perkamo.batching.pacing import Pace
 from perkamo.client import AsyncPerkamoClient
-from perkamo.clock import Clock
 from perkamo.errors import (
     PerkamoApiError,
     PerkamoConflictError,
@@ -21,6 +20,7 @@ from perkamo.errors import (
 from perkamo.events import MAX_BATCH_EVENTS, EncodedEvent, Event
 from perkamo.models import EventIngestResponse
 from perkamo.request.retry import REJECTED_STATUSES
+from perkamo.runtime.clock import Clock
 
 MAX_REQUEST_EVENTS: Final[int] = MAX_BATCH_EVENTS
 MAX_REQUEST_BYTES: Final = 1024 * 1024

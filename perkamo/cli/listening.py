@@ -11,7 +11,7 @@ import h11
 from anyio.abc import SocketAttribute, SocketStream
 from attrs import frozen
 
-from perkamo.event_loop import DetachedTaskGroup
+from perkamo.runtime.event_loop import DetachedTaskGroup
 
 _READ: Final = 4096
 _SECONDS: Final = 10.0

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from perkamo.forks import ForkGuard
+from perkamo.runtime.forks import ForkGuard
 
 T = TypeVar("T")
 

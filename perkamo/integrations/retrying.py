@@ -4,8 +4,8 @@ from typing import Final
 
 from perkamo.batching.pacing import FIRST_WAIT, LONGEST_RETRY_AFTER
 from perkamo.batching.split import judge
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoApiError, PerkamoError
+from perkamo.runtime.clock import Clock
 
 MAX_UNDECIDED: Final = 5
 """How often a task is tried again whose event is refused for a reason that may pass."""

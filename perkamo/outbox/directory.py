@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from perkamo.file_locks import HAS_FILE_LOCKS, FileLock, hold, is_free
 from perkamo.outbox.errors import PerkamoOutboxStorageError, of_system
 from perkamo.outbox.file_system import check_file_system, read_mounts
 from perkamo.outbox.record import Counts, Record
+from perkamo.runtime.file_locks import HAS_FILE_LOCKS, FileLock, hold, is_free
 
 LOCK_PATIENCE: Final = 10.0
 """Seconds for which a call waits while another process holds the lock."""

@@ -6,10 +6,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from perkamo.client import AsyncPerkamoClient
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.outbox.relay import FINISH_SECONDS, Relay, relaying, space_of
 from perkamo.outbox.store import UNBOUND, DeadLetter, OutboxStats, Store
+from perkamo.runtime.clock import Clock
 
 _PAGE: Final = 100
 

@@ -12,14 +12,14 @@ from anyio.abc import TaskGroup
 from perkamo.batching.pacing import Pace
 from perkamo.batching.split import MAX_REQUEST_BYTES, EventResult, judge, send_batch
 from perkamo.client import AsyncPerkamoClient
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoError, PerkamoRateLimitError, PerkamoTimeoutError
-from perkamo.event_loop import DetachedTaskGroup
 from perkamo.events import EncodedEvent
 from perkamo.outbox.settling import LONGEST_PUT_OFF, SIZES, Settled, Settler
 from perkamo.outbox.store import Changes, Lease, Settlement, Store, StoredEvent
 from perkamo.outbox.watching import RelayHooks
 from perkamo.request.retry import RetryPolicy
+from perkamo.runtime.clock import Clock
+from perkamo.runtime.event_loop import DetachedTaskGroup
 
 PAUSE: Final = 60.0
 """Seconds between two tries while something is wrong that time alone does not repair."""

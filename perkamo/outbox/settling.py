@@ -14,7 +14,6 @@ from attrs import define, field
 
 from perkamo.batching.pacing import FIRST_WAIT
 from perkamo.batching.split import MAX_REQUEST_EVENTS, EventResult, judge
-from perkamo.clock import Clock
 from perkamo.errors import (
     PerkamoConflictError,
     PerkamoError,
@@ -25,6 +24,7 @@ from perkamo.errors import (
     PerkamoTimeoutError,
 )
 from perkamo.outbox.store import StoredEvent
+from perkamo.runtime.clock import Clock
 
 MAX_SOLO_FAILURES: Final = 5
 """How often an event may fail alone before it is a dead letter, or is left to wait where time may yet repair it."""

@@ -7,11 +7,11 @@ from typing import Final
 
 from attrs import define
 
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoError
 from perkamo.hooks import Delivery, DeliveryStart, DeliveryState, Hooks
 from perkamo.outbox.settling import Settled
 from perkamo.outbox.store import OutboxStats, StoredEvent
+from perkamo.runtime.clock import Clock
 
 STATE_SECONDS: Final = 1.0
 """The shortest time between two tellings of the state, which counts events."""

@@ -16,10 +16,10 @@ from typing import Final, Generic, Protocol, TypeVar, cast
 
 import anyio
 
-from perkamo.event_loop import Wakeup, caller_into_loop
-from perkamo.forks import ForkGuard
 from perkamo.outbox.errors import PerkamoOutboxError, PerkamoOutboxFullError, PerkamoOutboxStorageError
-from perkamo.threads import start_thread
+from perkamo.runtime.event_loop import Wakeup, caller_into_loop
+from perkamo.runtime.forks import ForkGuard
+from perkamo.runtime.threads import start_thread
 
 LOOK_EVERY: Final = 0.1
 """Seconds between two looks at what other processes did, while somebody watches."""

@@ -15,7 +15,6 @@ import anyio
 import httpx
 
 from perkamo import __version__
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.request.body import read_bounded
 from perkamo.request.classify import Attempt, Failure, Reply, classify_failure, classify_response
@@ -23,6 +22,7 @@ from perkamo.request.credentials import Key, SignedHeaders
 from perkamo.request.endpoints import Call
 from perkamo.request.failures import Answered, Problem, result_of
 from perkamo.request.outgoing import Addresses, RequestBody, SentPath
+from perkamo.runtime.clock import Clock
 from perkamo.transport.environment import environment_proxy
 from perkamo.transport.replaced import tool_in_place
 from perkamo.transport.request import Request, add_headers

@@ -10,7 +10,6 @@ from typing import Final
 
 from attrs import define, evolve, field, frozen
 
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError
 from perkamo.hooks import Hooks
 from perkamo.redaction import current_call
@@ -20,6 +19,7 @@ from perkamo.request.credentials import NOTHING_SENT
 from perkamo.request.endpoints import Call
 from perkamo.request.observation import Observation
 from perkamo.request.retry import RetryPolicy, RetryQuota
+from perkamo.runtime.clock import Clock
 
 
 @frozen

@@ -12,12 +12,12 @@ from typing import Final
 
 from attrs import asdict, define, field
 
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoError
 from perkamo.hooks import AttemptEnd, AttemptStart, CallEnd, CallOutcome, CallStart, Hooks
 from perkamo.redaction import clean
 from perkamo.request.classify import Failure, Reply, logger
 from perkamo.request.endpoints import Call
+from perkamo.runtime.clock import Clock
 
 _numbers: Final = count(1)
 _FIELDS: Final = ("attempt", "attempts", "outcome", "status", "error", "seconds", "request_id", "wait")

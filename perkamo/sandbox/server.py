@@ -16,10 +16,10 @@ from functools import partial
 from http.client import responses
 from typing import Final
 
+from perkamo.runtime.thread_loop import EventLoop
+from perkamo.runtime.threads import Join, start_thread
 from perkamo.sandbox.messages import WITHOUT_BODY, Reply, Request, Response, StreamingResponse
 from perkamo.sandbox.process import SandboxError, servers
-from perkamo.thread_loop import EventLoop
-from perkamo.threads import Join, start_thread
 
 try:
     import h11

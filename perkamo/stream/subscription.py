@@ -12,9 +12,7 @@ import anyio
 import httpx
 from attrs import field, frozen
 
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
-from perkamo.event_loop import InLoop, caller_into_loop
 from perkamo.models import ResponseMeta
 from perkamo.redaction import clean, current_call
 from perkamo.request.attempt import USER_AGENT, read_answer
@@ -30,6 +28,8 @@ from perkamo.request.classify import (
 from perkamo.request.endpoints import Call
 from perkamo.request.failures import Problem, problem_of, result_of
 from perkamo.request.outgoing import Addresses, SentPath
+from perkamo.runtime.clock import Clock
+from perkamo.runtime.event_loop import InLoop, caller_into_loop
 from perkamo.stream.token import Bearer, TokenSource
 
 CONTENT_TYPE: Final = "text/event-stream"

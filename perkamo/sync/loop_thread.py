@@ -19,9 +19,9 @@ from typing import Final
 import anyio
 
 from perkamo.errors import PerkamoClosedError, PerkamoError, WriteOutcome
-from perkamo.event_loop import InLoop, caller_into_loop
-from perkamo.thread_loop import EventLoop
-from perkamo.threads import is_gevent, start_thread
+from perkamo.runtime.event_loop import InLoop, caller_into_loop
+from perkamo.runtime.thread_loop import EventLoop
+from perkamo.runtime.threads import is_gevent, start_thread
 
 GLANCE: Final = 0.04
 """Seconds after which a waiting thread notices an exception set on it. A signal wakes the main one at once."""

@@ -19,11 +19,11 @@ from typing import Final, NoReturn, ParamSpec, TypeVar
 import anyio
 
 from perkamo.errors import PerkamoError
+from perkamo.runtime.thread_loop import EventLoop
 from perkamo.sync.async_usage import AsyncUsageWarnings
 from perkamo.sync.call import Call
 from perkamo.sync.entered_context import EnteredContext
 from perkamo.sync.loop_thread import LoopThread, exit_error
-from perkamo.thread_loop import EventLoop
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -4,7 +4,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 from perkamo.transport.deadlines import Deadlines
 from perkamo.transport.http1 import Origin
 from perkamo.transport.proxy import Proxy

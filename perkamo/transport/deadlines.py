@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import ref
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 
 if TYPE_CHECKING:
     import asyncio

@@ -14,7 +14,7 @@ import anyio
 import httpx
 from attrs import frozen
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 from perkamo.transport.connect import Connector
 from perkamo.transport.deadlines import FOREVER, Timeouts
 from perkamo.transport.http1 import HTTP1Connection, Origin

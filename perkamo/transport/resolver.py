@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import anyio
 
-from perkamo.event_loop import InLoop, caller_into_loop
+from perkamo.runtime.event_loop import InLoop, caller_into_loop
 from perkamo.transport.sockets import PlainSocket, reason
 
 HEAD_START: Final = 0.25

@@ -16,7 +16,7 @@ from weakref import WeakSet, ref
 import anyio
 import anyio.lowlevel
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 from perkamo.transport.deadlines import FOREVER, Deadlines
 
 if TYPE_CHECKING:

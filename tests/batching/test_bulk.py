@@ -16,7 +16,6 @@ from perkamo.batching.bulk import ATTEMPTS, Outcome, Outcomes, Pipe, emit_many
 from perkamo.batching.split import judge
 from perkamo.batching.sync_bulk import sync_emit_many
 from perkamo.client import AsyncPerkamoClient
-from perkamo.clock import Clock
 from perkamo.encoding.encode import JSONValue
 from perkamo.errors import (
     PerkamoConfigurationError,
@@ -25,6 +24,7 @@ from perkamo.errors import (
     PerkamoValidationError,
 )
 from perkamo.events import Event
+from perkamo.runtime.clock import Clock
 from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
 from perkamo.sync_client import PerkamoClient
@@ -172,7 +172,7 @@ import resource, sys
 import anyio
 from perkamo.client import AsyncPerkamoClient
 from perkamo.batching.bulk import Outcomes, Pipe
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 class Hasty(Clock):
     def randomness(self):
         return super().randomness() / 50

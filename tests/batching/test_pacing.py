@@ -3,8 +3,8 @@
 import pytest
 
 from perkamo.batching.pacing import FIRST_WAIT, Pace
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoRateLimitError
+from perkamo.runtime.clock import Clock
 
 pytestmark = pytest.mark.anyio
 

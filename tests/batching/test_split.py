@@ -8,7 +8,6 @@ import pytest
 
 from perkamo import AsyncPerkamoClient, Event, JSONValue, RetryPolicy
 from perkamo.batching.split import SOLO_ATTEMPTS, EventResult, Verdict, judge, send_batch, send_undecided
-from perkamo.clock import Clock
 from perkamo.errors import (
     PerkamoApiError,
     PerkamoAuthenticationError,
@@ -20,6 +19,7 @@ from perkamo.errors import (
     PerkamoValidationError,
 )
 from perkamo.models import EventIngestResponse
+from perkamo.runtime.clock import Clock
 from perkamo.sandbox import Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
 from tests.batching.items import POISON, READABLE, answer_batches

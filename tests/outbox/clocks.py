@@ -1,6 +1,6 @@
 """A clock for tests that wait through failures."""
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 
 
 class HardlyWaiting(Clock):

@@ -21,7 +21,6 @@ import anyio.to_thread
 
 from perkamo.batching.split import EventResult, send_batch
 from perkamo.client import AsyncPerkamoClient
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoError, PerkamoServerError
 from perkamo.events import EncodedEvent, Event
 from perkamo.models import EventIngestResponse
@@ -33,6 +32,7 @@ from perkamo.outbox.sqlite.database import Database
 from perkamo.outbox.sqlite.tables import Tables
 from perkamo.outbox.store import Lease
 from perkamo.outbox.writer import Job
+from perkamo.runtime.clock import Clock
 
 
 def die() -> NoReturn:

@@ -22,8 +22,8 @@ import anyio
 import anyio.to_thread
 
 from perkamo import AsyncPerkamoClient, Event, Outbox, PerkamoOutboxError
-from perkamo.clock import Clock
 from perkamo.outbox.sqlite import tables
+from perkamo.runtime.clock import Clock
 from tests.outbox.service import POISONS
 
 PUTTERS = 3

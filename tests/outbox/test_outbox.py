@@ -21,7 +21,6 @@ from perkamo.errors import (
     PerkamoServerError,
     PerkamoValidationError,
 )
-from perkamo.event_loop import caller_into_loop
 from perkamo.events import Event
 from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError
 from perkamo.outbox.outbox import Outbox
@@ -29,6 +28,7 @@ from perkamo.outbox.relay import PAUSE
 from perkamo.outbox.settling import MAX_SOLO_FAILURES
 from perkamo.outbox.sqlite.tables import Tables
 from perkamo.outbox.store import OutboxStats
+from perkamo.runtime.event_loop import caller_into_loop
 from perkamo.sandbox import Lost, Reset, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
 from tests.outbox.clocks import HardlyWaiting

@@ -14,10 +14,10 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from perkamo import AsyncPerkamoClient, Event, Outbox, OutboxStats, PerkamoError
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.store import Lease
+from perkamo.runtime.clock import Clock
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.service import HANG, POISONS, WAITING_POISONS, Service, running_service
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pytest
 from attrs import evolve
 
-from perkamo.clock import Clock
 from perkamo.errors import (
     PerkamoAuthenticationError,
     PerkamoConflictError,
@@ -21,6 +20,7 @@ from perkamo.errors import (
 from perkamo.models import EventIngestResponse
 from perkamo.outbox.settling import ALONE, LONGEST_PUT_OFF, MAX_SOLO_FAILURES, SIZES, Settled, Settler
 from perkamo.outbox.store import StoredEvent
+from perkamo.runtime.clock import Clock
 
 ACCEPTED = EventIngestResponse(
     applied=True, duplicate=False, delta=(), leveled_up=False, unlocked=(), wallet_state={}, level=None

@@ -8,7 +8,7 @@ import anyio
 from attrs import evolve
 
 from perkamo import AsyncPerkamoClient, CustomerStream, CustomerUpdate, ReconnectPolicy, StreamToken
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 from perkamo.stream.stream import BadData, StreamState
 from tests.faults.rawserver import Connection, RawServer, Script
 

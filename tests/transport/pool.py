@@ -9,7 +9,7 @@ import anyio
 import httpx
 
 from perkamo import AsyncPerkamoClient
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 from perkamo.transport.connect import Connector
 from perkamo.transport.pool import Pool, Usage
 from perkamo.transport.transport import Transport

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 from perkamo.transport.connect import Connector
 from perkamo.transport.http1 import HTTP1Connection, Origin
 from perkamo.transport.pool import Pool

@@ -12,7 +12,7 @@ import anyio
 import httpx
 import pytest
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 from perkamo.transport import sockets
 from perkamo.transport.connect import Connector
 from perkamo.transport.deadlines import Deadlines

@@ -11,9 +11,9 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 from perkamo.batching.split import judge
 from perkamo.errors import PerkamoError
 from perkamo.events import Event
-from perkamo.forks import ForkGuard
 from perkamo.integrations.once_per_process import OncePerProcess
 from perkamo.integrations.retrying import wait_after
+from perkamo.runtime.forks import ForkGuard
 from perkamo.sync_client import PerkamoClient
 
 _LOGGER: Final = logging.getLogger("perkamo.celery")

@@ -6,10 +6,10 @@ from typing import Final
 
 from attrs import frozen
 
-from perkamo.clock import Clock
 from perkamo.outbox.postgres.store import PostgresStore
 from perkamo.outbox.sqlite.store import SqliteStore
 from perkamo.outbox.store import Settlement, StoredEvent
+from perkamo.runtime.clock import Clock
 
 _CONFLICT: Final = "The database holds another event with this transaction id. This one was not moved."
 _LOOK_AGAIN: Final = 1.0

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from perkamo.client import AsyncPerkamoClient
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event, as_event, create_transaction_id
 from perkamo.outbox.operations import OutboxOperations
@@ -18,6 +17,7 @@ from perkamo.outbox.postgres.store import Order, PostgresStore
 from perkamo.outbox.relay import Relay
 from perkamo.outbox.store import check_space
 from perkamo.postgres import ConnectionPool, Database, hide_dsn, quoted_schema
+from perkamo.runtime.clock import Clock
 
 CONCURRENCY: Final = 4
 """How many requests of a relay are on their way, unless it is told otherwise."""

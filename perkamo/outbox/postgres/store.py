@@ -14,9 +14,7 @@ from typing import Final, Literal, TypeAlias, TypeVar, cast
 import anyio
 from anyio.to_thread import run_sync
 
-from perkamo.clock import Clock
 from perkamo.errors import PerkamoConfigurationError
-from perkamo.event_loop import Wakeup
 from perkamo.events import Event
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.postgres import statements
@@ -32,6 +30,8 @@ from perkamo.outbox.store import (
     StoredEvent,
 )
 from perkamo.postgres import Database, DatabaseFailure, Rows, quoted_schema
+from perkamo.runtime.clock import Clock
+from perkamo.runtime.event_loop import Wakeup
 
 T = TypeVar("T")
 Order: TypeAlias = Literal["customer"] | None

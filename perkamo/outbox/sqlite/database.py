@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final, Literal, cast
 from urllib.parse import quote
 
-from perkamo.forks import ForkGuard
 from perkamo.outbox import errors
 from perkamo.outbox.directory import LOCK_PATIENCE, Directory
 from perkamo.outbox.errors import PerkamoOutboxCorruptError, PerkamoOutboxError, PerkamoOutboxStorageError
 from perkamo.outbox.record import Counts, Record, identify
 from perkamo.outbox.sqlite.tables import Tables
+from perkamo.runtime.forks import ForkGuard
 
 SCHEMA_VERSION: Final = 2
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"

@@ -6,12 +6,12 @@ from functools import partial
 
 from attrs import asdict
 
-from perkamo.event_loop import Wakeup
 from perkamo.outbox.directory import Directory
 from perkamo.outbox.sqlite.database import Database
 from perkamo.outbox.sqlite.tables import LONGEST_LEASE, Tables
 from perkamo.outbox.store import DeadLetter, Lease, OutboxStats, Settlement
 from perkamo.outbox.writer import Writer
+from perkamo.runtime.event_loop import Wakeup
 
 _AT_ONCE = 5_000
 """How many rows one transaction changes at most where an operator changes them all; others wait for it."""

@@ -17,8 +17,8 @@ import anyio.to_thread
 import psycopg
 
 from perkamo import AsyncPerkamoClient, Event, PostgresOutbox
-from perkamo.clock import Clock
 from perkamo.outbox import relay
+from perkamo.runtime.clock import Clock
 
 LEASE_SECONDS = 1.5
 """What a dead relay had taken is free again after this; long enough for a request, short enough for a test."""

@@ -12,7 +12,6 @@ import pytest
 from attrs import define
 
 from perkamo import AsyncPerkamoClient, Event, PostgresOutbox, outbox_schema
-from perkamo.clock import Clock
 from perkamo.outbox.postgres import connections, statements
 from perkamo.outbox.postgres.put import Answer, Putting, Query, Steps
 from perkamo.outbox.postgres.store import PostgresStore
@@ -20,6 +19,7 @@ from perkamo.outbox.relay import Relay
 from perkamo.outbox.settling import SIZES
 from perkamo.outbox.store import Lease, Settlement
 from perkamo.postgres import DURABLE, Database
+from perkamo.runtime.clock import Clock
 from tests.outbox.postgres.server import Server
 from tests.outbox.service import HANG, running_service
 

@@ -11,13 +11,13 @@ import psycopg
 import pytest
 
 from perkamo import Event, Hook, PerkamoConfigurationError, PerkamoOutboxError, PostgresOutbox, hooks, outbox_schema
-from perkamo.clock import Clock
 from perkamo.outbox.postgres import statements
 from perkamo.outbox.postgres import store as store_module
 from perkamo.outbox.postgres.store import Order, PostgresStore
 from perkamo.outbox.settling import SIZES
 from perkamo.outbox.store import UNCOUNTED, Lease, Settlement, StoredEvent
 from perkamo.postgres import Database, Rows
+from perkamo.runtime.clock import Clock
 from tests.outbox.postgres.server import Server
 
 pytestmark = pytest.mark.anyio

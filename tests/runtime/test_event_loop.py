@@ -7,7 +7,7 @@ import anyio
 import pytest
 import trio
 
-from perkamo.event_loop import DetachedTaskGroup, caller_into_loop
+from perkamo.runtime.event_loop import DetachedTaskGroup, caller_into_loop
 
 
 async def wakes_from_a_thread() -> str:

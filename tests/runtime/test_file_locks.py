@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from perkamo.file_locks import HAS_FILE_LOCKS, FileLock, is_free
+from perkamo.runtime.file_locks import HAS_FILE_LOCKS, FileLock, is_free
 
 pytestmark = pytest.mark.skipif(not HAS_FILE_LOCKS, reason="this system has no such locks")
 
 HOLDER = """
 import os, sys
 from pathlib import Path
-from perkamo.file_locks import FileLock
+from perkamo.runtime.file_locks import FileLock
 lock = FileLock(Path(sys.argv[1]), lambda path: os.open(path, os.O_RDWR | os.O_CREAT), 20.0)
 with lock:
     print("held", flush=True)

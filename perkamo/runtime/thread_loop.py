@@ -2,7 +2,7 @@
 
 import asyncio
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 
 
 class EventLoop(asyncio.SelectorEventLoop):

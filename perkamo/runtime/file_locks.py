@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from perkamo.clock import Clock
+from perkamo.runtime.clock import Clock
 
 HAS_FILE_LOCKS: Final = sys.platform != "win32"
 _FIRST_PAUSE: Final = 0.00005

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from perkamo.forks import ForkGuard
+from perkamo.runtime.forks import ForkGuard
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
@@ -83,7 +83,7 @@ def test_many_forks_beside_busy_threads_leave_no_child_hanging(forks: int) -> No
     """Every child takes the guard at once; catches one that inherits it locked in one fork of a hundred."""
     script = """
 import os, signal, sys, threading
-from perkamo.forks import ForkGuard
+from perkamo.runtime.forks import ForkGuard
 guards = [ForkGuard() for _ in range(3)]
 stop = False
 def work(guard):
