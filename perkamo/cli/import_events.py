@@ -4,6 +4,8 @@ Interrupted, it continues where it stopped when it is run again. Run twice, it e
 id gets one derived from its text, so lines that are the same to the byte count as one event.
 """
 
+import os
+import sys
 import zlib
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from functools import partial
@@ -14,6 +16,7 @@ from perkamo.cli.exit_codes import DONE, FAILED, INTERRUPTED, REFUSED, TERMINATE
 from perkamo.cli.help import BASE_URL, KEY, add_client_options, explain
 from perkamo.cli.import_input import STANDARD_INPUT, InputError
 from perkamo.cli.import_job import Import
+from perkamo.cli.import_state import draft_of
 from perkamo.cli.output import print_json, print_lines
 from perkamo.cli.running import explained, print_error, run_async, sentence
 from perkamo.cli.signals import TerminatedError
@@ -56,8 +59,9 @@ def run(args: Namespace) -> int:
 
 def _import(args: Namespace) -> int:
     name: str = args.file
-    stem = "stdin" if name == STANDARD_INPUT else name
-    resume: Path | None = args.resume_file or (None if name == STANDARD_INPUT else Path(f"{stem}.resume"))
+    is_stream = name == STANDARD_INPUT or (Path(name).exists() and not Path(name).is_file())
+    stem = "stdin" if is_stream else name  # beside a pipe, such as /dev/fd/63, nothing can be written
+    resume: Path | None = args.resume_file or (None if is_stream else Path(f"{stem}.resume"))
     rejected: Path = args.rejected or Path(f"{stem}.rejected.jsonl")
     if problem := _conflict(name, resume, rejected):
         return print_error("import", problem, WRONG_USAGE)
@@ -108,14 +112,24 @@ def _show(job: Import, rejected: Path | None, *, as_json: bool) -> None:
 
 def _conflict(name: str, resume: Path | None, rejected: Path) -> str | None:
     """Say which two of the files are one: writing the one would destroy the other."""
-    source = None if name == STANDARD_INPUT else Path(name)
-    if source is not None and _are_one(rejected, source):
-        return "--rejected names the input; name another file."
-    if source is not None and resume is not None and _are_one(resume, source):
-        return "--resume-file names the input; name another file."
-    if resume is not None and _are_one(rejected, resume):
+    written = [("--rejected", rejected)]
+    if resume is not None:
+        draft = draft_of(resume)
+        written += [("--resume-file", resume), (f"--resume-file (first written as {draft})", draft)]
+    for option, path in written:
+        if _is_input(path, name):
+            return f"{option} names the input; name another file."
+    if any(_are_one(rejected, path) for _, path in written[1:]):
         return "--rejected and --resume-file name one file; name two."
     return None
+
+
+def _is_input(path: Path, name: str) -> bool:
+    if name != STANDARD_INPUT:
+        return _are_one(path, Path(name))
+    if sys.stdin is None or not path.is_file():  # a terminal or a device may be both
+        return False
+    return os.path.samestat(path.stat(), os.fstat(sys.stdin.fileno()))
 
 
 def _are_one(one: Path, other: Path) -> bool:

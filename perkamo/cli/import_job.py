@@ -52,10 +52,11 @@ class Import:
     """
 
     def __init__(self, name: str, resume: Path | None, rejected: Path) -> None:
-        self.state: State = import_state.load(resume)
+        self.state: State = State()
         self._name = name
         self._resume = resume
-        self._rejected = RejectedLines(rejected, self.state.rejected_size if self.state.line else None)
+        self._interrupted = import_state.load(resume)
+        self._rejected = RejectedLines(rejected, None)
         self._pending: deque[_Pending] = deque()
         self._hash = sha256()
         self._unsaved = 0
@@ -83,6 +84,7 @@ class Import:
         """
         with ExitStack() as stack, anyio.CancelScope() as scope:
             source, lines = await self._begin(stack)
+            stack.callback(self._rejected.close)
             self._show_progress = _progress_bar(stack, source, self._name)
 
             def stop() -> None:
@@ -111,35 +113,37 @@ class Import:
             import_state.save(self._resume, self.state)
 
     def finish(self) -> Path | None:
-        """Close the files; there is nothing left to resume. Returns the file of refused lines, if there are any.
+        """Remove the resume file, for nothing is left to do. Returns the file of refused lines, if there are any.
 
         Raises:
-            OSError: They can't be written.
+            OSError: It can't be removed.
         """
-        self._rejected.close()
         if self._resume is not None:
             self._resume.unlink(missing_ok=True)
         return self._rejected.path if self.state.refused else None
 
     async def _begin(self, stack: ExitStack) -> tuple[Input, AsyncGenerator[Line]]:
-        """Open the input and pass over what is done, if it is the same input."""
+        """Open the input and pass over what is done, if it is the same input.
+
+        Until then the import has not begun, so that whatever goes wrong leaves the resume file as it is.
+        """
         source = Input(self._name, stack)
-        lines = source.lines()
-        if not self.state.line:
+        lines, done, passed = source.lines(), self._interrupted, sha256()
+        if not done.line:
             return source, lines
         async for line in lines:
-            if line.number <= self.state.line:
-                self._hash.update(line.text)
-            if line.number >= self.state.line:
+            if line.number <= done.line:
+                passed.update(line.text)
+            if line.number >= done.line:
                 break
-        if self._hash.hexdigest() == self.state.sha256:
-            print_stderr(f"Continuing after line {self.state.line:,}.")
+        if passed.hexdigest() == done.sha256:
+            print_stderr(f"Continuing after line {done.line:,}.")
+            self.state, self._hash = done, passed
+            self._rejected = RejectedLines(self._rejected.path, done.rejected_size)
             return source, lines
         if self._name == STANDARD_INPUT:
             raise InputError(f"{self._resume} belongs to another input. Name another one, or remove it.")
         print_stderr(f"{self._resume} belongs to another input. Starting at the first line.")
-        self.state, self._hash = State(), sha256()
-        self._rejected = RejectedLines(self._rejected.path, None)
         source = Input(self._name, stack)
         return source, source.lines()
 

@@ -63,13 +63,18 @@ def load(path: Path | None) -> State:
     return State(**cast("dict[str, int]", values))  # type: ignore[arg-type]  # checked above, name by name
 
 
+def draft_of(path: Path) -> Path:
+    """Return the file that becomes the resume file once it is written whole."""
+    return path.with_name(f"{path.name}.new")
+
+
 def save(path: Path, state: State) -> None:
     """Write the state, whole or not at all.
 
     Raises:
         OSError: It can't be written.
     """
-    new = path.with_name(f"{path.name}.new")
+    new = draft_of(path)
     with new.open("wb") as file:
         file.write(json.dumps(asdict(state)).encode())
         file.flush()
@@ -98,7 +103,7 @@ class RejectedLines:
         self.path = path
         self._size = known_size
         self._file: IO[bytes] | None = None
-        self._written: set[tuple[object, object]] = set()
+        self._written: set[tuple[int, str]] = set()
         if known_size is not None and path.is_file():
             self._written = set(_identities(path, known_size))
 
@@ -111,42 +116,55 @@ class RejectedLines:
         if self._file is None:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             self._file = os.fdopen(descriptor, "ab")
-        note = {"line": line.number, "reason": reason, "text": line.text.decode("utf-8", "replace")}
-        if (note["line"], note["text"]) not in self._written:
+        text = line.text.decode("utf-8", "replace")
+        if (line.number, text) not in self._written:
+            note = {"line": line.number, "reason": reason, "text": text}
             self._file.write(json.dumps(note, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()  # whole, so that a kill leaves no half of it for the next run to add to
+        self._size = os.fstat(self._file.fileno()).st_size
 
     def save(self) -> int:
-        """Write everything to the disk; returns the file's length, 0 where there is none.
+        """Write everything to the disk; returns the length of the file's whole lines, 0 where there is none.
 
         Raises:
             OSError: It can't be written.
         """
         if self._file is not None:
-            self._file.flush()
             with suppress(OSError):  # of a device or a pipe there is nothing to sync
                 os.fsync(self._file.fileno())
-            return os.fstat(self._file.fileno()).st_size
         if self._size is None:
             self._size = self.path.stat().st_size if self.path.exists() else 0
         return self._size
 
     def close(self) -> None:
-        """Close the file.
+        """Write everything to the disk and close the file; it is opened again when a line is added.
 
         Raises:
             OSError: It can't be written.
         """
-        if self._file is not None:
-            self._file.close()
+        self.save()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
-def _identities(path: Path, start: int) -> Iterator[tuple[object, object]]:
-    """Yield number and text of the lines behind a place, and cut off the last one where it was not written whole."""
+def _identities(path: Path, start: int) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines behind a place, and cut off the last one where it was not written whole.
+
+    Lines that somebody else wrote there are passed over.
+    """
     with path.open("r+b") as file:
         file.seek(start)
         for line in file:
             if not line.endswith(b"\n"):
                 file.truncate(file.tell() - len(line))
                 return
-            note = cast("dict[str, object]", json.loads(line))
-            yield note["line"], note["text"]
+            try:
+                note: object = json.loads(line)
+            except ValueError:
+                continue
+            match note:
+                case {"line": int(number), "text": str(text)}:
+                    yield number, text
+                case _:
+                    pass

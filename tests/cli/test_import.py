@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,6 +91,57 @@ def test_the_input_of_a_pipe_is_not_begun_again_without_a_word(
     assert done.stderr == f"perkamo import: {resume} belongs to another input. Name another one, or remove it.\n"
 
 
+def test_an_input_that_was_refused_is_refused_again(sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path) -> None:
+    """And the right one continues; catches a resume file that takes the hash of what it does not belong to."""
+    path, resume = tmp_path / "events.jsonl", str(tmp_path / "resume")
+    other = tmp_path / "other.jsonl"
+    write(path, "monday", 500)
+    write(other, "tuesday", 300)
+    interrupt(sandbox, perkamo, path, "--resume-file", resume)
+
+    codes: list[int] = []
+    for source in (other, other, path):
+        with source.open() as file:
+            codes.append(perkamo("import", "-", "--resume-file", resume, stdin=file).returncode)
+
+    assert codes == [1, 1, 0]
+    assert {event.transaction_id.partition("_")[0] for event in sandbox.events()} == {"monday"}
+    assert len(sandbox.events()) == 500
+
+
+def test_an_input_that_is_not_there_for_a_moment_is_continued(
+    sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path
+) -> None:
+    """Catches a resume file that is spoilt by a disk which is not mounted yet."""
+    path = tmp_path / "events.jsonl"
+    write(path, "monday", 500)
+    interrupt(sandbox, perkamo, path)
+
+    path.rename(tmp_path / "away")
+    failed = perkamo("import", str(path))
+    (tmp_path / "away").rename(path)
+    done = perkamo("import", str(path))
+
+    assert (failed.returncode, done.returncode, done.stderr) == (1, 0, "Continuing after line 100.\n")
+
+
+def test_what_others_wrote_among_refused_lines_is_passed_over(
+    sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path
+) -> None:
+    """It stays where it is, and nothing is written twice; catches a traceback over a note of the user's."""
+    path, rejected = tmp_path / "events.jsonl", tmp_path / "events.jsonl.rejected.jsonl"
+    write(path, "monday", 500, broken=(3, 200))
+    interrupt(sandbox, perkamo, path)
+    known = rejected.read_bytes()
+    later = b'{"line": 201, "reason": "is not JSON", "text": "nonsense"}\n'
+    rejected.write_bytes(known + b"# ask Jan\n[1]\n\xff\n" + later + b'{"line": 2')
+
+    done = perkamo("import", str(path))
+
+    assert (done.returncode, done.stderr) == (3, "Continuing after line 101.\n")
+    assert rejected.read_bytes() == known + b"# ask Jan\n[1]\n\xff\n" + later
+
+
 def test_refused_lines_of_earlier_runs_are_kept(sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path) -> None:
     """Each run adds its own; catches a run that overwrites what nobody has looked at yet."""
     path = tmp_path / "events.jsonl"
@@ -121,6 +173,7 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbo
         (["--resume-file", "../work/events.jsonl"], "--resume-file names the input"),
         (["--resume-file", "x", "--rejected", "./x"], "--rejected and --resume-file name one file"),
         (["--rejected", "events.jsonl.resume"], "--rejected and --resume-file name one file"),
+        (["--rejected", "events.jsonl.resume.new"], "--rejected and --resume-file name one file"),
     ],
 )
 def test_no_two_of_its_files_are_one(
@@ -142,6 +195,41 @@ def test_no_two_of_its_files_are_one(
         f"perkamo import: {reason}; name {'two' if 'one' in reason else 'another file'}.\n",
     )
     assert (directory / "events.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["events.new", "--resume-file", "events"], "--resume-file (first written as events.new) names the input"),
+        (["-", "--rejected", "events.new"], "--rejected names the input"),
+        (["-", "--resume-file", "events.new"], "--resume-file names the input"),
+    ],
+)
+def test_an_input_under_another_name_is_recognized(
+    in_tmp_path: Path, words: list[str], reason: str, perkamo: Perkamo
+) -> None:
+    """It stays whole; catches one that is replaced by its resume file, and one that is redirected and then added to."""
+    path = in_tmp_path / "events.new"
+    write(path, "x", 10, broken=(1,))
+    before = path.read_bytes()
+
+    with path.open() as file:
+        done = perkamo("import", *words, stdin=file)
+
+    assert (done.returncode, done.stderr) == (2, f"perkamo import: {reason}; name another file.\n")
+    assert path.read_bytes() == before
+
+
+def test_a_pipe_with_a_name_is_read_as_standard_input_is(in_tmp_path: Path, sandbox: Sandbox, perkamo: Perkamo) -> None:
+    """Nothing is written beside it, as with ``import <(zcat *.gz)``; catches a resume file in /dev/fd."""
+    path = in_tmp_path / "events.jsonl"
+    write(path, "x", 1_200, broken=(1,))
+
+    with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE, text=True) as pipe:
+        done = perkamo("import", "/dev/stdin", stdin=pipe.stdout)
+
+    assert (done.returncode, done.stderr, len(sandbox.events())) == (3, "", 1_199)
+    assert sorted(one.name for one in in_tmp_path.iterdir()) == ["events.jsonl", "stdin.rejected.jsonl"]
 
 
 @pytest.mark.parametrize("text", [b"notes\n", b'{"line": 1}', b"[]"])
