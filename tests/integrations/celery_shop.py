@@ -1,7 +1,6 @@
 """A shop whose events a worker of Celery's delivers: ``celery -A tests.integrations.celery_shop worker``."""
 
 import os
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from kombu.utils.json import dumps
 
 from perkamo import Event, EventIngestResponse, PerkamoClient
 from perkamo.integrations.celery import PerkamoTask, deliver
-from tests.integrations import flask_shop
+from tests.integrations import flask_shop, orders
 
 folder = Path(os.environ.get("SHOP_QUEUE", "queue"))
 celery = Celery("shop", broker="filesystem://", set_as_current=False)
@@ -45,29 +44,29 @@ def put_whole(self: Channel, queue: str, payload: object, **_: object) -> None:
 setattr(Channel, "_put", put_whole)  # noqa: B010 - which type checkers do not let be replaced
 
 
-class MortalClient(PerkamoClient):
-    """Kills its process while it delivers one of ``SHOP_KILLS``: once each, some before the event is sent, some after.
+class MarkingClient(PerkamoClient):
+    """Leaves a mark while it delivers, by which whoever kills knows that a process holds no lock of the pool's.
 
-    Whoever kills a child from outside may do so while it holds the lock of the pool's queue. With a broker that has no
-    event loop, as all have that need no server, Celery's pool then stands still.
+    One that is killed while it holds the lock of the pool's queue takes the lock along. With a broker that has no event
+    loop, as all have that need no server, Celery's pool then stands still.
     """
 
     def emit_event(self, event: Event | Mapping[str, object]) -> EventIngestResponse:
-        """Deliver, or die."""
-        order = str(event.transaction_id) if isinstance(event, Event) else ""
-        mark = folder / f"killed-{order}"
-        dies = order in os.environ.get("SHOP_KILLS", "").split(",") and not mark.exists()
-        if dies:
-            mark.touch()
-        if dies and order.endswith(("1", "3", "5", "7", "9")):
-            os.kill(os.getpid(), signal.SIGKILL)
-        response = super().emit_event(event)
-        if dies:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return response
+        """Deliver."""
+        mark = mark_of(os.getpid())
+        mark.touch()
+        try:
+            return super().emit_event(event)
+        finally:
+            mark.unlink()
 
 
-celery.conf.perkamo_client = MortalClient
+def mark_of(process: int) -> Path:
+    """Return the file that is there while a process delivers."""
+    return folder / f"delivers-{process}"
+
+
+celery.conf.perkamo_client = MarkingClient
 
 
 @celery.task(base=PerkamoTask, bind=True, ignore_result=True)
@@ -85,7 +84,7 @@ def create_app() -> Flask:
 
     @app.post("/orders/<order_id>/paid-by-worker")
     def paid_by_worker(order_id: str) -> Response:
-        deliver.delay(flask_shop.save(order_id, int(request.args["amount"])).to_bytes())
+        deliver.delay(orders.save(order_id, int(request.args["amount"])).to_bytes())
         return jsonify(accepted=True)
 
     return app

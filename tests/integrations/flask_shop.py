@@ -1,44 +1,26 @@
 """A shop of Flask's, as a user of the library would write it: ``tests.integrations.flask_shop:create_app()``."""
 
-import os
-import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
-from datetime import UTC, datetime
 
 from flask import Flask, Response, jsonify, render_template_string, request
 
-from perkamo import Event
 from perkamo.integrations.flask import Perkamo
 from perkamo.webhooks import MemoryDeliveryLog, WebhookDelivery
+from tests.integrations import orders
 
 perkamo = Perkamo()
 handled: list[str] = []
 
 
-def connect() -> sqlite3.Connection:
-    """Open the shop's database."""
-    return sqlite3.connect(os.environ["SHOP_DATABASE"], timeout=20, isolation_level=None)
-
-
-def save(order_id: str, amount: int) -> Event:
-    """Save an order, once, and say what it means, in the same bytes each time."""
-    now = datetime.now(UTC).isoformat()
-    with closing(connect()) as database:
-        database.execute("INSERT OR IGNORE INTO orders VALUES (?, ?, ?)", (order_id, amount, now))
-        amount, paid_at = database.execute("SELECT amount, paid_at FROM orders WHERE id = ?", (order_id,)).fetchone()
-    return Event("customer_123", "purchase.completed", order_id, {"order": order_id, "amount": amount}, paid_at)
-
-
 def paid(order_id: str) -> Response:
     """Take a purchase; the event waits on the disk until Perkamo has it."""
-    perkamo.outbox.put(save(order_id, int(request.args["amount"])))
+    perkamo.outbox.put(orders.save(order_id, int(request.args["amount"])))
     return jsonify(accepted=True)
 
 
 def paid_without_outbox(order_id: str) -> Response:
     """Take a purchase, and send the event at once."""
-    return jsonify(accepted=perkamo.client.emit_event(save(order_id, int(request.args["amount"]))).accepted)
+    return jsonify(accepted=perkamo.client.emit_event(orders.save(order_id, int(request.args["amount"]))).accepted)
 
 
 def page() -> str:
@@ -64,6 +46,5 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     app.add_url_rule("/hooks/perkamo", view_func=hook, methods=["POST"])
     app.add_url_rule("/hooks/<secret>/perkamo", view_func=hook, methods=["POST"])
     app.register_blueprint(perkamo.browser_blueprint(lambda: request.headers.get("x-user")))
-    with closing(connect()) as database:
-        database.execute("CREATE TABLE IF NOT EXISTS orders(id TEXT PRIMARY KEY, amount INTEGER, paid_at TEXT)")
+    orders.create_table()
     return app

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
@@ -84,16 +84,29 @@ def running(*words: str, env: Mapping[str, str], end: signal.Signals = signal.SI
 
 
 def children(process: int) -> list[int]:
-    """Return the ids of a process's children."""
+    """Return the ids of a process's children, without the one that multiprocessing has for itself."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             after = path.read_text().rpartition(")")[2].split()
+            command = path.with_name("cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(after[1]) == process and after[0] != "Z":
+        if int(after[1]) == process and after[0] != "Z" and "resource_tracker" not in command:
             found.append(int(path.parent.name))
     return found
+
+
+def is_stopped(process: int) -> bool:
+    """Wait until a process to which SIGSTOP was sent has stopped; return whether it has, and is not gone."""
+    while True:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        if state in "TZX":
+            return state == "T"
+        time.sleep(0.0005)
 
 
 @contextmanager
@@ -108,35 +121,44 @@ def five_percent_faults(sandbox: Sandbox) -> Iterator[None]:
         sandbox.faults.clear()
 
 
-def buy_all(port: int, paths: Iterable[str], *servers: Server, kills: int) -> None:
-    """Post to each path until it is answered with a 2xx, by 8 customers at a time; kill workers meanwhile.
+def kill_worker(server: Server, chance: random.Random) -> bool:
+    """Kill one of a master process's children; return whether there was one."""
+    workers = children(server.process.pid)
+    if workers:
+        os.kill(chance.choice(workers), signal.SIGKILL)
+    return bool(workers)
+
+
+def buy_all(port: int, paths: Sequence[str], *, kills: int = 0, kill: Callable[[random.Random], bool] = bool) -> None:
+    """Post to each path until it is answered with a 2xx, by 8 customers at a time; kill meanwhile.
 
     Args:
         port: Where the shop listens.
         paths: The paths, one for each order.
-        servers: The shop's master processes, whose children are killed.
         kills: How many workers are killed, evenly spread over the orders.
+        kill: Kills a worker, and returns whether there was one.
     """
-    waiting = list(paths)
-    due = {(number + 1) * len(waiting) // (kills + 1) for number in range(kills)}
-    answered = 0
+    due = {(number + 1) * len(paths) // (kills + 1) for number in range(kills)}
+    answered = killed = 0
     chance = random.Random(7)
     lock = threading.Lock()
 
     def buy(path: str) -> None:
-        nonlocal answered
+        nonlocal answered, killed
         deadline = time.monotonic() + PATIENCE
         while not _is_answered(port, path):
-            assert time.monotonic() < deadline, f"{path}: {''.join(servers[0].output)}"
+            assert time.monotonic() < deadline, path
             time.sleep(0.02)
         with lock:
             answered += 1
-            if answered in due:
-                workers = [worker for server in servers for worker in children(server.process.pid)]
-                os.kill(chance.choice(workers), signal.SIGKILL)
+            is_due = answered in due
+        if is_due and kill(chance):  # while the others go on buying
+            with lock:
+                killed += 1
 
     with ThreadPoolExecutor(8) as customers:
-        list(customers.map(buy, waiting))
+        list(customers.map(buy, paths))
+    assert killed == kills
 
 
 def _is_answered(port: int, path: str) -> bool:
@@ -153,12 +175,71 @@ def _is_answered(port: int, path: str) -> bool:
         connection.close()
 
 
-def wait_until_applied(sandbox: Sandbox, orders: Iterable[str]) -> None:
+def wait_until_applied(sandbox: Sandbox, orders: Iterable[str], patience: float = PATIENCE) -> None:
     """Wait until every order has counted, and see that each counted once, and nothing else did."""
     wanted = set(orders)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     # By the order, and not by the transaction id, which the service itself counts once.
     while wanted - (counted := Counter(str(event.context["order"]) for event in sandbox.events())).keys():
         assert time.monotonic() < deadline, sorted(wanted - counted.keys())[:10]
         time.sleep(0.05)
     assert counted == dict.fromkeys(wanted, 1)
+
+
+@frozen
+class Shop:
+    """A shop as it is operated.
+
+    Attributes:
+        server: The module and the arguments that serve it, with two workers.
+        worker_ready: What each worker prints at its start, as a pattern.
+        env: The environment of its processes.
+        orders: Returns the ids of the orders in its database.
+        deliverer: The module and the arguments that deliver beside the server; none where the workers do it.
+        deliverer_ready: What that prints at its start, as a pattern.
+    """
+
+    server: tuple[str, ...]
+    worker_ready: str
+    env: Mapping[str, str]
+    orders: Callable[[], set[str]]
+    deliverer: tuple[str, ...]
+    deliverer_ready: str = "Delivering"
+
+
+def besiege(
+    shop: Shop,
+    view: str,
+    sandbox: Sandbox,
+    *,
+    orders: int,
+    kills: int,
+    kill_more: Callable[[Server, random.Random], bool] = lambda _deliverer, _chance: True,
+) -> None:
+    """Buy, while requests fail and workers are killed; in the end every committed order has counted once.
+
+    Args:
+        shop: The shop.
+        view: The last part of the paths that are posted to.
+        sandbox: What stands in for Perkamo.
+        orders: How many orders there are.
+        kills: How many of the server's workers are killed.
+        kill_more: Kills a process of the deliverer after each of these, and returns whether there was one.
+    """
+    ids = [f"order_{number}" for number in range(orders)]
+    paths = [f"/orders/{one}/{view}?amount=1" for one in ids]
+    with five_percent_faults(sandbox), running(*shop.deliverer, env=shop.env) as deliverer:
+        deliverer.find(shop.deliverer_ready)
+        with running(*shop.server, env=shop.env) as server:
+            port = int(server.find(r"http://127\.0\.0\.1:([0-9]+)"))
+            server.find(shop.worker_ready, times=2)
+
+            def kill(chance: random.Random) -> bool:
+                return kill_worker(server, chance) and kill_more(deliverer, chance)
+
+            buy_all(port, paths, kills=kills, kill=kill)
+        assert shop.orders() == set(ids)
+        wait_until_applied(sandbox, ids)
+    printed = "".join((*deliverer.output, *server.output))
+    assert "customer_123" not in printed
+    assert "ResourceWarning" not in printed

@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Final
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
+from typing import Annotated, Final, Literal, LiteralString
 
 import psycopg
 import pytest
@@ -16,20 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from perkamo import Event, PostgresOutbox
 from perkamo.integrations.fastapi import PerkamoOutbox, perkamo_outbox
 from perkamo.sandbox import Sandbox
-from tests.integrations.servers import (
-    ROOT,
-    buy_all,
-    environment,
-    five_percent_faults,
-    running,
-    wait_until_applied,
-)
+from tests.integrations.servers import ROOT, Shop, besiege, environment
 from tests.outbox.postgres.server import Server
 
-SHOP: Final = (
+DJANGO: Final = (
     *("gunicorn", "--preload", "--workers", "2", "--bind", "127.0.0.1:0"),
     "tests.integrations.django_shop.wsgi",
 )
+FASTAPI: Final = ("uvicorn", "--workers", "2", "--port", "0", "tests.integrations.fastapi_session_shop:app")
 
 
 @pytest.fixture(scope="module")
@@ -110,35 +105,47 @@ def test_a_migration_leaves_tables_that_are_there(shop: dict[str, str], server: 
     assert subprocess.run(words, cwd=ROOT, env=shop, check=False).returncode == 0
 
 
-def siege(shop: dict[str, str], server: Server, sandbox: Sandbox, *, orders: int, kills: int) -> None:
-    """Buy, while requests fail and workers are killed; in the end every committed order has counted once."""
-    ids = [f"order_{number}" for number in range(orders)]
-    with five_percent_faults(sandbox), running("django", "perkamo_relay", env=shop) as relay:
-        relay.find("Delivering")
-        with running(*SHOP, env=shop) as gunicorn:
-            port = int(gunicorn.find(r"http://127\.0\.0\.1:([0-9]+)"))
-            gunicorn.find("Booting worker", times=2)
-            buy_all(port, [f"/orders/{one}/paid?amount=1" for one in ids], gunicorn, kills=kills)
-        with psycopg.connect(shop_dsn(server)) as connection:
-            assert {row[0] for row in connection.execute("SELECT id FROM shop_order")} == set(ids)
-        wait_until_applied(sandbox, ids)
+def django_shop(env: Mapping[str, str], server: Server) -> Shop:
+    """The Django shop with its own relay."""
+    orders = partial(committed, server, "SELECT id FROM shop_order")
+    return Shop(DJANGO, "Booting worker", env, orders, ("django", "perkamo_relay"))
+
+
+def fastapi_shop(env: Mapping[str, str], server: Server) -> Shop:
+    """The FastAPI shop in the same database, with the relay of the command line."""
+    dsn = shop_dsn(server)
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE TABLE orders(id text PRIMARY KEY, amount integer, paid_at text)")
+    orders = partial(committed, server, "SELECT id FROM orders")
+    relay = ("perkamo", "outbox", "relay", dsn)
+    return Shop(FASTAPI, "Application startup complete", {**env, "SHOP_DSN": dsn}, orders, relay)
+
+
+def committed(server: Server, query: LiteralString) -> set[str]:
+    """Return the orders in a shop's database."""
+    with psycopg.connect(shop_dsn(server)) as connection:
+        return {row[0] for row in connection.execute(query)}
 
 
 def test_every_committed_order_counts_once(shop: dict[str, str], server: Server, sandbox: Sandbox) -> None:
     """A short siege; catches an event that is lost with its worker."""
-    siege(shop, server, sandbox, orders=60, kills=2)
+    besiege(django_shop(shop, server), "paid", sandbox, orders=60, kills=2)
 
 
 @pytest.mark.stress
+@pytest.mark.parametrize("make", [django_shop, fastapi_shop])
 def test_every_committed_order_counts_once_after_ten_kills(
-    shop: dict[str, str], server: Server, sandbox: Sandbox
+    make: Callable[[Mapping[str, str], Server], Shop], shop: dict[str, str], server: Server, sandbox: Sandbox
 ) -> None:
-    """The long siege."""
-    siege(shop, server, sandbox, orders=600, kills=10)
+    """The long siege; catches an order that is committed without its event, and an event without its order."""
+    besiege(make(shop, server), "paid", sandbox, orders=600, kills=10)
 
 
-def test_fastapi_puts_in_the_session_of_the_request(shop: dict[str, str], server: Server) -> None:
-    """The handler's own session, once; catches an event that is committed by itself."""
+@pytest.mark.parametrize("scope", [None, "function"])
+def test_fastapi_puts_in_the_session_of_the_request(
+    scope: Literal["function"] | None, shop: dict[str, str], server: Server
+) -> None:
+    """The handler's own session, whatever its scope; catches an event that is committed by itself."""
     engine = create_async_engine(shop_dsn(server).replace("postgresql://", "postgresql+psycopg://"))
 
     async def get_session() -> AsyncIterator[AsyncSession]:
@@ -146,12 +153,13 @@ def test_fastapi_puts_in_the_session_of_the_request(shop: dict[str, str], server
             yield session
 
     app = FastAPI()
-    put = perkamo_outbox(PostgresOutbox(), get_session)
+    in_request = Depends(get_session, scope=scope)
+    put = perkamo_outbox(PostgresOutbox(), get_session if scope is None else in_request)
 
     @app.post("/orders/{order}/paid")
     async def paid(
         order: str,
-        session: Annotated[AsyncSession, Depends(get_session)],
+        session: Annotated[AsyncSession, in_request],
         outbox: Annotated[PerkamoOutbox, Depends(put)],
     ) -> dict[str, object]:
         await outbox.put(Event("customer_123", "purchase.completed", order))

@@ -4,23 +4,15 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from perkamo.sandbox import Sandbox
-from tests.integrations.servers import (
-    ROOT,
-    Server,
-    buy_all,
-    environment,
-    five_percent_faults,
-    running,
-    wait_until_applied,
-)
+from tests.integrations.servers import ROOT, Shop, besiege, environment, running
 
 SERVERS: Final = {
     "gunicorn": (
@@ -50,30 +42,15 @@ def shop(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
     return env
 
 
-@contextmanager
-def served(name: str, env: dict[str, str]) -> Iterator[tuple[Server, int]]:
-    """Run the shop; yield its master process and its port."""
-    with running(*SERVERS[name], env=env) as server:
-        port = int(server.find(r"http://127\.0\.0\.1:([0-9]+)"))
-        server.find(READY[name], times=2)
-        yield server, port
+def shop_of(name: str, env: Mapping[str, str]) -> Shop:
+    """The shop under one of the servers, with a relay beside it."""
+    return Shop(SERVERS[name], READY[name], env, lambda: committed(env), ("django", "perkamo_relay"))
 
 
-def committed(env: dict[str, str]) -> set[str]:
+def committed(env: Mapping[str, str]) -> set[str]:
     """Return the orders in the shop's database."""
     with closing(sqlite3.connect(env["SHOP_DATABASE"])) as database:
         return {row[0] for row in database.execute("SELECT id FROM shop_order")}
-
-
-def siege(name: str, view: str, env: dict[str, str], sandbox: Sandbox, *, orders: int, kills: int) -> None:
-    """Buy, while requests fail and workers are killed; in the end every committed order has counted once."""
-    ids = [f"order_{number}" for number in range(orders)]
-    with five_percent_faults(sandbox), running("django", "perkamo_relay", env=env) as relay:
-        relay.find("Delivering")
-        with served(name, env) as (server, port):
-            buy_all(port, [f"/orders/{one}/{view}?amount=1" for one in ids], server, kills=kills)
-        assert committed(env) == set(ids)
-        wait_until_applied(sandbox, ids)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +63,7 @@ def siege(name: str, view: str, env: dict[str, str], sandbox: Sandbox, *, orders
 )
 def test_every_committed_order_counts_once(name: str, view: str, shop: dict[str, str], sandbox: Sandbox) -> None:
     """A short siege of each way; catches an event lost between commit and service, and one that counts twice."""
-    siege(name, view, shop, sandbox, orders=60, kills=2)
+    besiege(shop_of(name, shop), view, sandbox, orders=60, kills=2)
 
 
 @pytest.mark.stress
@@ -96,7 +73,7 @@ def test_every_committed_order_counts_once_after_ten_kills(
     name: str, view: str, shop: dict[str, str], sandbox: Sandbox
 ) -> None:
     """The long siege, of every way under every server."""
-    siege(name, view, shop, sandbox, orders=600, kills=10)
+    besiege(shop_of(name, shop), view, sandbox, orders=600, kills=10)
 
 
 def test_the_relay_ends_at_sigterm_and_keeps_what_waits(shop: dict[str, str], sandbox: Sandbox) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, params
 
 from perkamo.events import Event
 from perkamo.outbox.postgres.outbox import PostgresOutbox
@@ -35,21 +35,24 @@ class PerkamoOutbox:
 
 
 def perkamo_outbox(
-    outbox: PostgresOutbox, get_session: Callable[..., object]
+    outbox: PostgresOutbox, get_session: Callable[..., object] | params.Depends
 ) -> Callable[..., Awaitable[PerkamoOutbox]]:
     """Return a dependency that puts events in the session of the request.
 
-        OutboxDep = Annotated[PerkamoOutbox, Depends(perkamo_outbox(PostgresOutbox(), get_session))]
+        session = Depends(get_session, scope="function")  # commits before the answer is sent
+        OutboxDep = Annotated[PerkamoOutbox, Depends(perkamo_outbox(PostgresOutbox(), session))]
 
-    ``perkamo outbox relay --dsn …``, as a service of its own, delivers what was committed.
+    ``perkamo outbox relay postgresql://…``, as a service of its own, delivers what was committed.
 
     Args:
         outbox: The outbox; one that only puts needs no DSN.
-        get_session: The application's own dependency for a session, such as SQLAlchemy's ``AsyncSession``; the one
-            that the handler asks for, so that both get the same session.
+        get_session: The application's own dependency for a session, such as SQLAlchemy's ``AsyncSession``: exactly what
+            the handler asks for, so that both get the same session. Where the handler's ``Depends`` has options, such
+            as ``scope="function"``, give that ``Depends``: with other options FastAPI opens another session.
     """
+    in_request: params.Depends = get_session if isinstance(get_session, params.Depends) else Depends(get_session)
 
-    async def put_in_session(session: Annotated[object, Depends(get_session)]) -> PerkamoOutbox:
+    async def put_in_session(session: Annotated[object, in_request]) -> PerkamoOutbox:
         return PerkamoOutbox(outbox, session)
 
     return put_in_session
