@@ -24,6 +24,7 @@ RECIPES = Path(perkamo.__file__).parent / "outbox" / "recipes"
 UNIT = (RECIPES / "perkamo-relay.service").read_text("utf-8")
 GUIDE = (RECIPES / "README.md").read_text("utf-8")
 PLACE = re.compile(r"/var/lib/shop/[\w-]*outbox")
+KUBERNETES = ("kubernetes-sqlite.yaml", "kubernetes-postgres.yaml")
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -46,7 +47,7 @@ def containers(value: object) -> Iterator[dict[str, Any]]:
 def commands() -> list[list[str]]:
     """Every command of ours in unit, files and guide, each once."""
     found = [shlex.split(line.partition("=")[2]) for line in UNIT.splitlines() if line.startswith("ExecStart=")]
-    for name in ("compose.yaml", "kubernetes-sqlite.yaml"):
+    for name in ("compose.yaml", *KUBERNETES):
         for one in containers(documents(name)):
             found.append([*one["command"], *one.get("args", [])])
             test = one.get("healthcheck", {}).get("test", [])
@@ -57,13 +58,27 @@ def commands() -> list[list[str]]:
     return [list(one) for one in dict.fromkeys(("perkamo", *command[1:]) for command in ours)]
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def is_for_postgres(command: list[str]) -> bool:
+    """Tell whether a command's outbox is in PostgreSQL."""
+    return any(word.startswith("postgresql://") for word in command)
+
+
+ON_DISK = [command for command in commands() if not is_for_postgres(command)]
+IN_POSTGRES = [command for command in commands() if is_for_postgres(command)]
+
+
+@pytest.mark.parametrize("command", ON_DISK, ids=" ".join)
 def test_a_command_of_the_guide_runs(command: list[str], sandbox: Sandbox, tmp_path: Path) -> None:
     """With a directory and a port of the test's own; catches an option that was renamed, or never was."""
     outbox = tmp_path / "outbox"
     with SyncOutbox(outbox) as box:
         box.put(Event("u", "review.created", "review_1"))
-    given = [re.sub(r"^(127\.0\.0\.1|0\.0\.0\.0):\d+$", "127.0.0.1:0", PLACE.sub(str(outbox), one)) for one in command]
+    run([PLACE.sub(str(outbox), word) for word in command], sandbox)
+
+
+def run(command: list[str], sandbox: Sandbox) -> None:
+    """Run a command; one that serves is ended once it has said that it does."""
+    given = [re.sub(r"^(127\.0\.0\.1|0\.0\.0\.0):\d+$", "127.0.0.1:0", one) for one in command]
     given = ["127.0.0.1" if one == "0.0.0.0" else "0" if one == "4001" else one for one in given]
     process = subprocess.Popen(
         [sys.executable, "-m", *given],
@@ -74,7 +89,7 @@ def test_a_command_of_the_guide_runs(command: list[str], sandbox: Sandbox, tmp_p
     )
     try:
         assert process.stdout is not None
-        if "stats" not in command:
+        if not {"stats", "check"} & set(command):
             assert process.stdout.readline(), process.communicate(timeout=30)
             process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=30)
@@ -84,8 +99,52 @@ def test_a_command_of_the_guide_runs(command: list[str], sandbox: Sandbox, tmp_p
     assert (process.returncode, err) == (0, "")
 
 
+def test_compose_takes_the_file() -> None:
+    """By the specification of Compose; catches a misspelt key, a wrong unit, and a volume that nobody declares."""
+    compose_spec = pytest.importorskip("compose_spec")
+    text = (RECIPES / "compose.yaml").read_text("utf-8")
+
+    compose_spec.PyCompose.from_yaml(text).validate_volumes()
+    with pytest.raises(ValueError, match="stop_grace_periods"):
+        compose_spec.PyCompose.from_yaml(text.replace("stop_grace_period", "stop_grace_periods"))
+    with pytest.raises(ValueError, match="outbx"):
+        compose_spec.PyCompose.from_yaml(text.replace("outbox:/", "outbx:/")).validate_volumes()
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_kubernetes_takes_the_file(name: str) -> None:
+    """By the models of Kubernetes 1.37, without a cluster; catches a misspelt key and a value of the wrong type."""
+    text = (RECIPES / name).read_text("utf-8")
+
+    assert unknown_to_kubernetes(text) == []
+    assert set(unknown_to_kubernetes(text.replace("replicas:", "replica:"))) == {".spec.replica"}
+    with pytest.raises(ValueError, match="periodSeconds"):
+        unknown_to_kubernetes(text.replace("periodSeconds: 10", "periodSeconds: ten"))
+
+
+def unknown_to_kubernetes(text: str) -> list[str]:
+    """Return the keys of a file that Kubernetes would not take, and refuse what is of the wrong type."""
+    codecs = pytest.importorskip("lightkube.codecs")
+    read = codecs.load_all_yaml(text)
+    return [
+        key for given, kept in zip(yaml.safe_load_all(text), read, strict=True) for key in lost(given, kept.to_dict())
+    ]
+
+
+def lost(given: object, kept: object, place: str = "") -> Iterator[str]:
+    """Yield where something was given that was not kept as it is."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for key, value in given.items():
+            yield from lost(value, kept.get(key), f"{place}.{key}")
+    elif isinstance(given, list) and isinstance(kept, list):
+        for number, (one, other) in enumerate(zip(given, kept, strict=True)):
+            yield from lost(one, other, f"{place}[{number}]")
+    elif given != kept:
+        yield place
+
+
 def test_the_files_agree_with_each_other_and_with_the_command() -> None:
-    """Volumes, ports and times to end; catches a grace that the engine cuts short, and a mount that nothing has."""
+    """Volumes, labels and times to end; catches a grace that the engine cuts short, and a mount that nothing has."""
     [compose] = documents("compose.yaml")
     [stateful] = documents("kubernetes-sqlite.yaml")
     pod = stateful["spec"]["template"]["spec"]
@@ -94,12 +153,16 @@ def test_the_files_agree_with_each_other_and_with_the_command() -> None:
     mounts = {mount["name"] for one in pod["containers"] for mount in one["volumeMounts"]}
     assert mounts == {claim["metadata"]["name"] for claim in stateful["spec"]["volumeClaimTemplates"]}
     assert {volume.partition(":")[0] for volume in relay["volumes"]} == set(compose["volumes"])
-    assert int(pod["terminationGracePeriodSeconds"]) > 20
     assert int(relay["stop_grace_period"].removesuffix("s")) > 20
     assert "TimeoutStopSec=30" in UNIT
-    assert "sk_test_" not in UNIT + (RECIPES / "kubernetes-sqlite.yaml").read_text("utf-8")
     assert compose["services"]["web"]["environment"]["PERKAMO_SECRET_KEY"] == Sandbox().api_key
     assert compose["services"]["web"]["environment"] == relay["environment"]
+    assert "sk_test_" not in UNIT
+    for name in KUBERNETES:
+        assert "sk_test_" not in (RECIPES / name).read_text("utf-8")
+        *_, delivering = documents(name)
+        assert delivering["spec"]["selector"]["matchLabels"] == delivering["spec"]["template"]["metadata"]["labels"]
+        assert int(delivering["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]) > 20
 
 
 def test_the_alerts_name_figures_and_errors_that_there_are(tmp_path: Path) -> None:
