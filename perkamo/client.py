@@ -146,7 +146,7 @@ class AsyncPerkamoClient:
         """
         call = endpoints.identify(user_id, traits)
         reply = await self._exchange.send(call)
-        return decode(IdentifyResponse, reply.body or b"{}", reply.meta, call.label, "unknown")
+        return decode(IdentifyResponse, reply.body or b"{}", reply.meta, call.label, "unknown", secrets=reply.secrets)
 
     async def emit(
         self,
@@ -192,7 +192,7 @@ class AsyncPerkamoClient:
         """
         call = endpoints.emit(event)
         reply = await self._exchange.send(call)
-        return decode(EventIngestResponse, reply.body, reply.meta, call.label, "unknown")
+        return decode(EventIngestResponse, reply.body, reply.meta, call.label, "unknown", secrets=reply.secrets)
 
     async def batch(self, events: Iterable[Event | Mapping[str, object]]) -> BatchIngestResponse:
         """Send up to 100 events in one request: ``POST /v1/events:batch`` (published). It is not atomic.
@@ -230,7 +230,7 @@ class AsyncPerkamoClient:
         """
         call = endpoints.customer(user_id)
         reply = await self._exchange.send(call)
-        return decode(Customer, reply.body, reply.meta, call.label, None)
+        return decode(Customer, reply.body, reply.meta, call.label, None, secrets=reply.secrets)
 
     async def program(self) -> Program:
         """Read the Space's active program: ``GET /v1/program`` (published).
@@ -243,7 +243,7 @@ class AsyncPerkamoClient:
         """
         call = Call("GET", "/v1/program", "GET /v1/program")
         reply = await self._exchange.send(call)
-        return decode(Program, reply.body, reply.meta, call.label, None)
+        return decode(Program, reply.body, reply.meta, call.label, None, secrets=reply.secrets)
 
     async def event_catalog(self) -> tuple[ProgramEvent, ...]:
         """Read which events earn: the earning rules of ``program()``; empty where there are none (published).
@@ -366,7 +366,9 @@ class AsyncPerkamoClient:
         """
         call = endpoints.other(method, path, json)
         reply = await self._exchange.send(call)
-        return decode_any(reply.body, reply.meta, call.label, "unknown" if call.is_write else None)
+        return decode_any(
+            reply.body, reply.meta, call.label, "unknown" if call.is_write else None, secrets=reply.secrets
+        )
 
     async def space_fingerprint(self) -> str:
         """Return a hash that tells this client's service and key from all others, and tells nobody the key.
@@ -442,7 +444,7 @@ class AsyncPerkamoClient:
 
     async def _browser_token(self, call: Call) -> BrowserToken:
         reply = await self._exchange.send(call)
-        return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown")
+        return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown", secrets=reply.secrets)
 
     def _complain(
         self,

@@ -2,6 +2,8 @@
 
 import logging
 import re
+from bisect import bisect_left
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Final
 from urllib.parse import unquote
@@ -11,6 +13,7 @@ MAX_CLEANED: Final = 4096
 _SHOWN: Final = 1024
 """Characters of a foreign text that are looked at, and that may be shown: what begins among these ends within those."""
 _MAX_SECRETS: Final = 20_000
+_DEEPEST: Final = 3
 
 _SHORTEST_SECRET: Final = 3
 """An id of one or two letters names nobody, and hiding it would make holes in every sentence."""
@@ -27,36 +30,63 @@ _JWT = r"\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-.]+"
 _SHAPES: Final = f"{_KEY}|{_JWT}|{_EMAIL}"
 _UNPRINTABLE: Final = r"[^\x20-\x7e\xa0-\u200a\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd]+"
 """Also what separates lines, or turns the direction of what follows."""
-_ESCAPE: Final = r"\\u([0-9a-fA-F]{4})"
+_ESCAPE: Final = r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))"
+_ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " ", '"': '"', "'": "'", "/": "/", "\\": "\\"}
 _SPACES = str.maketrans("+\t\n\r\xa0", "     ")
 
 current_call: ContextVar[str | None] = ContextVar("perkamo_call", default=None)
 """Method and endpoint, without ids, of the call that this task or thread is making."""
 
 
-def clean(text: str, *secrets: str) -> str:
-    """Return a foreign text fit for a message: one line, bounded, without the given secrets, keys or e-mail addresses.
-
-    The work is linear in the number of secrets, and does not grow with the text.
+class Secrets:
+    """Texts that no message may repeat, such as the ids that were in the request; prepared once for many messages.
 
     Args:
-        text: What another party wrote, such as the ``message`` of an error answer. It may hold a secret in any case of
-            letters, percent-encoded, with JSON's escapes, or cut off.
-        secrets: Texts that must not appear, such as the ids that were in the request.
+        texts: The texts as they were sent.
     """
-    plain = _decoded(text[:MAX_CLEANED])
-    if len(secrets) > _MAX_SECRETS:
-        return "***"
-    hidden = bytearray(len(plain))
-    for match in re.finditer(_SHAPES, plain):
-        _hide(hidden, match.start(), match.end())
-    comparable = _comparable(plain)
-    for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET and _comparable(secret[:_HEAD]).strip() in comparable:
-            _hide_all(hidden, comparable, _comparable(secret).strip())
-    end = len(plain) if len(text) <= MAX_CLEANED else _SHOWN
-    shown = re.sub(_UNPRINTABLE, " ", "".join(_pieces(plain, hidden, end)))
-    return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
+
+    __slots__ = ("_by_head", "_lengths")
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        known: set[str] = set()
+        for text in texts:
+            if len(text) >= _SHORTEST_SECRET:
+                known |= {_comparable(text[:MAX_CLEANED]).strip(), _comparable(_decoded(text[:MAX_CLEANED])).strip()}
+        self._by_head: dict[str, list[str]] | None = None if len(known) > _MAX_SECRETS else {}
+        if self._by_head is not None:
+            for text in sorted(known - {""}):
+                self._by_head.setdefault(text[:_HEAD], []).append(text)
+        self._lengths: list[int] = sorted({len(head) for head in self._by_head or ()})
+
+    def clean(self, text: str) -> str:
+        """Return a foreign text fit for a message: one line, bounded, without these, keys or e-mail addresses.
+
+        The work does not grow with the text, nor with the number of secrets.
+
+        Args:
+            text: What another party wrote, such as the ``message`` of an error answer. It may hold a secret in any case
+                of letters, percent-encoded, with the escapes of JSON or HTML, or cut off.
+        """
+        if self._by_head is None:
+            return "***"
+        plain = _decoded(text[:MAX_CLEANED])
+        hidden = bytearray(len(plain))
+        for match in re.finditer(_SHAPES, plain):
+            _hide(hidden, match.start(), match.end())
+        comparable = _comparable(plain)
+        for length in self._lengths:
+            for start in range(len(comparable) - length + 1):
+                found = self._by_head.get(comparable[start : start + length])
+                if found is not None and (end := _end_of_longest(found, comparable, start)):
+                    _hide(hidden, start, end)
+        end = len(plain) if len(text) <= MAX_CLEANED else _SHOWN
+        shown = re.sub(_UNPRINTABLE, " ", "".join(_pieces(plain, hidden, end)))
+        return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
+
+
+def clean(text: str, *secrets: str) -> str:
+    """Return one foreign text fit for a message; see ``Secrets.clean``."""
+    return Secrets(secrets).clean(text)
 
 
 def without_personal_data(key: str) -> str:
@@ -75,15 +105,26 @@ _MANY_DIGITS: Final = 6
 
 
 def _decoded(text: str) -> str:
-    """Undo percent-encoding, which may be there twice, and JSON's escapes."""
-    for _ in range(3):
-        if "%" not in text:
+    """Undo percent-encoding and the escapes of JSON and HTML, of which each may be there twice."""
+    for _ in range(_DEEPEST):
+        before = text
+        if "%" in text:
+            text = unquote(text)
+        if "\\" in text:
+            text = re.sub(_ESCAPE, _unescaped, text)
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if "&" in text:
+            from html import unescape  # noqa: PLC0415 - its table takes longer to load than all of this
+
+            text = unescape(text)
+        if text == before:
             break
-        text = unquote(text)
-    if "\\u" in text:
-        text = re.sub(_ESCAPE, lambda match: chr(int(match[1], 16)), text)
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    code = match[1] or match[2]
+    return chr(int(code, 16)) if code else _ESCAPED.get(match[3], match[0])
 
 
 def _comparable(text: str) -> str:
@@ -91,15 +132,24 @@ def _comparable(text: str) -> str:
     return (lowered if len(lowered) == len(text) else text).translate(_SPACES)
 
 
-def _hide_all(hidden: bytearray, text: str, secret: str) -> None:
-    start = text.find(secret[:_HEAD])
-    while start >= 0:
-        end = start + min(len(secret), _HEAD)
-        while end < len(text) and end - start < len(secret) and text[end] == secret[end - start]:
-            end += 1
-        if len(secret) >= _WORD_LIKE or not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
-            _hide(hidden, start, end)
-        start = text.find(secret[:_HEAD], start + 1)
+def _end_of_longest(secrets: list[str], text: str, start: int) -> int:
+    """Return where the longest beginning of one of the sorted secrets ends that the text has at a place."""
+    rest = text[start : start + MAX_CLEANED]
+    place = bisect_left(secrets, rest)
+    end = start + max(_common_length(secret, rest) for secret in secrets[max(place - 1, 0) : place + 1])
+    is_word = end - start >= _WORD_LIKE or not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
+    return end if is_word else 0
+
+
+def _common_length(one: str, other: str) -> int:
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[:middle] == other[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _hide(hidden: bytearray, start: int, end: int) -> None:

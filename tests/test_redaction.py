@@ -1,7 +1,10 @@
 """redaction: what others write is shown without what our request held, by value, whatever way it is written."""
 
+import html
 import json
+import re
 import time
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -24,6 +27,8 @@ WAYS = {
     "percent-encoded twice": quote(quote(ID, safe=""), safe=""),
     "as a form": quote_plus(ID),
     "JSON's escapes": escaped(ID),
+    "JSON in JSON": json.dumps(json.dumps(ID)),
+    "HTML's escapes": html.escape(ID).replace("ž", "&#382;"),
     "upper case": ID.upper(),
     "quoted": f'"{ID}"',
     "in a URL": f"https://host/v1/customer/{quote(ID, safe='')}/x",
@@ -41,6 +46,17 @@ def test_a_value_is_hidden_however_it_is_written(way: str) -> None:
     assert "fred" not in shown.lower()
     assert shown.startswith("no customer ")
     assert shown.endswith(" here")
+
+
+@pytest.mark.parametrize(
+    "value", ['Jan "Joe" Novák\nDlouhá 12\n110 00', "100%25 sure", "C:\\new\\users\\jan", "Tom&amp;Jan"]
+)
+@pytest.mark.parametrize("way", [str, json.dumps, repr, html.escape, quote, lambda one: json.dumps(json.dumps(one))])
+def test_a_value_with_escapes_of_its_own_is_hidden(value: str, way: Callable[[str], str]) -> None:
+    """An address over several lines, a path; catches a value that is known as it is and shown as it was written."""
+    shown = clean(f"wrong: [{way(value)}]", value)
+
+    assert re.fullmatch(r"""wrong: \[["'\\]*\*\*\*["'\\]*\]""", shown)
 
 
 def test_a_key_without_its_usual_prefix_is_hidden_by_value() -> None:
@@ -121,6 +137,18 @@ def test_the_work_grows_with_the_number_of_values_only() -> None:
 
     assert measure(20_000) < 40 * measure(2_000) + 0.05
     assert clean(text, *map(str, range(1_000_000, 1_020_001))) == "***"
+
+
+@pytest.mark.parametrize("head", ["a" * 16, "https://shop.example.com/p/"])
+def test_values_that_begin_alike_cost_no_more(head: str) -> None:
+    """As the links in a context do; catches all pairs of values and places, which took minutes."""
+    text = head * (4_000 // len(head))
+    began = time.perf_counter()
+
+    shown = clean(text, *(f"{head}{number}" for number in range(19_000)))
+
+    assert time.perf_counter() - began < 1.0
+    assert shown == "***"
 
 
 def _timed(text: str, secrets: list[str]) -> float:

@@ -1,6 +1,6 @@
 """The body of an answer -> its value, or the error that says why it can't be used."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Final, TypeVar
 
@@ -22,7 +22,7 @@ from perkamo.models import (
     Program,
     ResponseMeta,
 )
-from perkamo.redaction import clean
+from perkamo.redaction import Secrets
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
@@ -36,7 +36,15 @@ _UNPUBLISHED: Final[dict[type[Answer], str]] = {
 _CUSTOMER_FIELDS: Final = frozenset({"user_id", "traits", "wallets", "level", "perks"})
 
 
-def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome | None) -> AnswerT:
+def decode(
+    cls: type[AnswerT],
+    body: bytes,
+    meta: ResponseMeta,
+    call: str,
+    outcome: WriteOutcome | None,
+    *,
+    secrets: Callable[[], Secrets] = Secrets,
+) -> AnswerT:
     """Turn an answer's body into its class.
 
     Args:
@@ -45,6 +53,7 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
         meta: What the answer's head told.
         call: Method and endpoint, for the error.
         outcome: The outcome of the write if the answer can't be used; None for a read.
+        secrets: Returns the texts of the request that no message may repeat.
 
     Raises:
         PerkamoResponseError: The body is not JSON, or a known field is missing or of the wrong type.
@@ -59,11 +68,11 @@ def decode(cls: type[AnswerT], body: bytes, meta: ResponseMeta, call: str, outco
     except ValueError as error:
         reason = str(error)
     del body, value  # they may hold a token, and the error leads into this frame
-    raise _unusable(call, reason, meta, outcome)
+    raise _unusable(call, reason, meta, outcome, secrets)
 
 
 def decode_batch(
-    body: bytes, meta: ResponseMeta, call: str, count: int, secrets: Callable[[], Sequence[str]] = tuple
+    body: bytes, meta: ResponseMeta, call: str, count: int, secrets: Callable[[], Secrets] = Secrets
 ) -> BatchIngestResponse:
     """Turn the answer to a batch into one result for each event; one that can't be read concerns its event alone.
 
@@ -86,11 +95,11 @@ def decode_batch(
     else:
         items = value.get("results") if isinstance(value, dict) else value
         if isinstance(items, list) and len(items) == count:
-            results = _read_results(items, meta, cache(secrets))
+            results = _read_results(items, meta, secrets)
             return BatchIngestResponse(results, raw=value if isinstance(value, dict) else {}, meta=meta)
         reason = f"has {len(items)} results for {count} events" if isinstance(items, list) else "has no list of results"
     del body, value, items
-    raise _unusable(call, reason, meta, "unknown")
+    raise _unusable(call, reason, meta, "unknown", secrets)
 
 
 def decode_update(data: str, meta: ResponseMeta) -> Customer:
@@ -106,9 +115,10 @@ def decode_update(data: str, meta: ResponseMeta) -> Customer:
 
 
 def _read_results(
-    items: list[JSONValue], meta: ResponseMeta, secrets: Callable[[], Sequence[str]]
+    items: list[JSONValue], meta: ResponseMeta, secrets: Callable[[], Secrets]
 ) -> tuple[EventIngestResponse | EventFailure, ...]:
     read = structure_hook(EventIngestResponse)
+    secrets = cache(secrets)
     results: list[EventIngestResponse | EventFailure] = []
     for item in items:
         try:
@@ -122,7 +132,14 @@ def _read_results(
     return tuple(results)
 
 
-def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome | None) -> ApiResponse:
+def decode_any(
+    body: bytes,
+    meta: ResponseMeta,
+    call: str,
+    outcome: WriteOutcome | None,
+    *,
+    secrets: Callable[[], Secrets] = Secrets,
+) -> ApiResponse:
     """Turn the answer of an endpoint without a class into JSON; no body reads as None.
 
     Raises:
@@ -133,14 +150,16 @@ def decode_any(body: bytes, meta: ResponseMeta, call: str, outcome: WriteOutcome
     except ValueError as error:
         reason = str(error)
     del body
-    raise _unusable(call, reason, meta, outcome)
+    raise _unusable(call, reason, meta, outcome, secrets)
 
 
-def _unusable(call: str, reason: str, meta: ResponseMeta, outcome: WriteOutcome | None) -> PerkamoResponseError:
+def _unusable(
+    call: str, reason: str, meta: ResponseMeta, outcome: WriteOutcome | None, secrets: Callable[[], Secrets]
+) -> PerkamoResponseError:
     advice = "Nothing was changed by reading."
     if outcome is not None:
         advice = "It may have been applied; sending it again with the same transaction id is safe."
-    request = f" (request id {clean(meta.request_id)})" if meta.request_id else ""
+    request = f" (request id {secrets().clean(meta.request_id)})" if meta.request_id else ""
     return PerkamoResponseError(
         f"{call}: the service answered {meta.status}, but the body {reason}{request}. {advice}",
         status=meta.status,

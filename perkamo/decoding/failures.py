@@ -5,14 +5,14 @@ problem detail, a status, plain text, nothing at all.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
 
 from attrs import evolve, frozen
 
 from perkamo.encoding.encode import JSONValue
 from perkamo.models import EventFailure, ResponseMeta
-from perkamo.redaction import clean
+from perkamo.redaction import Secrets
 
 _MESSAGES: Final = ("message", "detail", "reason", "description", "title")
 _CODES: Final = ("code", "error", "type", "status")
@@ -54,7 +54,7 @@ class _Reason:
         return "rejected" if words and not re.search(_PASSING, words) else "unknown"
 
 
-def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, secrets: Sequence[str]) -> EventFailure:
+def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, secrets: Secrets) -> EventFailure:
     """Make the failure that one item of a batch stands for.
 
     Args:
@@ -68,11 +68,11 @@ def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, se
     if words is None:
         words = f"its result {unreadable}" if unreadable is not None else "the service gave no reason"
     failure = EventFailure(
-        None if reason.code is None else clean(reason.code, *secrets),
-        clean(words, *secrets).rstrip("."),
+        None if reason.code is None else secrets.clean(reason.code),
+        secrets.clean(words).rstrip("."),
         item,
         outcome=reason.outcome,
-        meta=meta,
+        meta=meta if meta.request_id is None else evolve(meta, request_id=secrets.clean(meta.request_id)),
     )
     if failure.accepted:  # whatever else it says
         return evolve(failure, message=f"its result {unreadable}", outcome="unknown")

@@ -23,7 +23,7 @@ from perkamo.errors import (
     api_error_class,
 )
 from perkamo.models import ResponseMeta
-from perkamo.redaction import MAX_CLEANED, clean
+from perkamo.redaction import MAX_CLEANED, Secrets
 from perkamo.request.dates import parse_http_date, parse_retry_after
 from perkamo.request.endpoints import Call
 from perkamo.request.failures import Problem
@@ -58,9 +58,9 @@ class Failure:
     clock_offset: float | None = None
     attempt: "Attempt | None" = field(default=None, repr=False)
 
-    def secrets(self) -> list[str]:
+    def secrets(self) -> Secrets:
         """Return what no message about this failure may repeat: the key, and the texts of the request."""
-        return [] if self.attempt is None else self.attempt.secrets()
+        return Secrets() if self.attempt is None else self.attempt.secrets()
 
 
 @frozen
@@ -95,11 +95,11 @@ class Attempt:
         """Return a foreign text without what the request held, and with the template in the place of its path."""
         for written in (self.call.path, unquote(self.call.path)):
             text = text[:MAX_CLEANED].replace(written, self.call.template)
-        return clean(text, *self.secrets())
+        return self.secrets().clean(text)
 
-    def secrets(self) -> list[str]:
+    def secrets(self) -> Secrets:
         """Return what no message about this request may repeat."""
-        return [self.credential, *self.call.secrets()]
+        return Secrets([self.credential, *self.call.secrets()])
 
 
 @frozen
@@ -110,7 +110,7 @@ class Reply:
     meta: ResponseMeta
     _attempt: Attempt = field(repr=False)
 
-    def secrets(self) -> list[str]:
+    def secrets(self) -> Secrets:
         """Return what no message about this answer may repeat: the key, and the texts of the request."""
         return self._attempt.secrets()
 

@@ -76,8 +76,8 @@ class Call:
         if self.body is not None:
             body = cast("object", json.loads(self.body))
             parts = cast("dict[str, object]", body) if isinstance(body, dict) else {"": body}
-            events = parts.get("events")
-            for one in cast("list[object]", events) if isinstance(events, list) else [parts]:
+            events = parts.pop("events", None)
+            for one in [parts, *(cast("list[object]", events) if isinstance(events, list) else [events])]:
                 found.extend(_texts(one, skipped=_PUBLIC_FIELDS))
         return found
 

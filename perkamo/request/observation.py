@@ -14,7 +14,7 @@ from attrs import asdict, define, field
 
 from perkamo.errors import PerkamoError
 from perkamo.hooks import AttemptEnd, AttemptStart, CallEnd, CallOutcome, CallStart, Hooks
-from perkamo.redaction import clean
+from perkamo.redaction import Secrets
 from perkamo.request.classify import Failure, Reply, logger
 from perkamo.request.endpoints import Call
 from perkamo.runtime.clock import Clock
@@ -76,8 +76,8 @@ class Observation:
             self._status, request_id = getattr(error, "status", None), getattr(error, "request_id", None)
         if not (self.hooks or logger.isEnabledFor(level)):
             return
-        secrets = self.call.secrets() if isinstance(result, BaseException) else result.secrets()
-        self._request_id = None if request_id is None else clean(request_id, *secrets)
+        secrets = Secrets(self.call.secrets()) if isinstance(result, BaseException) else result.secrets()
+        self._request_id = None if request_id is None else secrets.clean(request_id)
         end = AttemptEnd(
             self._start,
             self._attempts,

@@ -183,6 +183,19 @@ async def test_an_item_of_a_batch_that_repeats_what_was_sent_is_cleaned() -> Non
     assert "order-1092" not in str(caught.value)
 
 
+@pytest.mark.parametrize("body", [b"[1", b'{"results":[{"error":"no"}]}'], ids=["unreadable", "refused"])
+async def test_a_request_id_of_an_answer_is_cleaned(body: bytes) -> None:
+    """Gateways make it of the transaction id; catches an id in the error about an answer that is a success."""
+    with RawServer(answering(answer(body, "200 OK", ["x-request-id: req-order-1092"]))) as server:
+        async with AsyncPerkamoClient(KEY, base_url=server.base_url, retry=RetryPolicy.none()) as client:
+            with pytest.raises(PerkamoError, match=r"request id req-\*\*\*\)") as caught:
+                (await client.batch([Event(USER, "e", "order-1092", FACTS)])).raise_for_failures()
+            with pytest.raises(PerkamoError) as unread:
+                await client.emit(USER, "e", transaction_id="order-1092")
+
+    assert "order-1092" not in f"{caught.value} {unread.value}"
+
+
 TRUNCATED = b'{"token":"%s","token_type"' % TOKEN.encode()
 PATIENT = ("identify", "customer", "request", "batch")
 """Calls whose answers are unpublished, so that other JSON is read, too."""

@@ -4,6 +4,7 @@ import pytest
 
 from perkamo import EventFailure, JSONValue, ResponseMeta
 from perkamo.decoding.failures import read_failure
+from perkamo.redaction import Secrets
 
 META = ResponseMeta(request_id="req_1")
 
@@ -40,7 +41,7 @@ REASONS: list[tuple[JSONValue, str | None, str, str]] = [
 @pytest.mark.parametrize(("item", "error", "message", "outcome"), REASONS, ids=[str(row[0])[:60] for row in REASONS])
 def test_a_reason_is_found_in_any_usual_shape(item: JSONValue, error: str | None, message: str, outcome: str) -> None:
     """Code, words and whether they are final are read; catches a shape whose words are lost."""
-    failure = read_failure(item, "has null instead of an object", META, ())
+    failure = read_failure(item, "has null instead of an object", META, Secrets())
 
     assert (failure.error, failure.message, failure.outcome) == (error, message, outcome)
     assert (failure.raw, failure.accepted, failure.meta) == (item, False, META)
@@ -50,7 +51,7 @@ def test_the_words_are_cleaned_of_what_was_sent() -> None:
     """Neither id, nor key, nor address stays in the text; catches an echo in a log."""
     item: JSONValue = {"error": {"code": "customer_77", "message": "customer_77 of bob@example.com has sk_live_1"}}
 
-    failure = read_failure(item, None, META, ("customer_77",))
+    failure = read_failure(item, None, META, Secrets(["customer_77"]))
 
     assert (failure.error, failure.message) == ("***", "*** of *** has ***")
     assert failure.raw == item
@@ -59,7 +60,7 @@ def test_the_words_are_cleaned_of_what_was_sent() -> None:
 
 def test_a_result_of_an_event_that_was_not_accepted_without_a_reason_is_undecided() -> None:
     """Nobody knows why, so it may pass; catches a rejection without a reason."""
-    failure = read_failure({"applied": False, "duplicate": False, "delta": []}, None, META, ())
+    failure = read_failure({"applied": False, "duplicate": False, "delta": []}, None, META, Secrets())
 
     assert (failure.message, failure.outcome, failure.accepted) == ("the service gave no reason", "unknown", False)
 
@@ -67,7 +68,7 @@ def test_a_result_of_an_event_that_was_not_accepted_without_a_reason_is_undecide
 @pytest.mark.parametrize("name", ["applied", "duplicate"])
 def test_what_says_that_it_counts_is_accepted_though_it_can_not_be_read(name: str) -> None:
     """The event need not be sent again; catches an applied event that ends as a dead letter."""
-    failure = read_failure({name: True, "message": "welcome"}, "lacks a field at delta", META, ())
+    failure = read_failure({name: True, "message": "welcome"}, "lacks a field at delta", META, Secrets())
 
     error = failure.to_error()
     assert failure.accepted
@@ -88,7 +89,7 @@ def test_its_error_says_what_to_do(outcome: str, retryable: bool, advice: str) -
     """Outcome, advice and request id stand in text and attributes; catches a retry that is useless."""
     item: JSONValue = {"message": "no", "code": "c", "status": 400 if outcome == "rejected" else 500}
 
-    error = read_failure(item, None, META, ()).to_error()
+    error = read_failure(item, None, META, Secrets()).to_error()
 
     assert (error.outcome, error.retryable, error.code, error.request_id) == (outcome, retryable, "c", "req_1")
     assert str(error).startswith(advice)
