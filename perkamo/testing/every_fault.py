@@ -127,7 +127,7 @@ class _Runs:
 
     def run_and_note(self, trial: Trial) -> None:
         """Run it, and note on the trial how it ended."""
-        bad = [report for report in self.run(trial) if not report.passed]
+        bad = [report for report in self.run(trial) if not _is_good(report)]
         if bad:
             self.failed.extend(bad)
             trial.failure = _why(bad[0], trial)
@@ -135,16 +135,13 @@ class _Runs:
 
 def _reports(item: pytest.Function) -> list[pytest.TestReport]:
     """Make all runs; return the reports of the one test that they are."""
-    try:
-        plan = _plan(item)
-    except (TypeError, ValueError) as error:
-        return _wrong(item, f"{error}")
-    if "perkamo_sandbox" not in item.fixturenames:
-        return _wrong(item, _NEEDS_SANDBOX)
+    plan = _plan_or_problem(item)
+    if isinstance(plan, str):
+        return [_make_report(item, "setup", plan)]
     runs = _Runs(item)
     baseline = Trial()
     setup, *rest = runs.run(baseline)
-    if baseline.outcome is None or len(rest) != 2 or not all(report.passed for report in (setup, *rest)):
+    if baseline.outcome is None or len(rest) != 2 or not all(_is_good(report) for report in (setup, *rest)):
         return [setup, *rest]
     trials, possible = plan.carry_out(baseline, runs.run_and_note)
     report = make_report(baseline.outcome, trials, possible, runs.seconds, must_strike=bool(plan.only))
@@ -168,8 +165,9 @@ def _failure(item: pytest.Function, report: FaultReport, failed: Sequence[pytest
     return made
 
 
-def _wrong(item: pytest.Function, problem: str) -> list[pytest.TestReport]:
-    return [_make_report(item, "setup", problem)]
+def _is_good(report: pytest.TestReport) -> bool:
+    """Return whether nothing failed; a test that is strictly expected to fail is reported as failed then."""
+    return report.passed or (report.failed and str(report.longrepr).startswith("[XPASS(strict)]"))
 
 
 def _tear_down(item: pytest.Function, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
@@ -201,6 +199,14 @@ def _why(report: pytest.TestReport, trial: Trial) -> str:
     if trial.allowed_error is not None:
         return f"ended with {trial.allowed_error}, which is allowed, and its second run fails{where}: {message}"
     return f"ended{where} with {message}\n{advice}" if not message.startswith("assert") else f"fails: {message}"
+
+
+def _plan_or_problem(item: pytest.Function) -> Plan | str:
+    try:
+        plan = _plan(item)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return plan if "perkamo_sandbox" in item.fixturenames else _NEEDS_SANDBOX
 
 
 def _plan(item: pytest.Function) -> Plan:

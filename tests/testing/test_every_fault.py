@@ -372,6 +372,7 @@ def test_wrong_marks_and_options_are_told(tmp_path: Path) -> None:
     ):
         assert text in run.text
     assert "needs the fixture perkamo_sandbox" in run.text
+    assert "During handling" not in run.text
     assert "test_nothing: 0 faults, 0 differences, " in run.text
     wrong = run_pytest(tmp_path, {}, "test_wrong.py::test_nothing", "--perkamo-fault", "POST /v1/events #1: lost")
     assert "--perkamo-fault: what may happen to POST /v1/events #1 is: refused with 400" in wrong.text
@@ -379,6 +380,40 @@ def test_wrong_marks_and_options_are_told(tmp_path: Path) -> None:
         tmp_path, {}, "test_wrong.py::test_nothing", "--perkamo-fault", "POST /v1/events #1: answer lost"
     )
     assert "was never reached: the flow makes no such request" in never.text
+
+
+def test_a_known_bug_can_be_marked_as_expected(tmp_path: Path) -> None:
+    """Expect a difference to be the expected failure, and none a surprise; catches one that is strict and not tried."""
+    run = run_pytest(
+        tmp_path,
+        {
+            "test_shop.py": """
+                import pytest
+                from perkamo import PerkamoError
+                strict = pytest.mark.xfail(strict=True)
+                faults = pytest.mark.perkamo_faults(allow=PerkamoError, limit=9, seed=5)
+
+                def buy(client, **ids):
+                    client.emit("customer_1", "purchase.completed", {"amount": 12900}, **ids)
+
+                @strict
+                @faults
+                def test_wrong(perkamo_client): buy(perkamo_client)
+                @strict
+                @faults
+                def test_right(perkamo_client): buy(perkamo_client, transaction_id="order_1")
+                @pytest.mark.xfail
+                @faults
+                def test_loose(perkamo_client): buy(perkamo_client)
+            """
+        },
+        "-rA",
+    )
+
+    assert run.counts == {"failed": 1, "xfailed": 2}, run.text
+    assert "[XPASS(strict)]" in run.text
+    assert "FAILED test_shop.py::test_right" in run.text
+    assert f"test_right: 9 faults of {PER_REQUEST}, 0 differences" in run.text
 
 
 def test_a_fixture_of_a_wider_scope_is_torn_down_before_the_next_module(tmp_path: Path) -> None:
