@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import sha256
 from json.encoder import encode_basestring
 from typing import Final, NotRequired, TypeAlias, TypedDict, cast
 from uuid import uuid4
@@ -57,6 +58,15 @@ def create_transaction_id(prefix: str = "tx") -> str:
     """
     check_id(prefix, "prefix", MAX_TRANSACTION_ID_LENGTH - 37)
     return f"{prefix}_{uuid4()}"
+
+
+def transaction_id_of_line(line: bytes) -> str:
+    """Make the id of an event that stands in a file without one: the same id for the same line, which counts once.
+
+    Args:
+        line: The line, without white space around it.
+    """
+    return f"line_{sha256(line).hexdigest()[:32]}"
 
 
 def check_id(value: object, name: str, max_length: int) -> str:

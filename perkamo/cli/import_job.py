@@ -23,7 +23,7 @@ from perkamo.cli.stdio import print_stderr
 from perkamo.cli.text import count
 from perkamo.encoding.parse import parse
 from perkamo.errors import PerkamoValidationError
-from perkamo.events import Event
+from perkamo.events import Event, transaction_id_of_line
 
 GRACE: Final = 8.0
 """Seconds that SIGTERM leaves to the requests on their way: containers are killed after 10 by default."""
@@ -198,7 +198,7 @@ def _parse(line: Line) -> tuple[Event | None, str | None]:
             return None, "is not a JSON object"
         given = cast("dict[str, object]", fields)
         if given.get("transaction_id") is None:
-            given["transaction_id"] = f"line_{sha256(line.text).hexdigest()[:32]}"
+            given["transaction_id"] = transaction_id_of_line(line.text)
         return Event.from_mapping(given), None
     except PerkamoValidationError as error:
         return None, str(error)

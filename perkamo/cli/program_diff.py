@@ -4,24 +4,23 @@ The events are applied to two programs side by side. What grows with them, the c
 kept in a temporary file, so that the memory stays the same for a thousand events and for millions.
 """
 
-import gzip
 import json
 import sqlite3
-import sys
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from hashlib import blake2b
 from heapq import nlargest
 from itertools import islice
 from tempfile import TemporaryDirectory
-from typing import IO, Final, cast
+from typing import Final, cast
 
 from attrs import define, field, frozen
 
 from perkamo.cli.layout import table
 from perkamo.cli.text import agree, number
 from perkamo.cli.text import count as counted
+from perkamo.events import transaction_id_of_line
 from perkamo.sandbox.checks import CheckError, EventInput, read_event
 from perkamo.sandbox.messages import Json, JsonObject
 from perkamo.sandbox.program import Program, as_number
@@ -54,6 +53,10 @@ class _Pair:
     def difference(self) -> float:
         return self.new - self.old
 
+    def add(self, old: float, new: float) -> None:
+        self.old += old
+        self.new += new
+
     def json(self) -> JsonObject:
         return {"old": _rounded(self.old), "new": _rounded(self.new), "difference": _rounded(self.difference)}
 
@@ -80,7 +83,6 @@ class Comparison:
         by_event: What each event earns, by wallet; of events with a rule in either program.
         counts: How many there are of each of these.
         without_rule: How many events no rule names.
-        by_wallet: The sums by wallet.
         gaining: How many customers gain, by wallet.
         losing: How many lose, by wallet.
         moves: How many customers go from one level to another.
@@ -98,12 +100,19 @@ class Comparison:
     by_event: dict[tuple[str, str], _Pair] = field(factory=dict[tuple[str, str], _Pair])
     counts: Counter[str] = field(factory=Counter[str])
     without_rule: int = 0
-    by_wallet: dict[str, _Pair] = field(factory=dict[str, _Pair])
     gaining: Counter[str] = field(factory=Counter[str])
     losing: Counter[str] = field(factory=Counter[str])
     moves: "Counter[tuple[int | None, int | None]]" = field(factory=Counter[tuple[int | None, int | None]])
     moved: list[_Customer] = field(factory=list[_Customer])
     largest: list[tuple[_Customer, str]] = field(factory=list[tuple[_Customer, str]])
+
+    @property
+    def by_wallet(self) -> dict[str, _Pair]:
+        """The sums by wallet."""
+        sums: dict[str, _Pair] = {}
+        for (_, wallet), pair in self.by_event.items():
+            sums.setdefault(wallet, _Pair()).add(pair.old, pair.new)
+        return sums
 
     def json(self) -> JsonObject:
         """Return it as one JSON document."""
@@ -188,7 +197,6 @@ def compare(old: Program, new: Program, lines: Iterable[str]) -> Comparison:
     for program in (old, new):
         for rule in program.rules:
             found.by_event.setdefault((rule.event, rule.wallet), _Pair())
-            found.by_wallet.setdefault(rule.wallet, _Pair())
     with (
         TemporaryDirectory(prefix="perkamo-diff-") as directory,
         closing(sqlite3.connect(f"{directory}/customers.db", isolation_level=None)) as database,
@@ -202,21 +210,6 @@ def compare(old: Program, new: Program, lines: Iterable[str]) -> Comparison:
     return found
 
 
-@contextmanager
-def open_lines(name: str) -> Generator[IO[str]]:
-    """Open a file of lines; ``-`` is standard input, and ``.gz`` is unpacked.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    if name == "-":
-        yield sys.stdin
-        return
-    opened = gzip.open(name, "rt", encoding="utf-8") if name.endswith(".gz") else open(name, encoding="utf-8")  # noqa: PTH123, SIM115 - closed below
-    with cast("IO[str]", opened) as file:
-        yield file
-
-
 def _events(lines: Iterable[str], found: Comparison) -> Iterator[EventInput]:
     for count, line in enumerate(lines, 1):
         if not line.strip():
@@ -224,7 +217,7 @@ def _events(lines: Iterable[str], found: Comparison) -> Iterator[EventInput]:
         try:
             if len(line) > MAX_LINE:
                 raise CheckError("is too long")
-            items = _items(cast("Json", json.loads(line)))
+            items = _items(cast("Json", json.loads(line)), line)
             yield from [read_event(item) for item in items]
         except (ValueError, RecursionError) as error:
             found.refused += 1
@@ -233,9 +226,13 @@ def _events(lines: Iterable[str], found: Comparison) -> Iterator[EventInput]:
                 found.reasons.append(f"line {count}: {reason}")
 
 
-def _items(value: Json) -> list[Json]:
+def _items(value: Json, line: str) -> list[Json]:
     """Return the events of a line: itself, or those of a recorded request that the service had taken."""
-    if not isinstance(value, dict) or "method" not in value:
+    if not isinstance(value, dict):
+        return [value]
+    if "method" not in value:
+        if value.get("transaction_id") is None:
+            value["transaction_id"] = transaction_id_of_line(line.encode().strip())
         return [value]
     status, path, body = value.get("status"), value.get("path"), value.get("body")
     taken = isinstance(status, int) and 200 <= status < 300
@@ -264,13 +261,9 @@ def _apply(batch: list[EventInput], found: Comparison, database: sqlite3.Connect
         else:
             found.without_rule += 1
         for wallet in {**old, **new}:
-            for pair in (
-                found.by_event[event.event, wallet],
-                found.by_wallet[wallet],
-                wallets[event.user_id].setdefault(wallet, _Pair()),
-            ):
-                pair.old += old.get(wallet, 0.0)
-                pair.new += new.get(wallet, 0.0)
+            before, after = old.get(wallet, 0.0), new.get(wallet, 0.0)
+            found.by_event[event.event, wallet].add(before, after)
+            wallets[event.user_id].setdefault(wallet, _Pair()).add(before, after)
     database.executemany(
         "INSERT OR REPLACE INTO customers VALUES (?, ?)",
         [

@@ -23,8 +23,7 @@ class ProgramError(ValueError):
 
     Attributes:
         path: Where, such as ``program.earningRules[2].reward.formula``.
-        problems: Everything that is wrong, each with its place; the first one is this error's text. Wrong wallets are
-            told first and alone, because all else names them.
+        problems: Everything that is wrong, each with its place; the first one is this error's text.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -89,7 +88,7 @@ class _Reader:
                     (f"; did you mean {name}?" for name in names if [name.lower()] == close),
                     f"; it takes {', '.join(names)}",
                 )
-                raise ProgramError(f"{self.path}.{key}", f"is unknown{meant}")
+                self.problems.append(ProgramError(f"{self.path}.{key}", f"is unknown{meant}"))
 
     def text(self, name: str, default: str | None = None, limit: int = MAX_TEXT_LENGTH) -> str:
         value = self.fields.get(name, default)
@@ -115,9 +114,9 @@ class _Reader:
             raise ProgramError(f"{self.path}.{name}", "must be a whole number from 1 on")
         return value
 
-    def one_of(self, name: str, known: Mapping[str, object], default: str | None = None) -> str:
+    def one_of(self, name: str, known: Mapping[str, object] | None, default: str | None = None) -> str:
         value = self.text(name, default)
-        if value not in known:
+        if known is not None and value not in known:
             raise ProgramError(
                 f"{self.path}.{name}", f"names {value!r}, which is not one of: {', '.join(known) or 'nothing'}"
             )
@@ -150,13 +149,11 @@ class _Reader:
 
 
 def _program(reader: _Reader) -> Program:
-    wallets = reader.each("wallets", _named)
-    if reader.problems:
-        raise _all(reader.problems)
-    if not wallets:
-        raise ProgramError(f"{reader.path}.wallets", "must name at least one wallet")
-    known = _by_key(reader, "wallets", wallets)
-    first = wallets[0].key
+    wallets = _list(reader, "wallets", _named, _wallets)
+    known = (
+        None if reader.problems else {wallet.key: wallet for wallet in wallets}
+    )  # None: nobody knows which there are
+    first = wallets[0].key if wallets else "points"
     levels, name = None, "Program"
     numbers: tuple[int, ...] | None = ()
     with reader.collecting():
@@ -207,13 +204,19 @@ def _by_key(reader: _Reader, name: str, items: Sequence[Named]) -> dict[str, Nam
     return known
 
 
+def _wallets(reader: _Reader, name: str, items: Sequence[Named]) -> None:
+    if not items and not reader.problems:
+        raise ProgramError(f"{reader.path}.{name}", "must name at least one wallet")
+    _by_key(reader, name, items)
+
+
 def _named(reader: _Reader) -> Named:
     reader.only("key", "name")
     key = reader.text("key")
     return Named(key, reader.text("name", key))
 
 
-def _rule(reader: _Reader, wallets: Mapping[str, Named], first: str) -> EarningRule:
+def _rule(reader: _Reader, wallets: Mapping[str, Named] | None, first: str) -> EarningRule:
     reader.only("event", "label", "reward")
     event = reader.text("event", limit=MAX_EVENT_LENGTH)
     reward = reader.child("reward")
@@ -234,7 +237,7 @@ def _formula(reader: _Reader) -> Formula:
         raise ProgramError(f"{reader.path}.formula", str(error)) from None
 
 
-def _levels(reader: _Reader, wallets: Mapping[str, Named], first: str) -> Levels:
+def _levels(reader: _Reader, wallets: Mapping[str, Named] | None, first: str) -> Levels:
     reader.only("wallet", "steps")
     steps = reader.each("steps", _step)
     if not steps:
@@ -251,7 +254,7 @@ def _step(reader: _Reader) -> LevelStep:
     return LevelStep(number, reader.text("name", f"Level {number}"), reader.number("at"))
 
 
-def _perk(reader: _Reader, wallets: Mapping[str, Named], levels: tuple[int, ...] | None, first: str) -> Perk:
+def _perk(reader: _Reader, wallets: Mapping[str, Named] | None, levels: tuple[int, ...] | None, first: str) -> Perk:
     reader.only("key", "name", "unlockAt")
     key = reader.text("key")
     name = reader.text("name", key)
@@ -275,7 +278,7 @@ def _achievement(reader: _Reader) -> Achievement:
     )
 
 
-def _reward(reader: _Reader, wallets: Mapping[str, Named], first: str) -> Reward:
+def _reward(reader: _Reader, wallets: Mapping[str, Named] | None, first: str) -> Reward:
     reader.only("key", "name", "wallet", "cost")
     key = reader.text("key")
     cost = reader.number("cost")

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from attrs import field, frozen
 
+from perkamo.events import transaction_id_of_line
 from perkamo.sandbox.messages import Headers, Json, JsonObject, Request, dump
 from perkamo.sandbox.requestlog import MASK, RequestRecord
 from perkamo.sandbox.routes import CUSTOMER_PREFIX, STREAM_PREFIX, find
@@ -156,8 +157,11 @@ def _recorded(line: str) -> Recorded:
     match value:
         case {"time": int() | float() as time, "method": str() as method, "path": str() as path, **rest}:
             return Recorded(time, method, path, _body(rest.get("body"), rest.get("body_base64")))
-        case {"event": str()}:
-            return Recorded(0.0, "POST", "/v1/events", dump(value))
+        case {"event": str() as event, **rest}:
+            if rest.get("transaction_id") is None:
+                rest["transaction_id"] = transaction_id_of_line(line.encode().strip())
+            body = json.dumps({"event": event, **rest})  # ASCII, also where a text is not valid Unicode
+            return Recorded(0.0, "POST", "/v1/events", body.encode())
         case _:
             raise ValueError("is neither a recorded request nor an event")
 

@@ -68,6 +68,28 @@ def test_a_wrong_file_is_refused_with_all_that_is_wrong(tmp_path: Path, capsys: 
     assert main(["program", "check", str(tmp_path / "none.json")]) == 1
 
 
+def test_wrong_wallets_and_unknown_fields_hide_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect all else to be told in the same run, and nothing that follows from a wallet that can't be read."""
+    file = write(
+        tmp_path / "program.json",
+        wallets=[{"key": "points"}, {"key": "points"}, {"name": "Stars"}],
+        earningRules=[{"event": "a", "when": 1, "lable": "A", "reward": {"wallet": "stars", "amount": "5"}}],
+        rule=[],
+        rewards=[{"key": "voucher", "wallet": "stars", "cost": -1}],
+    )
+
+    assert main(["program", "check", file]) == 3
+    assert [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "program.wallets[2].key",
+        "program.wallets[1].key",
+        "program.rule",
+        "program.earningRules[0].when",
+        "program.earningRules[0].lable",
+        "program.earningRules[0].reward.amount",
+        "program.rewards[0].cost",
+    ]
+
+
 def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """Expect JSON with the draft that it is of."""
     assert main(["program", "schema"]) == 0
@@ -157,24 +179,46 @@ def test_lines_that_can_not_be_read_are_told_with_their_numbers(
     """Expect the rest to be compared, exit code 3, and no value of theirs."""
     program = write(tmp_path / "program.json")
     events = tmp_path / "events.jsonl"
-    lines = [event(1), "secret@example.com", '{"event": "x", "user_id": "secret@example.com"}', *["[]"] * 9]
+    lines = [event(1), "secret@example.com", '{"event": "x", "users": "secret@example.com"}', *["[]"] * 9]
     events.write_text("\n".join(lines))
 
     assert main(["program", "diff", program, program, str(events)]) == 3
 
     told = capsys.readouterr()
     assert "1 event of 1 customer, 0 duplicates" in told.out
-    assert "11 lines can't be read: line 2: is not JSON; line 3: transaction_id is missing; line 4: " in told.err
+    assert "11 lines can't be read: line 2: is not JSON; line 3: user_id is missing; line 4: " in told.err
     assert "secret" not in told.err
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "events.jsonl.gz", "-"])
+def test_events_are_read_as_import_reads_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Expect a line without a transaction id to count once, however often it comes, and a byte-order mark to pass."""
+    program = write(tmp_path / "program.json")
+    line = json.dumps({"user_id": "ada", "event": "purchase.completed", "context": {"amount": 10_000}})
+    data = b"\xef\xbb\xbf" + "\r\n".join([line, f" {line}", event(1)]).encode()
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with file.open() as opened:
+        monkeypatch.setattr("sys.stdin", opened)
+
+        assert main(["program", "diff", program, program, name if name == "-" else str(file)]) == 0
+
+    assert capsys.readouterr().out.startswith("2 events of 1 customer, 1 duplicate left out\n")
 
 
 def test_a_wrong_program_and_a_file_that_is_not_there_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Expect which file it is."""
     right = write(tmp_path / "right.json")
     wrong = write(tmp_path / "wrong.json", wallets=[])
+    cut = tmp_path / "cut.gz"
+    cut.write_bytes(gzip.compress(event(1).encode() * 100)[:-20])
 
     assert main(["program", "diff", right, wrong, "-"]) == 3
     assert "wrong.json: program.wallets must name" in capsys.readouterr().err
+    assert main(["program", "diff", right, right, str(cut)]) == 3
+    assert "cut.gz can't be read" in capsys.readouterr().err
     assert main(["program", "diff", right, right, str(tmp_path / "none")]) == 1
     assert "none" in capsys.readouterr().err
 

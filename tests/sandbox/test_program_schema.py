@@ -100,9 +100,10 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     assert error.value.path == "program.nmae"
 
 
-def test_wrong_wallets_are_told_alone() -> None:
-    """Expect no rule to be blamed for a wallet that could not be read."""
-    program = {"wallets": [{"key": ""}, {"key": "stars"}], "earningRules": [{"event": "a", "reward": {"wallet": "x"}}]}
+def test_no_rule_is_blamed_for_a_wallet_that_can_not_be_read() -> None:
+    """Expect the wallet alone to be told: the rule may mean it."""
+    rule = {"event": "a", "reward": {"wallet": "x", "amount": 1}}
+    program = {"wallets": [{"key": ""}, {"key": "stars"}], "earningRules": [rule]}
 
     with pytest.raises(ProgramError) as error:
         read_program(program)

@@ -96,6 +96,16 @@ def test_a_file_of_events_plays_too() -> None:
     assert (statuses, len(sandbox.events())) == ([200, 200], 1)
 
 
+def test_a_file_of_events_needs_no_transaction_ids() -> None:
+    """Expect one made from the line, so that the same line counts once, and text that is not valid to be refused."""
+    line, sandbox = '{"user_id": "a", "event": "user.registered"}', Sandbox()
+
+    lines = [line, f"  {line}\n", '{"user_id": "\\ud800", "event": "user.registered"}']
+    statuses = [play(sandbox, one) for one in read_recording(lines)]
+
+    assert (statuses, len(sandbox.events())) == ([200, 200, 400], 1)
+
+
 def test_a_stream_is_left_out() -> None:
     """Expect no answer: catches a stream that nobody reads and nobody closes."""
     line = json.dumps({"time": 1, "method": "GET", "path": "/v1/client/customer/a/stream"})
