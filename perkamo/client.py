@@ -127,6 +127,9 @@ class AsyncPerkamoClient:
             client=lambda: make() if http_client is None else http_client,
             client_is_external=http_client is not None,
             is_closed=lambda: client.is_closed,
+            hooks=told,
+            server=sender.server,
+            quota=self._exchange.quota,
         )
 
     async def identify(self, user_id: str, traits: Traits | None = None) -> IdentifyResponse:

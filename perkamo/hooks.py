@@ -26,7 +26,7 @@ _LOGGER: Final = logging.getLogger("perkamo")
 
 @frozen
 class CallStart:
-    """A call that begins.
+    """A call that begins, or a stream that connects.
 
     Attributes:
         number: Tells the calls of this process apart.
@@ -70,7 +70,7 @@ class AttemptEnd:
         error: The name of the error's class, or None after a success.
         seconds: How long it took.
         request_id: The request id to quote to Perkamo's support, or None.
-        response_bytes: The bytes of the answer's body, or None where it could not be used.
+        response_bytes: The bytes of the answer's body, or None where it could not be used, or is a stream.
         wait: Seconds until the next attempt; None where none follows.
     """
 
@@ -87,7 +87,7 @@ class AttemptEnd:
 
 @frozen
 class CallEnd:
-    """A call that has ended, in whatever way.
+    """A call that has ended, in whatever way; that of a stream ends when the stream is open, or is given up.
 
     Attributes:
         call: The call.

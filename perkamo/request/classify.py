@@ -103,6 +103,18 @@ class Attempt:
 
 
 @frozen
+class Head:
+    """The beginning of a stream, or of an answer without one, that was taken."""
+
+    meta: ResponseMeta
+    _attempt: Attempt = field(repr=False)
+
+    def secrets(self) -> Secrets:
+        """See ``Reply.secrets``."""
+        return self._attempt.secrets()
+
+
+@frozen
 class Reply:
     """A 2xx answer, read whole."""
 

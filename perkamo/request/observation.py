@@ -1,5 +1,7 @@
 """One call as hooks and the log see it: without ids, keys and values.
 
+Connecting a stream is a call as well: it ends when the stream is open, or when it is given up.
+
 The log ``perkamo`` has one line for each attempt, at INFO where another follows and at DEBUG otherwise, and one at the
 end of each call, at DEBUG after a success and at INFO after a failure, which the caller gets as an error. Each line has
 its facts as fields of the record too, whose names begin with ``perkamo_``.
@@ -15,7 +17,7 @@ from attrs import asdict, define, field
 from perkamo.errors import PerkamoError
 from perkamo.hooks import AttemptEnd, AttemptStart, CallEnd, CallOutcome, CallStart, Hooks
 from perkamo.redaction import Secrets
-from perkamo.request.classify import Failure, Reply, logger
+from perkamo.request.classify import Failure, Head, Reply, logger
 from perkamo.request.endpoints import Call
 from perkamo.runtime.clock import Clock
 
@@ -62,15 +64,16 @@ class Observation:
         self._attempt_began = self.clock.now()
         return headers
 
-    def attempt_ends(self, result: "Reply | Failure | BaseException", wait: float | None) -> None:
+    def attempt_ends(self, result: "Reply | Head | Failure | BaseException", wait: float | None) -> None:
         """Say what an attempt brought, and how long it is until the next one; None where none follows."""
         seconds = self.clock.now() - self._attempt_began
         self._is_open = False
         level = logging.DEBUG if wait is None else logging.INFO
         size: int | None = None
         error: BaseException | None = None
-        if isinstance(result, Reply):
-            self._status, request_id, size = result.meta.status, result.meta.request_id, len(result.body)
+        if isinstance(result, Reply | Head):
+            self._status, request_id = result.meta.status, result.meta.request_id
+            size = len(result.body) if isinstance(result, Reply) else None
         else:
             error = result.error if isinstance(result, Failure) else result
             self._status, request_id = getattr(error, "status", None), getattr(error, "request_id", None)

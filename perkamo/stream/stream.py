@@ -11,7 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import Literal, NoReturn, Self, TypeAlias
 
 import anyio
 import httpx
@@ -21,7 +21,8 @@ from perkamo.decoding.answers import decode_update
 from perkamo.encoding.serializable import Serializable
 from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError, PerkamoStreamError
 from perkamo.models import Customer, ResponseMeta
-from perkamo.request.classify import Failure
+from perkamo.request.classify import Failure, Head
+from perkamo.request.observation import Observation
 from perkamo.stream.reconnect import HEALTHY_SECONDS, Backoff, ReconnectPolicy
 from perkamo.stream.sse import EventStreamDecoder, ServerSentEvent
 from perkamo.stream.subscription import TOKEN_STATUSES, NoMoreEvents, StreamConnection, Subscription
@@ -104,6 +105,7 @@ class CustomerStream:
         self._events: deque[ServerSentEvent] = deque()
         self._client: httpx.AsyncClient | None = None
         self._connection: StreamConnection | None = None
+        self._connecting: Observation | None = None
         self._delivered = False  # by this connection
         self._renewed = False
         self._scope: anyio.CancelScope | None = None
@@ -214,6 +216,13 @@ class CustomerStream:
         return f"<{type(self).__name__} {self._state}>"
 
     async def _next(self) -> CustomerUpdate | None:
+        try:
+            return await self._advance()
+        except BaseException as error:
+            self._end_connecting(error)
+            raise
+
+    async def _advance(self) -> CustomerUpdate | None:
         while True:
             update = self._take()
             if update is not None:
@@ -237,7 +246,7 @@ class CustomerStream:
         return None
 
     def _understand(self, event: ServerSentEvent) -> CustomerUpdate | None:
-        meta = ResponseMeta() if self._connection is None else self._connection.meta
+        meta = ResponseMeta() if self._connection is None else self._connection.head.meta
         try:
             customer = decode_update(event.data, meta)
         except ValueError as error:
@@ -281,8 +290,13 @@ class CustomerStream:
         if self._client is None:
             self._subscription.origin.close_notifier.await_it(self._abandon)
             self._client = self._subscription.origin.client()
+        if self._connecting is None:
+            self._connecting = self._subscription.observe()
         resume = self._decoder.last_event_id
-        result = await self._subscription.connect(self._client, resume, self._backoff.failures + 1)
+        result = await self._subscription.connect(self._client, resume, self._backoff.failures + 1, self._connecting)
+        if not isinstance(result, Failure):
+            self._end_attempt(result.head, None)
+            self._end_connecting(None)
         if isinstance(result, NoMoreEvents):
             return False
         if isinstance(result, StreamConnection):
@@ -293,18 +307,28 @@ class CustomerStream:
         status = _status(result.error)
         if status in TOKEN_STATUSES and self._subscription.token.renewable and not self._renewed:
             self._renewed = True  # the next attempt asks for a fresh one
+            self._end_attempt(result, 0.0)
         elif result.retry:
             await self._pause(result, failed=True)
-        elif isinstance(result.error, PerkamoConfigurationError):
-            raise result.error
         else:
-            raise self._fatal(result.error) from result.error
+            self._end_attempt(result, None)
+            self._refuse(result.error)
         return True
+
+    def _refuse(self, error: PerkamoError) -> NoReturn:
+        """Raise what no other attempt repairs."""
+        if isinstance(error, PerkamoConfigurationError):
+            raise error
+        raise self._fatal(error) from error
 
     async def _pause(self, failure: Failure, *, failed: bool) -> None:
         """Wait until the next attempt, or give up."""
         clock = self._subscription.clock
         wait, self._backoff = self._backoff.step(clock.randomness(), failure.retry_after, failed=failed)
+        if self._connecting is not None:
+            self._end_attempt(failure, wait)
+        elif wait is not None:
+            logger.info("%s: %s; connecting again in %.3f s", self._label, type(failure.error).__name__, wait)
         if wait is None:
             count = self._backoff.failures
             raise PerkamoStreamError(
@@ -314,9 +338,17 @@ class CustomerStream:
                 retryable=True,
                 attempts=count,
             ) from failure.error
-        logger.info("%s: %s; connecting again in %.3f s", self._label, type(failure.error).__name__, wait)
         self._enter("waiting")
         await clock.sleep(wait)
+
+    def _end_attempt(self, result: Head | Failure, wait: float | None) -> None:
+        if self._connecting is not None:
+            self._connecting.attempt_ends(result, wait)
+
+    def _end_connecting(self, error: BaseException | None) -> None:
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.ends(error, self._subscription.origin.quota.tokens)
 
     def _fatal(self, error: PerkamoError) -> PerkamoStreamError:
         status = _status(error)

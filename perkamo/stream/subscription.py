@@ -1,9 +1,10 @@
 """One connection of a stream: the request, what its answer means, and the bytes that follow."""
 
+import logging
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 from weakref import WeakMethod
@@ -13,6 +14,7 @@ import httpx
 from attrs import field, frozen
 
 from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
+from perkamo.hooks import Hooks
 from perkamo.models import ResponseMeta
 from perkamo.redaction import clean, current_call
 from perkamo.request.attempt import USER_AGENT, read_answer
@@ -21,13 +23,17 @@ from perkamo.request.classify import (
     REQUEST_ID_HEADERS,
     Attempt,
     Failure,
+    Head,
     Reply,
     classify_failure,
     classify_response,
+    logger,
 )
 from perkamo.request.endpoints import Call
 from perkamo.request.failures import Problem, problem_of, result_of
+from perkamo.request.observation import Observation
 from perkamo.request.outgoing import Addresses, SentPath
+from perkamo.request.retry import RetryQuota
 from perkamo.runtime.clock import Clock
 from perkamo.runtime.event_loop import InLoop, caller_into_loop
 from perkamo.stream.token import Bearer, TokenSource
@@ -39,11 +45,19 @@ CLOSE_SECONDS: Final = 2.0
 MAX_ID_BYTES: Final = 4096
 """A longer Last-Event-ID would be refused with the whole request by most servers, on every reconnection."""
 
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 _SENDABLE = re.compile(rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 
 
+@frozen
 class NoMoreEvents:
-    """The service answered 204: there is nothing to subscribe to, now or later."""
+    """The service answered 204: there is nothing to subscribe to, now or later.
+
+    Attributes:
+        head: The answer.
+    """
+
+    head: Head
 
 
 class CloseNotifier:
@@ -75,6 +89,9 @@ class StreamOrigin:
             their connections and would leave none to the calls.
         client_is_external: Whether it is the caller's.
         is_closed: Says whether the Perkamo client was closed.
+        hooks: Who is told of connections.
+        server: Host and port of the service, for these.
+        quota: What the client's calls may spend on retries; streams only tell it.
         close_notifier: Tells it to those who wait.
     """
 
@@ -83,6 +100,9 @@ class StreamOrigin:
     client: Callable[[], httpx.AsyncClient]
     client_is_external: bool
     is_closed: Callable[[], bool]
+    hooks: Hooks
+    server: tuple[str, int]
+    quota: RetryQuota
     close_notifier: CloseNotifier = field(factory=CloseNotifier)
 
 
@@ -104,8 +124,15 @@ class Subscription:
     idle_timeout: float | None
     clock: Clock = field(factory=Clock)
 
+    def observe(self) -> Observation | None:
+        """Begin to tell hooks and the log of a connection and its attempts; None where nobody wants to know."""
+        origin = self.origin
+        if not (origin.hooks or logger.isEnabledFor(logging.INFO)):
+            return None
+        return Observation(self.call, origin.hooks, self.clock, origin.server)
+
     async def connect(
-        self, client: httpx.AsyncClient, last_event_id: str, number: int
+        self, client: httpx.AsyncClient, last_event_id: str, number: int, observation: Observation | None
     ) -> "StreamConnection | Failure | NoMoreEvents":
         """Make one request and look at the head of its answer.
 
@@ -113,6 +140,7 @@ class Subscription:
             client: What to send with.
             last_event_id: Where to resume; ``""`` for now.
             number: Which attempt in a row this is, from 1.
+            observation: Who is told that it is made.
 
         Raises:
             PerkamoClosedError: The client was closed.
@@ -124,8 +152,9 @@ class Subscription:
         seconds = HEAD_SECONDS if self.idle_timeout is None else self.idle_timeout
         result: StreamConnection | Failure | NoMoreEvents | None = None
         try:
+            extra = _NO_HEADERS if observation is None else observation.attempt_starts()
             with self.clock.limit(seconds):
-                result = await self._attempt(client, last_event_id, number, seconds)
+                result = await self._attempt(client, last_event_id, number, seconds, extra)
         finally:
             current_call.reset(token)
         return classify_failure(self._made(number), Problem("timeout")) if result is None else result
@@ -134,7 +163,7 @@ class Subscription:
         return Attempt(self.call, number, credential=credential, use="stream", timestamp=time.time())
 
     async def _attempt(
-        self, client: httpx.AsyncClient, last_event_id: str, number: int, seconds: float
+        self, client: httpx.AsyncClient, last_event_id: str, number: int, seconds: float, extra: Mapping[str, str]
     ) -> "StreamConnection | Failure | NoMoreEvents":
         try:
             bearer = await self.token.auth()
@@ -143,7 +172,7 @@ class Subscription:
                 return Failure(error, retry=True)
             raise
         attempt = self._made(number, bearer.token)
-        request, auth = self._request(bearer, last_event_id, seconds)
+        request, auth = self._request(bearer, last_event_id, seconds, extra)
         try:
             response = await client.send(request, auth=auth, stream=True, follow_redirects=False)
         except Exception as error:
@@ -156,7 +185,9 @@ class Subscription:
             return classify_failure(attempt, result)
         return self._refuse(attempt, *result)
 
-    def _request(self, bearer: Bearer, last_event_id: str, seconds: float) -> tuple[httpx.Request, httpx.Auth]:
+    def _request(
+        self, bearer: Bearer, last_event_id: str, seconds: float, extra: Mapping[str, str]
+    ) -> tuple[httpx.Request, httpx.Auth]:
         addresses = Addresses(self.origin.base_url)
         url, path = addresses.of(self.call)
         headers: list[tuple[bytes, bytes]] = [
@@ -165,6 +196,7 @@ class Subscription:
             (b"Cache-Control", b"no-cache"),
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", USER_AGENT.encode()),
+            *((name.encode(), value.encode()) for name, value in extra.items()),
         ]
         position = last_event_id.encode()
         if len(position) <= MAX_ID_BYTES and _SENDABLE.fullmatch(position):
@@ -197,7 +229,7 @@ class Subscription:
     def _refuse(self, attempt: Attempt, response: httpx.Response, data: bytes | ValueError) -> Failure | NoMoreEvents:
         """Say what an answer means that is not a stream."""
         if response.status_code == 204:
-            return NoMoreEvents()
+            return NoMoreEvents(_head(attempt, response))
         verdict = classify_response(attempt, response, data)
         if isinstance(verdict, Reply):
             return Failure(self._no_stream(response), retry=False)
@@ -216,6 +248,12 @@ class Subscription:
         )
 
 
+def _head(attempt: Attempt, response: httpx.Response) -> Head:
+    request_id = next((value for name in REQUEST_ID_HEADERS if (value := response.headers.get(name))), None)
+    meta = ResponseMeta(status=response.status_code, request_id=request_id, attempts=attempt.number)
+    return Head(meta, attempt)
+
+
 def _media_type(response: httpx.Response) -> str:
     header: str = response.headers.get("content-type", "")
     return header.partition(";")[0].strip(" \t").lower()
@@ -225,17 +263,14 @@ class StreamConnection:
     """An open stream: its head was accepted, its body is to be read.
 
     Attributes:
-        meta: Status and request id of the answer.
+        head: The beginning of the answer.
         since: When it was opened, by the subscription's clock.
     """
 
     def __init__(
         self, response: httpx.Response, subscription: Subscription, attempt: Attempt, inflater: Inflater | None
     ) -> None:
-        request_id = next((value for name in REQUEST_ID_HEADERS if (value := response.headers.get(name))), None)
-        self.meta: ResponseMeta = ResponseMeta(
-            status=response.status_code, request_id=request_id, attempts=attempt.number
-        )
+        self.head: Head = _head(attempt, response)
         self.since: float = subscription.clock.now()
         self._subscription = subscription
         self._attempt = attempt

@@ -1,6 +1,10 @@
 """opentelemetry: spans and metrics of the real SDK, beside the instrumentation of httpx, and nobody's id in them."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +19,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from perkamo import AsyncPerkamoClient, Event, Outbox, PerkamoClient, PerkamoError, RetryPolicy
+from perkamo import (
+    AsyncPerkamoClient,
+    Event,
+    Outbox,
+    PerkamoClient,
+    PerkamoError,
+    ReconnectPolicy,
+    RetryPolicy,
+    SyncOutbox,
+)
 from perkamo.integrations.opentelemetry import instrument, uninstrument
 from perkamo.integrations.opentelemetry.instrumentor import PerkamoInstrumentor
 from perkamo.sandbox import Delay, Reset, Sandbox, Status
@@ -162,6 +175,31 @@ async def test_each_request_is_counted_once(
     assert len(exporter.get_finished_spans()) == 4
 
 
+async def test_connecting_a_stream_is_a_span_too(
+    sandbox: Sandbox, exporter: InMemorySpanExporter, reader: InMemoryMetricReader
+) -> None:
+    """Which ends when the stream is open; catches requests of streams that only another instrumentation sees."""
+    sandbox.faults.next("GET /v1/client/customer/{user_id}/stream", Status(503))
+    at_once = ReconnectPolicy(base_delay=0, max_delay=0)
+
+    async with client_of(sandbox) as client:
+        token = await client.create_stream_token(sandbox.browser_key, CANARY_EMAIL)
+        exporter.clear()
+        async with client.subscribe_customer(CANARY_EMAIL, token, reconnect=at_once) as stream:
+            await stream.receive()
+            failed, opened, call = exporter.get_finished_spans()
+
+    assert {span.name for span in (failed, opened, call)} == {"GET /v1/client/customer/{user_id}/stream"}
+    assert call.context is not None
+    assert parents([failed, opened, call]) == [call.context.span_id] * 2 + [None]
+    assert facts(failed)["error.type"] == "503"
+    assert facts(opened)["http.request.resend_count"] == 1
+    assert facts(call)["http.response.status_code"] == 200
+    counted = points(reader, "http.client.request.duration")
+    assert sum(count for told, count in counted if told["url.template"] == call.name.removeprefix("GET ")) == 2
+    assert points(reader, "http.client.duration") == []
+
+
 async def test_a_failed_and_a_cancelled_call_end_their_spans(sandbox: Sandbox, exporter: InMemorySpanExporter) -> None:
     """With error.type, and the caller's span is the current one again; catches spans that are never exported."""
     before = trace.get_current_span()
@@ -241,3 +279,27 @@ def test_what_opentelemetry_instrument_loads_does_the_same() -> None:
         assert instrument() is instrument()
     finally:
         instrumentor.uninstrument()
+
+
+@pytest.mark.stress
+def test_a_relay_is_seen_without_a_line_of_code(sandbox: Sandbox, tmp_path: Path) -> None:
+    """By opentelemetry-instrument, as a process; catches an entry point that it does not take."""
+    folder = tmp_path / "outbox"
+    with SyncOutbox(folder) as outbox:
+        outbox.put(Event(CANARY_EMAIL, "review.created", "review_1"))
+    instrumented = [str(Path(sys.executable).with_name("opentelemetry-instrument")), "--traces_exporter", "console"]
+    others = ["--metrics_exporter", "none", "--logs_exporter", "none"]
+    relay = [sys.executable, "-m", "perkamo", "outbox", "relay", str(folder), "--until-empty"]
+
+    done = subprocess.run(
+        [*instrumented, *others, *relay],
+        env={"PERKAMO_SECRET_KEY": sandbox.api_key, "PERKAMO_BASE_URL": sandbox.base_url, "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    names = re.findall(r'^    "name": "(.*)",$', done.stdout, re.MULTILINE)
+    assert names == ["POST /v1/events:batch", "POST /v1/events:batch", "deliver perkamo_outbox"]
+    assert find_canary(done.stdout) is None
