@@ -51,7 +51,7 @@ FACT_NAMES: Final[Mapping[type, str]] = {
 }
 """What the fields of each class are called in the table of what is known, before the dot."""
 
-_EXPECTED: Final = frozenset({"customer.user_id"})
+_EXPECTED: Final = frozenset({"customer.user_id", "program.blueprint"})
 """Fields whose absence is told, because an answer without them may be something else altogether."""
 
 _logger: Final = logging.getLogger("perkamo")
@@ -62,7 +62,9 @@ def tell_unread(name: str, reason: str, effect: str = "What cannot be read is le
     """Say once in the log that something unpublished is not as we expect it."""
     if name not in _told:
         _told.add(name)
-        _logger.warning("%s (%s) %s. %s; this is logged once", *(name, FACTS[name].known, reason, effect))
+        known = FACTS[name].known
+        place = "published for event results only" if known == "published" else known
+        _logger.warning("%s (%s) %s. %s; this is logged once", *(name, place, reason, effect))
 
 
 def class_hook(cls: type[Part], hook_of: HookOf, *, patient: bool) -> Hook:

@@ -18,21 +18,30 @@ _MESSAGES: Final = ("message", "detail", "reason", "description", "title")
 _CODES: Final = ("code", "error", "type", "status")
 _STATUSES: Final = ("status", "statusCode", "status_code", "code")
 _NESTED: Final = ("error", "errors")
+_FLAGS: Final = ("ok", "success", "accepted")
 
 _CODE: Final = r"[A-Za-z0-9_.:/-]{1,64}"
 """A word for programs; what has blanks in it is a sentence for people."""
+_STATUS: Final = r"[2-5][0-9]{2}"
+"""A status that is written as a text, which is no code."""
 
 _FINAL_EXCEPT: Final = frozenset({408, 409, 425, 429})
 """Statuses from 400 to 499 that may be another one the next time."""
 
 _PASSING: Final = (
     r"(?i)internal|server.?error|time.?out|timed.?out|unavailable|rate.?limit|too.?many|overload|throttl|temporar|retry"
-    r"|try.?again|later|busy|conflict|in.?progress"
+    r"|try.?again|later|busy|conflict|in.?progress|pending|processing|lock|maintenance|gateway|upstream"
 )
 """Words of a reason that may pass. Reading one too many costs a few requests, one too few a rejected event."""
 
-_FINE: Final = re.compile(r"ok|applied|accepted|success\w*|duplicate|processed|created|queued|done", re.IGNORECASE)
-"""Codes that are no reason: the item may mean that the event counts, in a shape that nobody can read."""
+_FINE: Final = re.compile(
+    r"(?:(?!\w*n[o']t\b|never\b)[\w']+ ){0,4}"
+    r"(?:ok|applied|accepted|success\w*|duplicate|processed|created|queued|done|received|recorded|stored)\W*",
+    re.IGNORECASE,
+)
+"""What is no reason: the item may mean that the event counts, in a shape that nobody can read."""
+_MEANINGLESS: Final = re.compile(r"error|failed|failure|unknown", re.IGNORECASE)
+"""Codes that say no more than that it did not count."""
 
 _Object: TypeAlias = dict[str, JSONValue]
 
@@ -42,13 +51,15 @@ class _Reason:
     code: str | None = None
     message: str | None = None
     status: int | None = None
+    is_fine: bool = False
 
     @property
     def outcome(self) -> Literal["rejected", "unknown"]:
         """Return whether the same event will be refused again; without any reason nobody knows."""
         if self.status is not None:
             return "rejected" if 400 <= self.status < 500 and self.status not in _FINAL_EXCEPT else "unknown"
-        if self.code is not None and _FINE.fullmatch(self.code):
+        first = self.code or self.message or ""
+        if self.is_fine or _FINE.fullmatch(first) or (self.message is None and _MEANINGLESS.fullmatch(first)):
             return "unknown"
         words = f"{self.code or ''} {self.message or ''}".strip()
         return "rejected" if words and not re.search(_PASSING, words) else "unknown"
@@ -82,16 +93,36 @@ def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, se
 def _read_reason(item: JSONValue) -> _Reason:
     if isinstance(item, str):
         item = {"error": item}
+    elif isinstance(item, list):
+        item = {"errors": item}
     code = message = None
     status: int | None = None
+    is_fine = False
     for one in _objects(item):
         texts = [value for name in _CODES if isinstance(value := one.get(name), str)]
+        texts = [text for text in texts if not re.fullmatch(_STATUS, text)]
         code = code or next((text for text in texts if re.fullmatch(_CODE, text)), None)
-        sentences = [value for name in _MESSAGES if isinstance(value := one.get(name), str)]
+        sentences = [words for name in _MESSAGES if (words := _words_in(one.get(name))) is not None]
         message = message or next((text for text in (*sentences, *texts) if text.strip() and text != code), None)
-        numbers = [value for name in _STATUSES if type(value := one.get(name)) is int]
-        status = next((number for number in (status, *numbers) if number is not None and 200 <= number < 600), None)
-    return _Reason(code, message, status)
+        status = status or next((number for name in _STATUSES if (number := _status(one.get(name)))), None)
+        is_fine = is_fine or any(one.get(name) is True for name in _FLAGS)
+    if code is None and message is None and isinstance(item, dict):
+        message = next((words for name in _NESTED if (words := _words_in(item.get(name))) is not None), None)
+    return _Reason(code, message, status, is_fine)
+
+
+def _words_in(value: JSONValue) -> str | None:
+    """Return the first text in a value: some services tell several reasons, or one for each field or language."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((words for one in inner if (words := _words_in(one)) is not None), None)
+
+
+def _status(value: JSONValue) -> int | None:
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(_STATUS, value) else None
+    return value if type(value) is int and 200 <= value < 600 else None
 
 
 def _objects(item: JSONValue) -> Iterator[_Object]:

@@ -40,6 +40,10 @@ def parse(data: bytes) -> JSONValue:
         raise ValueError("is not JSON") from None
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+    except ValueError as error:
+        if "digits" in str(error):  # Python's own text, which tells of a setting of the interpreter
+            raise ValueError("holds an integer of too many digits") from None
+        raise
     if b"\\" in data and _SURROGATE.search(text):
         _check_surrogates(value)
     return value
@@ -63,7 +67,7 @@ def _float(text: str) -> float:
     return value
 
 
-# Integers are Python's own: beyond 4,300 digits it refuses them with a ValueError.
+# Integers are read by Python itself: beyond 4,300 digits it refuses them with a ValueError.
 _DECODER: Final = json.JSONDecoder(parse_constant=_constant, parse_float=_float)
 _DECODER_OF_PAIRS: Final = json.JSONDecoder(object_pairs_hook=_object)
 

@@ -247,6 +247,22 @@ def test_what_is_not_published_of_a_customer_never_fails(
     assert [message.partition(" ")[0] for message in warnings(caplog)] in ([f"customer.{name}"], ["unlocked.name"])
 
 
+def test_a_warning_does_not_call_published_what_is_not_published_there(caplog: pytest.LogCaptureFixture) -> None:
+    """The name of a perk is published for an event's result alone; catches a warning that blames the service."""
+    structure(Customer, changed(CUSTOMER, ("perks", 0, "name"), {"en": "P"}), META)
+
+    [message] = warnings(caplog)
+    assert message.startswith("unlocked.name (published for event results only) has an object instead of a text.")
+
+
+def test_a_program_without_a_blueprint_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Its rules may stand elsewhere; catches an empty catalogue of which nobody hears."""
+    program = structure(Program, {"earningRules": [{"event": "e"}]}, META)
+
+    assert program.blueprint.earning_rules == ()
+    assert [message.partition(".")[0] for message in warnings(caplog)] == ["program"]
+
+
 def test_a_level_of_a_customer_may_lack_its_progress() -> None:
     """It reads as none, and its numbers stay in raw; catches a customer who can't be read."""
     body = changed(CUSTOMER, ("level", "progress"), None, drop=True)

@@ -18,7 +18,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("NaN", b"[NaN]", "NaN"),
     ("Infinity", b"[-Infinity]", "infinity"),
     ("1e999", b"[1e999]", "too large"),
-    ("5,000 digits", b"[" + b"9" * 5000 + b"]", "digits"),
+    ("5,000 digits", b"[" + b"9" * 5000 + b"]", "^holds an integer of too many digits$"),
     ("minus 4,301 digits", b"-" + b"1" * 4301, "digits"),
     ("a key twice", b'{"a":1,"b":{"a":1,"a":2}}', "same key twice"),
     ("a key twice, with blanks", b'{"a" :1,"a":2}', "same key twice"),
