@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ QUICK = RetryPolicy(base_delay=0.001, max_delay=0.002)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what runs in the background, and so all processes of the tests would begin.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # Containers set it. Each of the many processes that tests start would compile the whole library anew.
+    sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -113,7 +113,7 @@ def endless(head: bytes, part: bytes) -> Script:
 
 
 def _bomb() -> bytes:
-    maker = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    maker = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     zeros = bytes(1024 * 1024)
     return b"".join([maker.compress(zeros) for _ in range(200)]) + maker.flush()
 

@@ -168,7 +168,7 @@ def test_the_sandbox_knows_nothing_of_the_client() -> None:
         "import sys, perkamo.sandbox; "
         "loaded = {name.split('.')[1] for name in sys.modules if name.startswith('perkamo.')}; "
         "shared = {'sandbox', 'contract', 'signing', 'events', 'encoding', 'errors'}; "
-        "shared |= {'redaction', 'clock', 'threads', 'event_loop', 'thread_loop'}; "
+        "shared |= {'redaction', 'runtime'}; "
         "print(sorted(loaded - shared), 'httpx' in sys.modules)"
     )
 

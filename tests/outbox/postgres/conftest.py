@@ -12,7 +12,9 @@ from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.postgres.server import Server
 from tests.outbox.service import Service, running_service
 
-VERSIONS = (18, 16)
+VERSIONS = (18, pytest.param(16, marks=pytest.mark.stress))
+"""What runs by default, and what runs among the long tests, too."""
+
 _numbers = count(1)
 
 
