@@ -98,12 +98,12 @@ def _check(args: Namespace) -> int:
 
 def _diff(args: Namespace) -> int:
     from perkamo.cli.program_diff import compare  # noqa: PLC0415 - loaded by those who ask for it
-    from perkamo.cli.recorded_lines import UNREADABLE, open_lines  # noqa: PLC0415
+    from perkamo.cli.recorded_lines import UNREADABLE, RecordedLines  # noqa: PLC0415
 
     old, new, events = args.files
     before, after = _read(old), _read(new)
     try:
-        with open_lines(events) as lines:
+        with RecordedLines(events) as lines:
             found = compare(before, after, lines)
     except UNREADABLE as error:
         raise RefusedError(f"{events} can't be read: {error}") from None

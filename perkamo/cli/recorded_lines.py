@@ -4,9 +4,9 @@ import gzip
 import os
 import sys
 import zlib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from typing import IO, Final, cast
+from collections.abc import Iterator
+from types import TracebackType
+from typing import IO, Final, Self, cast
 
 from perkamo.sandbox.recording import MAX_LINE
 
@@ -14,20 +14,34 @@ UNREADABLE: Final = (EOFError, UnicodeDecodeError, zlib.error)
 """What reading a line raises besides OSError: a compressed file that is cut or damaged, or no text."""
 
 
-@contextmanager
-def open_lines(name: str) -> Generator[Iterator[str]]:
-    """Open a file of lines; ``-`` is standard input, ``.gz`` is unpacked, and a byte-order mark is left out.
+class RecordedLines:
+    """The lines of an open file. A byte-order mark is left out.
 
     Of a line that is longer than ``MAX_LINE`` only the beginning is kept, with one character more than may be.
 
     Args:
-        name: The file's name.
+        name: The file's name; ``-`` is standard input, and ``.gz`` is unpacked.
 
     Raises:
-        OSError: It can't be read.
+        OSError: It can't be opened, or, later, be read.
     """
-    with _open(name) as file:
-        yield _lines(file)
+
+    def __init__(self, name: str) -> None:
+        self._file = _open(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(MAX_LINE + 1):
+            yield line
+            while line and not line.endswith("\n"):
+                line = self._file.readline(MAX_LINE)
 
 
 def _open(name: str) -> IO[str]:
@@ -38,10 +52,3 @@ def _open(name: str) -> IO[str]:
     if name.endswith(".gz"):
         return cast("IO[str]", gzip.open(name, "rt", encoding="utf-8-sig", newline="\n"))
     return open(name, encoding="utf-8-sig", newline="\n")  # noqa: PTH123 - the name as it was typed
-
-
-def _lines(file: IO[str]) -> Iterator[str]:
-    while line := file.readline(MAX_LINE + 1):
-        yield line
-        while line and not line.endswith("\n"):
-            line = file.readline(MAX_LINE)

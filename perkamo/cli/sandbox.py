@@ -15,8 +15,11 @@ from perkamo.cli.checking.findings import saved_dialect
 from perkamo.cli.exit_codes import DONE, FAILED, WRONG_USAGE
 from perkamo.cli.help import explain
 from perkamo.cli.output import print_json, print_lines
+from perkamo.cli.recorded_lines import RecordedLines
 from perkamo.cli.running import explained, print_error
 from perkamo.cli.sandbox_replay import Replay, recording
+from perkamo.cli.stdio import print_stderr
+from perkamo.outbox.directory import holds_outbox
 from perkamo.sandbox.blueprint import ProgramError
 from perkamo.sandbox.dialect import DialectError
 from perkamo.sandbox.ledger import LedgerCleared
@@ -92,8 +95,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--replay",
         type=Path,
-        metavar="FILE",
-        help="play a recording, a file of events, one JSON object a line, or what waits in an outbox's directory",
+        metavar="FILE|DIR",
+        help="play a recording or a file of events, one JSON object a line, - or .gz too; or what waits in the outbox"
+        " of a directory",
     )
     parser.add_argument(
         "--space", metavar="NAME", help="with --replay of an outbox: the name of its Space, if it was given one"
@@ -101,7 +105,6 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--speed",
         type=_speed,
-        default=1.0,
         metavar="N",
         help="with --replay: how many times faster than recorded; 0 for no waits (default: 1)",
     )
@@ -119,6 +122,8 @@ def _run(args: Namespace) -> int:
         return print_error("sandbox", wrong, WRONG_USAGE)
     like: Path | None = args.like
     file: Path | None = args.program
+    if args.replay is not None and args.replay.is_dir() and not holds_outbox(args.replay):
+        return print_error("sandbox", f"{args.replay} contains no outbox", FAILED)
     try:
         program = None if file is None else file.read_bytes()
         dialect = None if like is None else saved_dialect(like.read_bytes())
@@ -146,12 +151,18 @@ def _serve(sandbox: Sandbox, args: Namespace, stop: Event) -> int:
     """Serve until ``stop``; returns the exit code."""
     if args.webhook is not None:
         _send_webhooks(sandbox, args)
-    replay = Replay(sandbox, args.speed, stop)
+    replay = Replay(sandbox, 1.0 if args.speed is None else args.speed, stop)
     file: Path | None = args.record
+    lost: list[OSError] = []
+
+    def failed(error: OSError) -> None:
+        lost.append(error)
+        print_stderr(f"perkamo sandbox: cannot write {file}: {error.strerror}. No further request is recorded.")
+
     try:
         source: Path | None = args.replay
-        lines = None if source is None or source.is_dir() else source.open(encoding="utf-8")
-        with recording(sandbox, file, pseudonyms=args.pseudonyms):
+        lines = None if source is None or source.is_dir() else RecordedLines(str(source))
+        with recording(sandbox, file, pseudonyms=args.pseudonyms, failed=failed):
             _greet(sandbox, as_json=args.json, exposed=args.expose)
             if lines is not None:
                 replay.start(lines, lambda: _tell(replay, as_json=args.json))
@@ -159,6 +170,7 @@ def _serve(sandbox: Sandbox, args: Namespace, stop: Event) -> int:
                 replay.start_outbox(source, args.space, lambda: _tell(replay, as_json=args.json))
             while not stop.wait(timeout=1):  # a wait without a limit would not notice Ctrl-C on Windows
                 pass
+            replay.join()
     except OSError as error:
         return print_error("sandbox", f"cannot use {error.filename}: {error.strerror}", FAILED)
     finally:
@@ -167,7 +179,7 @@ def _serve(sandbox: Sandbox, args: Namespace, stop: Event) -> int:
         return print_error("sandbox", replay.problem, FAILED)
     if not args.json:
         print_lines("Stopped.")
-    return DONE
+    return FAILED if lost else DONE
 
 
 def _tell(replay: Replay, *, as_json: bool) -> None:
@@ -182,8 +194,8 @@ def _wrong_usage(args: Namespace) -> str | None:
     """Say which options do not go together, if any."""
     if not args.expose and not _is_loopback(args.host):
         return f"--host {args.host} opens the sandbox to the network: confirm with --expose, or listen on 127.0.0.1"
-    if args.pseudonyms and args.record is None:
-        return "--pseudonyms needs --record FILE"
+    if (wrong := _wrong_recording(args)) is not None:
+        return wrong
     if args.webhook is None and (args.webhook_allow or args.webhook_header):
         return "--webhook-allow and --webhook-header need --webhook URL"
     try:
@@ -191,6 +203,18 @@ def _wrong_usage(args: Namespace) -> str | None:
             target(args.webhook, [host.lower() for host in args.webhook_allow])
     except ValueError as error:
         return f"--webhook: {error}; --webhook-allow names one"
+    return None
+
+
+def _wrong_recording(args: Namespace) -> str | None:
+    replay: Path | None = args.replay
+    record: Path | None = args.record
+    if args.pseudonyms and record is None:
+        return "--pseudonyms needs --record FILE"
+    if replay is None and (args.speed is not None or args.space is not None):
+        return "--speed and --space need --replay FILE"
+    if replay is not None and record is not None and replay.resolve() == record.resolve():
+        return "--record and --replay name one file, which would never end: name two"
     return None
 
 

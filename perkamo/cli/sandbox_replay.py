@@ -5,42 +5,68 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import Final
 
 import anyio
 from attrs import define, field
 
 from perkamo import AsyncPerkamoClient, Outbox, PerkamoError
+from perkamo.cli.recorded_lines import UNREADABLE, RecordedLines
+from perkamo.cli.text import agree
 from perkamo.cli.text import count as counted
+from perkamo.outbox.directory import LOCK_PATIENCE, copy_outbox
 from perkamo.sandbox.recording import Recorder, RecordingError, play, read_recording
 from perkamo.sandbox.requestlog import RequestRecord
 from perkamo.sandbox.sandbox import Sandbox
 
+_LOOK_EVERY: Final = 0.1
+_PATIENCE: Final = 5.0
+"""Seconds for a replay to end once it is told to; one that waits for standard input does not."""
+
 
 @contextmanager
-def recording(sandbox: Sandbox, file: Path | None, *, pseudonyms: bool) -> Generator[None]:
+def recording(
+    sandbox: Sandbox, file: Path | None, *, pseudonyms: bool, failed: Callable[[OSError], None]
+) -> Generator[None]:
     """Keep what comes within the block.
 
     Args:
         sandbox: Where it comes.
         file: Where it goes, after what is there; None to keep nothing.
         pseudonyms: Replace ids.
+        failed: Called once, where a request can't be written, as on a full disk. No further one is kept then.
 
     Raises:
-        OSError: The file can't be written.
+        OSError: The file can't be opened.
     """
     if file is None:
         yield
         return
-    with file.open("a", encoding="utf-8") as opened:
-        end = sandbox.on_request(Recorder(opened, pseudonyms=pseudonyms).write)
+    opened = file.open("a", encoding="utf-8")
+    recorder, is_broken = Recorder(opened, pseudonyms=pseudonyms), False
+
+    def keep(record: RequestRecord) -> None:
+        nonlocal is_broken
+        if not is_broken:
+            try:
+                recorder.write(record)
+            except OSError as error:
+                is_broken = True
+                failed(error)
+
+    end = sandbox.on_request(keep)
+    try:
+        yield
+    finally:
+        end()
         try:
-            yield
-        finally:
-            end()
+            opened.close()
+        except OSError:
+            if not is_broken:
+                raise
 
 
 @define
@@ -52,6 +78,7 @@ class Replay:
         speed: How much faster than it was recorded; 0 without any wait.
         stop: Ends it early, when it is set; it is set where the recording can't be read.
         statuses: How many requests had which answer.
+        waiting: How many events of an outbox were not delivered.
         problem: Why it ended early, or None.
     """
 
@@ -59,55 +86,98 @@ class Replay:
     speed: float
     stop: threading.Event
     statuses: "Counter[int | None]" = field(factory=Counter[int | None])
+    waiting: int = 0
     problem: str | None = None
+    _thread: threading.Thread | None = None
 
-    def start(self, lines: IO[str], done: Callable[[], None]) -> None:
-        """Begin; ``done`` is called at the end, in that thread."""
+    def start(self, lines: RecordedLines, done: Callable[[], None]) -> None:
+        """Begin to play a file, which is closed at the end.
 
-        def work() -> None:
-            try:
-                with lines:
-                    self._play(lines)
-            except (RecordingError, OSError, UnicodeDecodeError) as error:
-                self.problem = f"the recording can't be read: {error}"
-                self.stop.set()
-            else:
-                done()
-
-        threading.Thread(target=work, name="perkamo-sandbox-replay", daemon=True).start()
+        Args:
+            lines: The file.
+            done: Called at the end, in the thread that plays.
+        """
+        self._start(partial(self._play, lines), "the recording can't be read", done)
 
     def start_outbox(self, directory: Path, space: str | None, done: Callable[[], None]) -> None:
         """Begin to deliver what waits in a copy of an outbox, which itself is not touched.
 
         Args:
-            directory: The outbox's, to which nobody writes meanwhile.
+            directory: The outbox's.
             space: The name that it was given for its Space, if any.
             done: Called at the end, in the thread that delivers.
         """
+        self._start(partial(self._deliver, directory, space), "the outbox can't be replayed", done)
 
-        def work() -> None:
+    def join(self) -> None:
+        """Wait for the end, after ``stop``."""
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)
+
+    def summary(self) -> str:
+        """Return what was played, in one line."""
+        answers = ", ".join(f"{status or 'no answer'}: {times:,}" for status, times in self.statuses.most_common())
+        wait = agree(self.waiting, "waits", "wait")
+        rest = (
+            f" {counted(self.waiting, 'events')} still {wait}: name their Space with --space." if self.waiting else ""
+        )
+        return f"Replayed {counted(self.statuses.total(), 'requests')}. {answers}".rstrip() + rest
+
+    def _start(self, work: Callable[[], None], problem: str, done: Callable[[], None]) -> None:
+        def run() -> None:
             try:
-                with TemporaryDirectory(prefix="perkamo-replay-") as place:
-                    copy = Path(place, "outbox")
-                    copytree(directory, copy, ignore=ignore_patterns("*.lock", "process-*"))
-                    copy.chmod(0o700)
-                    anyio.run(self._deliver, copy, space)
-            except (PerkamoError, OSError) as error:
-                self.problem = f"the outbox can't be replayed: {error}"
+                work()
+            except TimeoutError:
+                self.problem = f"{problem}: another process has held its lock for {LOCK_PATIENCE:g} s; try again."
+            except (RecordingError, PerkamoError, OSError, *UNREADABLE) as error:
+                self.problem = f"{problem}: {error}"
+            if self.problem is not None:
                 self.stop.set()
-            else:
+            elif not self.stop.is_set():
                 done()
 
-        threading.Thread(target=work, name="perkamo-sandbox-replay", daemon=True).start()
+        self._thread = threading.Thread(target=run, name="perkamo-sandbox-replay", daemon=True)
+        self._thread.start()
 
-    async def _deliver(self, directory: Path, space: str | None) -> None:
+    def _play(self, lines: RecordedLines, clock: Callable[[], float] = time.monotonic) -> None:
+        began, first = clock(), None
+        with lines:
+            for recorded in read_recording(lines):
+                first = recorded.time if first is None else first
+                due = (recorded.time - first) / self.speed if self.speed else 0.0
+                if self.stop.wait(max(began + due - clock(), 0.0)):
+                    return
+                self.statuses[play(self.sandbox, recorded)] += 1
+
+    def _deliver(self, directory: Path, space: str | None) -> None:
+        with TemporaryDirectory(prefix="perkamo-replay-") as place:
+            copy = Path(place, "outbox")
+            copy_outbox(directory, copy)
+            anyio.run(self._drain, copy, space)
+
+    async def _drain(self, directory: Path, space: str | None) -> None:
+        error: PerkamoError | None = None
         with self._counting():
             async with (
                 AsyncPerkamoClient(self.sandbox.api_key, base_url=self.sandbox.base_url) as client,
                 Outbox(directory, space=space) as outbox,
             ):
                 await outbox.rebind(client)
-                await outbox.drain(client)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._cancel_at_stop, group.cancel_scope)
+                    try:
+                        await outbox.drain(client)
+                    except PerkamoError as caught:  # not through the group, which would wrap it
+                        error = caught
+                    group.cancel_scope.cancel()
+                self.waiting = (await outbox.stats()).pending
+        if error is not None:
+            raise error
+
+    async def _cancel_at_stop(self, scope: anyio.CancelScope) -> None:
+        while not self.stop.is_set():  # noqa: ASYNC110 - which a thread sets
+            await anyio.sleep(_LOOK_EVERY)
+        scope.cancel()
 
     @contextmanager
     def _counting(self) -> Generator[None]:
@@ -119,17 +189,3 @@ class Replay:
             yield
         finally:
             end()
-
-    def summary(self) -> str:
-        """Return what was played, in one line."""
-        answers = ", ".join(f"{status or 'no answer'}: {times:,}" for status, times in self.statuses.most_common())
-        return f"Replayed {counted(self.statuses.total(), 'requests')}. {answers}".rstrip()
-
-    def _play(self, lines: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
-        began, first = clock(), None
-        for recorded in read_recording(lines):
-            first = recorded.time if first is None else first
-            due = (recorded.time - first) / self.speed if self.speed else 0.0
-            if self.stop.wait(max(began + due - clock(), 0.0)):
-                return
-            self.statuses[play(self.sandbox, recorded)] += 1

@@ -8,8 +8,9 @@ while it has the database open.
 import os
 import secrets
 import stat
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from shutil import copyfile
 from typing import Final
 
 from perkamo.outbox.errors import PerkamoOutboxStorageError, of_system
@@ -150,6 +151,28 @@ class Directory:
             raise PerkamoOutboxStorageError(
                 f"The directory {self.path} contains files of something else. {remedy}, such as 'outbox' within it."
             )
+
+
+def copy_outbox(directory: Path, target: Path, patience: float = LOCK_PATIENCE) -> None:
+    """Copy what is in an outbox that others may use meanwhile: they wait for as long as it takes.
+
+    Args:
+        directory: The outbox's, which may be read-only for this user.
+        target: A directory, which is made.
+        patience: Seconds to wait for the outbox's lock.
+
+    Raises:
+        TimeoutError: Another process has held the lock for longer than that.
+        OSError: It can't be read or written.
+    """
+    target.mkdir(mode=0o700)
+    with FileLock(directory / _LOCK, _open_to_read, patience) if (directory / _LOCK).exists() else nullcontext():
+        for path in [*directory.glob("outbox-*.sqlite3"), *directory.glob("outbox-*.sqlite3-wal")]:
+            copyfile(path, target / path.name)
+
+
+def _open_to_read(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def holds_outbox(path: Path) -> bool:

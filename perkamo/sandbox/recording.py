@@ -56,8 +56,8 @@ class Recorder:
 
     Args:
         file: Where to; it is flushed after each line.
-        pseudonyms: Replace the ids of customers and transactions by others, the same one for the same id throughout the
-            file. Contexts and traits stay as they are, except for a text in them that is one of these ids.
+        pseudonyms: Replace the ids of customers and transactions by others, by this recorder always the same one
+            for the same id. Contexts and traits stay as they are, except for a text in them that is one of these ids.
     """
 
     def __init__(self, file: IO[str], *, pseudonyms: bool = False) -> None:

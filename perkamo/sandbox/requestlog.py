@@ -15,6 +15,7 @@ MAX_RECORDS: Final = 10_000
 MAX_RECORDED_BYTES: Final = 64_000_000
 MASK: Final = "***"
 _TOKEN: Final = re.compile(rb'"token"\s*:\s*"[^"]*"')
+_BROWSER_KEY: Final = re.compile(rb'"browser_key"\s*:\s*"[^"]*"')
 _SECRET_HEADERS: Final = (API_KEY_HEADER, "authorization", "proxy-authorization", "cookie")
 
 
@@ -27,7 +28,7 @@ class RequestRecord:
         route: Method and path with the name of the id in its place, or None for a path that leads nowhere.
         path: The path as sent, with its query.
         headers: Name and value pairs, names in lower case; the values of keys and tokens are masked.
-        body: The raw body.
+        body: The raw body, with the browser key masked where a token is asked for.
         status: The status of the answer, or None when no answer was sent.
         fault: The fault that struck, in words, or None.
         notes: What the sandbox thought odd about the request.
@@ -136,18 +137,20 @@ def make_record(
         seconds: How long it took to answer, without the wait of a fault.
     """
     response = reply.response
-    answer = response.body[: reply.keep] if isinstance(response, Response) else b""
+    body, answer = request.body, response.body[: reply.keep] if isinstance(response, Response) else b""
+    if route == "POST /v1/browser-tokens":
+        body, answer = _BROWSER_KEY.sub(b'"browser_key":"***"', body), _TOKEN.sub(b'"token":"***"', answer)
     return RequestRecord(
         method=request.method,
         route=route,
         path=request.target,
         headers=tuple((name, MASK if name in _SECRET_HEADERS else value) for name, value in request.headers),
-        body=request.body,
+        body=body,
         status=None if response is None else response.status,
         fault=fault,
         notes=() if response is None else response.notes,
         time=time,
         answer_headers=() if response is None else response.headers,
-        answer=_TOKEN.sub(rb'"token":"***"', answer) if route == "POST /v1/browser-tokens" else answer,
+        answer=answer,
         seconds=seconds + reply.delay,
     )

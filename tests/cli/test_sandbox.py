@@ -248,6 +248,28 @@ def test_what_waits_in_an_outbox_is_replayed_and_stays(space: str | None, tmp_pa
     assert anyio.run(use, 0) == 3
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--record", "a.jsonl", "--replay", "./a.jsonl"], "--record and --replay name one file"),
+        (["--speed", "5"], "--speed and --space need --replay FILE"),
+        (["--space", "shop"], "--speed and --space need --replay FILE"),
+    ],
+)
+def test_options_of_recordings_that_do_not_go_together_are_told(
+    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Expect wrong usage at once; catches a replay that plays what it records, and never ends."""
+    assert main(["sandbox", "--port", "0", *words]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_directory_without_an_outbox_is_not_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect a sentence; catches a copy of whatever directory is named."""
+    assert main(["sandbox", "--port", "0", "--replay", str(tmp_path)]) == 1
+    assert "contains no outbox" in capsys.readouterr().err
+
+
 def test_a_recording_that_can_not_be_read_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Expect the line's number, or the file's name, on stderr."""
     file = tmp_path / "wrong.jsonl"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perkamo.outbox.directory import Directory, holds_outbox
+from perkamo.outbox.directory import Directory, copy_outbox, holds_outbox
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.file_system import check_file_system
 from perkamo.outbox.outbox import Outbox
@@ -230,6 +230,23 @@ def test_files_get_the_owner_of_the_directory(everybodys_path: Path) -> None:
 
     assert owners == {(12345, 12345)}
     assert (first, second) == ("2\n", "4\n")
+
+
+def test_a_copy_waits_for_whoever_uses_the_outbox(tmp_path: Path) -> None:
+    """Expect it to be made only while nobody writes, with the log; catches one that is torn by a relay meanwhile."""
+    place, target = tmp_path / "box", tmp_path / "copy"
+    box = Box(place)
+    box.put("a")
+    with Directory(place).lock, pytest.raises(TimeoutError):
+        copy_outbox(place, tmp_path / "torn", patience=0.01)
+
+    copy_outbox(place, target)
+
+    assert not list((tmp_path / "torn").iterdir())
+    assert mode(target) == 0o700
+    assert sorted(path.name for path in target.iterdir()) == sorted(
+        path.name for path in place.iterdir() if path.name.endswith((".sqlite3", "-wal"))
+    )
 
 
 MOUNTS = """\

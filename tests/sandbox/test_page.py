@@ -519,7 +519,7 @@ def test_a_search_lets_other_connections_have_their_turn(monkeypatch: pytest.Mon
 
 
 def test_a_detail_shows_an_answer_whole(sandbox: Sandbox, wire: Sender) -> None:
-    """Expect all of a request and its answer, tokens masked, and 404 for what is not kept."""
+    """Expect all of a request and its answer, keys and tokens masked, and 404 for what is not kept."""
     wire.post("/v1/events", event(transaction_id=...))
     token = wire.post("/v1/browser-tokens", {"browser_key": sandbox.browser_key, "user_id": "a"}).json["token"]
 
@@ -532,6 +532,7 @@ def test_a_detail_shows_an_answer_whole(sandbox: Sandbox, wire: Sender) -> None:
     assert ["x-perkamo-api-key", "***"] in json.loads(json.dumps(refused["headers"]))
     assert isinstance(refused["seconds"], float)
     assert str(token).encode() not in given.raw
+    assert sandbox.browser_key.encode() not in given.raw
     assert b'\\"token\\": \\"***\\"' in given.raw
     for path, status in (("request?number=3", 404), ("event?number=1", 404), ("request?number=x", 400), ("event", 400)):
         assert wire.send("GET", f"/_sandbox/{path}", b"", {}).status == status
