@@ -196,13 +196,14 @@ class Writer(Generic[T]):
         return True
 
     def _run(self) -> None:
-        while self._is_running:
+        while True:
             seconds = LOOK_EVERY if self._watchers else _LOOK_EVERY_UNWATCHED
             was_woken = self._awake.acquire(timeout=0 if self._jobs else seconds)
             if self._jobs:
                 self._work()
             elif self._is_closing:
-                self._end()
+                if self._end():
+                    return  # whatever the flags say: another thread may have begun by now
             elif not was_woken:
                 self._look()
 
@@ -249,19 +250,23 @@ class Writer(Generic[T]):
         if has_changed:
             self.notify()
 
-    def _end(self) -> None:
+    def _end(self) -> bool:
+        """Let go of everything, and tell whether nothing was asked for meanwhile, so that this thread is to end."""
         try:
             self._source.close()
         except Exception as error:  # noqa: BLE001 - whoever waits for the end must not hang
             _LOGGER.error("The outbox was not closed cleanly: %s", error)  # noqa: TRY400 - it says it all
         with self._starting:
+            self._is_running = False  # before the look: who asks after it starts another thread
             if self._jobs:
-                return
-            self._is_running = self._is_closing = False
+                self._is_running = True
+                return False
+            self._is_closing = False
             closers, self._closers = self._closers, []
             self._ended.set()
         for notify in closers:
             notify()
+        return True
 
 
 _writers: "weakref.WeakSet[_Closable]" = weakref.WeakSet()

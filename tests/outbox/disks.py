@@ -27,7 +27,8 @@ def small_disk(path: Path, megabytes: int, kind: Kind = "tmpfs") -> Iterator[boo
 
 
 def fill(disk: Path) -> Path:
-    """Write until the last byte of a disk is used; return the file that fills it."""
+    """Write until the last byte of a small disk is used; return the file that fills it."""
+    assert disk.is_mount(), "somebody unmounted it: this would fill the machine's own disk"
     hog = disk / "hog"
     with hog.open("wb", buffering=0) as stream:
         for size in (1 << 16, 1 << 12, 1):

@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from perkamo.outbox.errors import (
@@ -14,7 +16,7 @@ from perkamo.outbox.errors import (
     PerkamoOutboxFullError,
     PerkamoOutboxStorageError,
 )
-from perkamo.outbox.writer import Writer
+from perkamo.outbox.writer import Job, Writer
 
 pytestmark = pytest.mark.anyio
 
@@ -236,6 +238,55 @@ async def test_closing_finishes_what_was_asked_for_and_it_begins_anew(paper: Pap
 
     assert len(paper.kept) == 51
     assert paper.closed == 2
+
+
+async def test_a_thread_that_was_closed_ends_where_another_begins_at_once(paper: Paper) -> None:
+    """Both would write at a time, each of them under the lock; catches a hang after a quick restart (1 in 30)."""
+    writer = Writer(paper)
+    former = await writer.do(lambda _: threading.current_thread())
+    ended = threading.Event()
+
+    def begin_anew() -> None:
+        done = threading.Event()
+        writer._submit(Job(write("a"), 0, done.set))
+        assert done.wait(10)
+        ended.set()
+
+    writer._close(begin_anew)
+
+    assert await anyio.to_thread.run_sync(ended.wait, 10)
+    await anyio.to_thread.run_sync(former.join, 2)
+    assert (former.is_alive(), paper.kept) == (False, ["a"])
+    assert await writer.do(lambda _: threading.current_thread()) is not former
+    await writer.aclose()
+
+
+async def test_what_is_asked_for_at_the_very_end_begins_anew(paper: Paper) -> None:
+    """Between the last look and the end; catches a put that hangs until the next one comes."""
+    writer = Writer(paper)
+    done = threading.Event()
+
+    class Jobs(deque[Job[list[object]]]):
+        """Has no job, and then has one."""
+
+        def __len__(self) -> int:
+            number = super().__len__()
+            if paper.closed == 1 and not self.were_asked_for:
+                self.were_asked_for = True
+                asking = threading.Thread(target=writer._submit, args=(Job(write("late"), 0, done.set),))
+                asking.start()
+                asking.join(0.1)
+            return number
+
+        were_asked_for = False
+
+    await writer.do(write("a"))
+    writer._jobs = Jobs()
+    await writer.aclose()
+
+    assert await anyio.to_thread.run_sync(done.wait, 10)
+    assert paper.kept == ["a", "late"]
+    await writer.aclose()
 
 
 async def test_who_watches_is_woken_by_what_others_did(paper: Paper) -> None:
