@@ -54,7 +54,7 @@ _PUBLIC_NAMES: Final = {
     "outbox.postgres.schema": ("outbox_schema",),
     "outbox.postgres.sync_outbox": ("SyncPostgresOutbox",),
     "outbox.relay": ("Relay",),
-    "outbox.store": ("DeadLetter", "OutboxStats", "SpaceStats"),
+    "outbox.store": ("DeadLetter", "OutboxStats", "SpaceStats", "WaitingEvent"),
     "outbox.sync_outbox": ("SyncOutbox",),
     "request.credentials": ("ApiKey",),
     "request.retry": ("RetryPolicy",),

@@ -69,7 +69,7 @@ from perkamo.outbox.postgres.outbox import PostgresOutbox
 from perkamo.outbox.postgres.schema import outbox_schema
 from perkamo.outbox.postgres.sync_outbox import SyncPostgresOutbox
 from perkamo.outbox.relay import Relay
-from perkamo.outbox.store import DeadLetter, OutboxStats, SpaceStats
+from perkamo.outbox.store import DeadLetter, OutboxStats, SpaceStats, WaitingEvent
 from perkamo.outbox.sync_outbox import SyncOutbox
 from perkamo.request.credentials import ApiKey
 from perkamo.request.retry import RetryPolicy
@@ -161,6 +161,7 @@ __all__ = [
     "TraitsDict",
     "Transport",
     "UnlockedPerk",
+    "WaitingEvent",
     "WalletDelta",
     "WriteOutcome",
     "__version__",

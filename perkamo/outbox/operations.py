@@ -8,7 +8,7 @@ from typing import Final, Self
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.outbox.relay import FINISH_SECONDS, Relay, relaying, space_of
-from perkamo.outbox.store import UNBOUND, DeadLetter, OutboxStats, Store
+from perkamo.outbox.store import UNBOUND, DeadLetter, OutboxStats, Store, WaitingEvent
 from perkamo.runtime.clock import Clock
 
 _PAGE: Final = 100
@@ -86,6 +86,18 @@ class OutboxOperations:
             The counts. ``accepted`` is ``delivered + pending + dead + missing``, whatever happens meanwhile.
         """
         return await self._store.count()
+
+    async def waiting(self) -> AsyncIterator[WaitingEvent]:
+        """Read the events that wait, oldest first; what is delivered meanwhile may be among them.
+
+        Yields:
+            One event after the other.
+        """
+        row = 0
+        while events := await self._store.waiting(row, _PAGE):
+            for event in events:
+                yield event
+            row = events[-1].row
 
     async def dead(self) -> AsyncIterator[DeadLetter]:
         """Read the dead letters, oldest first; they stay where they are.

@@ -126,6 +126,27 @@ class DeadLetter(Serializable):
     row: int = field(default=0, eq=False, repr=False)
 
 
+@frozen
+class WaitingEvent(Serializable):
+    """An event that waits, or is on its way.
+
+    Attributes:
+        transaction_id: The event's transaction id.
+        body: The event's bytes; ``Event.from_bytes`` reads them.
+        space: The Space that it waits for. Its ``SpaceStats`` say whether all of it waits, and why.
+        put_at: When it was put.
+        failures: How many requests with it failed, as its relays counted, since others passed.
+        row: Where it is in its store; ``Store.waiting`` continues from there.
+    """
+
+    transaction_id: str = field(repr=False)
+    body: bytes = field(repr=False)
+    space: str
+    put_at: datetime
+    failures: int
+    row: int = field(default=0, eq=False, repr=False)
+
+
 @frozen(repr=False)
 class StoredEvent:
     """An event that is leased.
@@ -224,6 +245,10 @@ class Store(Protocol):
 
     async def count(self) -> OutboxStats:
         """Count the outcome of the events, and tell how each Space stands."""
+        ...
+
+    async def waiting(self, after: int, limit: int) -> Sequence[WaitingEvent]:
+        """Return events that wait or are leased, oldest first, from behind this row on."""
         ...
 
     async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:

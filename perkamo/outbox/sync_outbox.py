@@ -15,7 +15,7 @@ from perkamo.batching.sync_sending import sending
 from perkamo.events import Event
 from perkamo.outbox.outbox import DEFAULT_MAX_BYTES, Outbox
 from perkamo.outbox.relay import FINISH_SECONDS, Relay
-from perkamo.outbox.store import DeadLetter, OutboxStats
+from perkamo.outbox.store import DeadLetter, OutboxStats, WaitingEvent
 from perkamo.sync.portal import iterate, run, wrap_async_context_manager
 from perkamo.sync_client import PerkamoClient
 
@@ -133,6 +133,14 @@ class SyncOutbox:
             The counts. ``accepted`` is ``delivered + pending + dead + missing``, whatever happens meanwhile.
         """
         return run(self._async.stats)
+
+    def waiting(self) -> Iterator[WaitingEvent]:
+        """Read the events that wait, oldest first; what is delivered meanwhile may be among them.
+
+        Yields:
+            One event after the other.
+        """
+        return iterate(self._async.waiting())
 
     def dead(self) -> Iterator[DeadLetter]:
         """Read the dead letters, oldest first; they stay where they are.

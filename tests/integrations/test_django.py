@@ -1,6 +1,7 @@
 """integrations.django: in process, over a real sandbox and a database in memory."""
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,14 @@ from typing import Final
 
 import pytest
 
-from perkamo import Event, PerkamoApiError, PerkamoClient, PerkamoConfigurationError, PerkamoValidationError
+from perkamo import (
+    Event,
+    PerkamoApiError,
+    PerkamoAuthenticationError,
+    PerkamoClient,
+    PerkamoConfigurationError,
+    PerkamoValidationError,
+)
 from perkamo.sandbox import Reset, Sandbox, Status
 from tests.canary import CANARY_EMAIL, CANARY_KEY, find_canary, frames
 from tests.integrations import django_set_up
@@ -334,6 +342,27 @@ def test_the_admin_shows_and_requeues_and_asks_for_permission(shop: Client, sand
     assert (outbox.stats().dead, outbox.stats().pending) == (0, 1)
     for path in ("add/", "order_9/change/", "order_9/delete/"):
         assert shop.get(f"{page}{path}").status_code in (302, 403)
+
+
+def test_the_admin_lists_what_waits_and_why(shop: Client, sandbox: Sandbox) -> None:
+    """Since when, and for what reason, without the customer; catches an outage that the staff can only count."""
+    shop.force_login(User.objects.create_superuser("root"))
+    page = "/admin/perkamo/outboxentry/"
+    assert "No event waits" in shop.get(page).content.decode()
+    for number in range(2):
+        outbox.put({"user_id": CANARY_EMAIL, "event": "review.created", "transaction_id": f"review_{number}"})
+    before = shop.get(page).content.decode()
+    sandbox.faults.next("POST /v1/events:batch", Status(401))
+    with pytest.raises(PerkamoAuthenticationError):
+        outbox.drain()
+    after = shop.get(page).content.decode()
+
+    for html in (before, after):
+        assert re.findall(r"<td>review\.created</td><td>(\w+)</td>", html) == ["review_0", "review_1"]
+        assert find_canary(html) is None
+    assert "401" not in before
+    reasons = re.findall(r"<td>review_\d</td><td>[^<]+</td><td>([^<]*)</td>", after)
+    assert ["401" in reason for reason in reasons] == [True, True]
 
 
 def test_the_admin_shows_an_outbox_that_cannot_be_used(sandbox: Sandbox) -> None:

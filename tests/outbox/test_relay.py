@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -134,6 +135,27 @@ async def test_a_second_drain_returns_though_the_one_event_never_passes(
         second = await outbox.drain(client)
 
     assert (first.pending, second.pending, second.delivered) == (1, 1, 2)
+
+
+async def test_what_waits_can_be_read(service: Service, client: AsyncPerkamoClient, outbox: Outbox) -> None:
+    """Oldest first, over pages, with its bytes and failures, and no dead letter; catches what can only be counted."""
+    service.poison(POISONS)
+    before = datetime.now(UTC) - timedelta(seconds=1)  # a database may have a clock of its own
+    names = ["poison-502", "poison-422", *range(150)]
+    for name in names:
+        await outbox.put(event(name))
+    first = [one async for one in outbox.waiting()]
+    with anyio.fail_after(40):
+        await outbox.drain(client)
+    [last] = [one async for one in outbox.waiting()]
+
+    assert [one.transaction_id for one in first] == [f"review_{name}" for name in names]
+    assert {one.failures for one in first} == {0}
+    assert all(before <= one.put_at <= datetime.now(UTC) + timedelta(seconds=1) for one in first)
+    assert [one.put_at for one in first] == sorted(one.put_at for one in first)
+    assert (last.transaction_id, last.body, last.put_at) == (first[0].transaction_id, first[0].body, first[0].put_at)
+    assert last.failures > 0
+    assert "review" not in repr(last)
 
 
 async def test_others_overtake_a_request_that_hangs(service: Service, outbox: Outbox) -> None:

@@ -1,5 +1,6 @@
-"""The outbox in the admin: how much waits, and what was refused, with the reason."""
+"""The outbox in the admin: what waits, and what was refused, with the reason."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
@@ -12,7 +13,7 @@ from perkamo.errors import PerkamoError, PerkamoValidationError
 from perkamo.events import Event
 from perkamo.integrations.django.models import OutboxEntry
 from perkamo.integrations.django.outbox import outbox
-from perkamo.outbox.store import DeadLetter
+from perkamo.outbox.store import UNBOUND, WaitingEvent
 
 _SHOWN: Final = 100
 
@@ -24,17 +25,19 @@ else:
 
 @frozen
 class Row:
-    """A dead letter as the page shows it: without the customer, and without the context.
+    """An event as the page shows it: without the customer, and without the context.
 
     Attributes:
         transaction_id: Its transaction id.
         event: Its event key, or nothing where its bytes can't be read.
-        reason: Why it was refused.
+        reason: Why it waits, or was refused.
+        put_at: Since when it waits; None for a dead letter.
     """
 
     transaction_id: str
     event: str
     reason: str
+    put_at: datetime | None = None
 
 
 @admin.register(OutboxEntry)
@@ -77,9 +80,15 @@ class OutboxAdmin(_ModelAdmin):
 
     def _content(self) -> dict[str, object]:
         try:
-            return {"stats": outbox.stats(), "rows": [_row(letter) for letter in outbox.dead()[:_SHOWN]]}
+            stats, waiting, dead = outbox.stats(), outbox.waiting(_SHOWN), outbox.dead(_SHOWN)
         except PerkamoError as error:
             return {"problem": str(error)}
+        paused = {space.space: space.paused for space in stats.spaces} | {UNBOUND: stats.paused}
+        return {
+            "stats": stats,
+            "waiting": [_waiting(event, paused.get(event.space)) for event in waiting],
+            "dead": [Row(letter.transaction_id, _event(letter.body), letter.reason) for letter in dead],
+        }
 
     def _requeue(self, request: HttpRequest) -> None:
         """Let one dead letter wait again, or all of them, and tell how many did."""
@@ -91,9 +100,18 @@ class OutboxAdmin(_ModelAdmin):
             self.message_user(request, f"Dead letters queued for delivery again: {number}.")
 
 
-def _row(letter: DeadLetter) -> Row:
+def _waiting(event: WaitingEvent, paused: str | None) -> Row:
+    if paused is not None:
+        reason = paused
+    elif event.failures:
+        reason = f"{event.failures} requests with it failed; it is tried again."
+    else:
+        reason = ""
+    return Row(event.transaction_id, _event(event.body), reason, event.put_at)
+
+
+def _event(body: bytes) -> str:
     try:
-        event = Event.from_bytes(letter.body).event
+        return Event.from_bytes(body).event
     except PerkamoValidationError:
-        event = ""
-    return Row(letter.transaction_id, event, letter.reason)
+        return ""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from django.db import transaction
@@ -12,7 +13,7 @@ from perkamo.events import Context, Event, as_event, create_transaction_id
 from perkamo.integrations.django.process import client, database_outbox, file_outbox, putting_outbox
 from perkamo.outbox.postgres.sync_outbox import SyncPostgresOutbox
 from perkamo.outbox.relay import Relay
-from perkamo.outbox.store import DeadLetter, OutboxStats
+from perkamo.outbox.store import DeadLetter, OutboxStats, WaitingEvent
 from perkamo.outbox.sync_outbox import SyncOutbox
 
 _POSTGRESQL: Final = "postgresql"
@@ -81,13 +82,23 @@ class DjangoOutbox:
         """
         return _store(using).stats()
 
-    def dead(self, *, using: str | None = None) -> list[DeadLetter]:
+    def waiting(self, limit: int | None = None, *, using: str | None = None) -> list[WaitingEvent]:
+        """Return the events that wait, oldest first.
+
+        Args:
+            limit: How many at most; all of them when None.
+            using: As for ``relay``.
+        """
+        return list(islice(_store(using).waiting(), limit))
+
+    def dead(self, limit: int | None = None, *, using: str | None = None) -> list[DeadLetter]:
         """Return the events that the service refused, oldest first, with the reason.
 
         Args:
+            limit: How many at most; all of them when None.
             using: As for ``relay``.
         """
-        return list(_store(using).dead())
+        return list(islice(_store(using).dead(), limit))
 
     def requeue(self, transaction_id: str | None = None, *, using: str | None = None) -> int:
         """Queue one dead letter, or all of them, for delivery again.

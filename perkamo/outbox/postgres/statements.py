@@ -169,6 +169,11 @@ FROM waiting AS w FULL JOIN delivered AS d USING (space) FULL JOIN {schema}.spac
 """
 """An error is over once the service has answered for an event after it; then no relay writes that it is."""
 
+WAITING_EVENTS: Final = """
+SELECT transaction_id, body, space, put_at, failures, id FROM {schema}.events
+WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+
 DEAD_LETTERS: Final = """
 SELECT transaction_id, body, reason, id FROM {schema}.dead_letters WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
 """

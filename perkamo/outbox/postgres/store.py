@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio.to_thread import run_sync
+from attrs import evolve
 
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event
@@ -28,6 +29,7 @@ from perkamo.outbox.store import (
     Settlement,
     SpaceStats,
     StoredEvent,
+    WaitingEvent,
 )
 from perkamo.postgres import Database, DatabaseFailure, Rows, quoted_schema
 from perkamo.runtime.clock import Clock
@@ -101,6 +103,13 @@ class PostgresStore:
         accepted = delivered + pending + dead
         stats = OutboxStats(accepted, delivered, pending, dead, missing=0, size=size, files=0, set_aside=0)
         return stats.with_spaces(_spaces(cast("Sequence[_SpaceRow]", spaces)))
+
+    async def waiting(self, after: int, limit: int) -> Sequence[WaitingEvent]:
+        """See ``Store.waiting``."""
+        parameters = {"after": after, "limit": limit}
+        [rows] = await self._do(partial(self._run, statements.WAITING_EVENTS, parameters))
+        found = (WaitingEvent(*cast("tuple[str, bytes, str, datetime, int, int]", row)) for row in rows)
+        return [evolve(event, put_at=event.put_at.astimezone(UTC)) for event in found]
 
     async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:
         """See ``Store.dead``."""

@@ -9,7 +9,7 @@ from attrs import asdict
 from perkamo.outbox.directory import Directory
 from perkamo.outbox.sqlite.database import Database
 from perkamo.outbox.sqlite.tables import LONGEST_LEASE, Tables
-from perkamo.outbox.store import DeadLetter, Lease, OutboxStats, Settlement
+from perkamo.outbox.store import DeadLetter, Lease, OutboxStats, Settlement, WaitingEvent
 from perkamo.outbox.writer import Writer
 from perkamo.runtime.event_loop import Wakeup
 
@@ -63,6 +63,10 @@ class SqliteStore:
         files, set_aside = len(self._directory.databases()), len(self._directory.set_aside())
         stats = OutboxStats(accepted=counts.accepted, **asdict(counts), files=files, set_aside=set_aside)
         return stats.with_spaces(spaces)
+
+    async def waiting(self, after: int, limit: int) -> Sequence[WaitingEvent]:
+        """See ``Store.waiting``."""
+        return await self._writer.do(lambda tables: tables.waiting(after, limit))
 
     async def dead(self, after: int, limit: int) -> Sequence[DeadLetter]:
         """See ``Store.dead``."""

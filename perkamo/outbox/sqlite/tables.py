@@ -8,8 +8,9 @@ kept exactly as they will be sent.
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
 from typing import Final, cast
@@ -20,7 +21,16 @@ from attrs import astuple, evolve, fields
 from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError, disk_full
 from perkamo.outbox.record import Counts
 from perkamo.outbox.statistics import MINUTE, SpaceRow, to_stats
-from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, SpaceStats, StoredEvent
+from perkamo.outbox.store import (
+    KEY_PREFIX,
+    UNBOUND,
+    DeadLetter,
+    Lease,
+    Settlement,
+    SpaceStats,
+    StoredEvent,
+    WaitingEvent,
+)
 
 LONGEST_LEASE: Final = 600.0
 """Seconds. What is leased or put off for longer was so before the machine was started again."""
@@ -143,6 +153,17 @@ class Tables:
         self.counts.dead += len(dead)
         self.counts.size -= sum(len(event.body) for event in delivered)
         self._note(settlement, now, len(delivered))
+
+    def waiting(self, after: int, limit: int) -> list[WaitingEvent]:
+        """Return events that wait from behind a row on."""
+        select = "SELECT transaction_id, body, space, put_at, coalesce(failures, 0), e.id"
+        script = f"{select} FROM events e LEFT JOIN leases l ON l.id = e.id WHERE reason IS NULL AND e.id > ?"
+        found = self._run(f"{script} ORDER BY e.id LIMIT ?", (after, limit))
+        rows = cast("Iterable[tuple[str, bytes, str, int, int, int]]", found)
+        return [
+            WaitingEvent(transaction_id, body, space, datetime.fromtimestamp(put_at / 1000, UTC), failures, row)
+            for transaction_id, body, space, put_at, failures, row in rows
+        ]
 
     def dead(self, after: int, limit: int) -> list[DeadLetter]:
         """Return dead letters from behind a row on."""

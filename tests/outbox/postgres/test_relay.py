@@ -14,6 +14,7 @@ from tests.outbox.test_relay import (
     test_others_overtake_a_request_that_hangs,
     test_trouble_of_the_service_is_told_once,
     test_what_a_cancelled_relay_had_taken_is_free_at_once,
+    test_what_waits_can_be_read,
 )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "test_others_overtake_a_request_that_hangs",
     "test_trouble_of_the_service_is_told_once",
     "test_what_a_cancelled_relay_had_taken_is_free_at_once",
+    "test_what_waits_can_be_read",
 ]
 
 pytestmark = pytest.mark.anyio
