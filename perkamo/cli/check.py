@@ -49,7 +49,7 @@ def add_options(parser: ArgumentParser) -> None:
         parser,
         example=_EXAMPLE,
         exit_codes=f"{DONE}    every published fact that could be checked holds\n"
-        f"{FAILED}    one does not, or the service does not answer\n{WRONG_USAGE}    wrong usage\n"
+        f"{FAILED}    a published fact does not hold, or the service does not answer\n{WRONG_USAGE}    wrong usage\n"
         f"{INTERRUPTED}  Ctrl-C\n{TERMINATED}  SIGTERM",
         environment=(KEY, BASE_URL, BROWSER_KEY),
     )

@@ -32,9 +32,9 @@ def add_options(parser: ArgumentParser) -> None:
         exit_codes=f"{DONE}    done; every line was applied now or before\n"
         f"{FAILED}    failed; the same command continues from there\n"
         f"{WRONG_USAGE}    wrong usage\n"
-        f"{REFUSED}    done, but lines were refused; they are in the file of rejected ones\n"
+        f"{REFUSED}    done, but lines were refused; they are in the file of --rejected\n"
         f"{INTERRUPTED}  Ctrl-C; the same command continues from there\n"
-        f"{TERMINATED}  SIGTERM; the same, after finishing the requests that are on their way",
+        f"{TERMINATED}  SIGTERM, after the requests in flight; the same command continues from there",
         environment=(KEY, BASE_URL),
     )
     parser.add_argument("file", metavar="FILE", help="FILE.jsonl, FILE.jsonl.gz, or - for standard input")

@@ -36,7 +36,7 @@ COMMANDS: Final = {
     "demo": ("perkamo.cli.demo", "see events earn points, in three seconds, on this machine"),
     "emit": ("perkamo.cli.emit", "send one event and show what it did"),
     "identify": ("perkamo.cli.identify", "create or update a customer's trusted traits"),
-    "import": ("perkamo.cli.import_events", "send a file of events, one JSON object a line"),
+    "import": ("perkamo.cli.import_events", "send a file of events, one JSON object per line"),
     "outbox": ("perkamo.cli.outbox", "inspect an outbox, deliver it, handle its dead letters"),
     "program": ("perkamo.cli.program", "show the Space's active program"),
     "sandbox": ("perkamo.cli.sandbox", "run a small Perkamo on this machine until Ctrl-C"),

@@ -37,11 +37,14 @@ def add_options(parser: ArgumentParser) -> None:
         nargs="?",
         choices=_FILES,
         default="show",
-        help="show the Space's own; check FILE: list what is wrong in a program file; diff OLD NEW EVENTS: replay"
-        " recorded events through two program files; schema: print the JSON Schema of a program file",
+        help="show: the Space's active program; check FILE: list what is wrong in a program file; diff OLD NEW EVENTS:"
+        " replay recorded events through two program files; schema: print the JSON Schema of a program file",
     )
     parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="program files as JSON, and events as import takes them, - or .gz too"
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="program files as JSON, and events as import takes them, also - or .gz",
     )
 
 

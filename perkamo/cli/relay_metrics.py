@@ -30,7 +30,7 @@ class _Outbox(Collector):
         yield GaugeMetricFamily("perkamo_outbox_waiting", "Events that wait.", value=stats.pending)
         yield GaugeMetricFamily("perkamo_outbox_dead", "Dead letters.", value=stats.dead)
         yield GaugeMetricFamily("perkamo_outbox_missing", "Events that something outside deleted.", value=stats.missing)
-        yield GaugeMetricFamily("perkamo_outbox_bytes", "Bytes of what waits or is dead.", value=stats.size)
+        yield GaugeMetricFamily("perkamo_outbox_bytes", "Bytes of all events and dead letters.", value=stats.size)
         yield GaugeMetricFamily(
             "perkamo_outbox_oldest_age_seconds", "Since the oldest waiting event was put.", value=stats.oldest_age or 0
         )
@@ -86,7 +86,7 @@ class RelayMetrics(Hook):
         )
         self._events = Counter(
             "perkamo_relay_events",
-            "What became of events that this relay sent.",
+            "Results of the events that this relay sent.",
             ["result"],
             registry=self._registry,
         )

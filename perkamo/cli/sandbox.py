@@ -52,7 +52,12 @@ def add_options(parser: ArgumentParser) -> None:
         "perkamo sandbox --host 0.0.0.0 --expose     # in Compose and CI",
         exit_codes="0  Ctrl-C or SIGTERM\n1  failed: the port is in use, or a file can't be used\n2  wrong usage",
     )
-    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 for a free one (default: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=DEFAULT_PORT,
+        help="the port to listen on; 0 for a free one (default: %(default)s)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; any but loopback needs --expose")
     parser.add_argument(
         "--expose",
@@ -64,7 +69,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--like",
         type=Path,
         metavar="FILE",
-        help="answer as the service does that 'perkamo check --save' wrote this file about",
+        help="answer as the service did for which 'perkamo check --save' wrote this file",
     )
     parser.add_argument(
         "--webhook", metavar="URL", help="post a delivery to this http URL of this machine after each applied event"
@@ -96,8 +101,8 @@ def add_options(parser: ArgumentParser) -> None:
         "--replay",
         type=Path,
         metavar="FILE|DIR",
-        help="play a recording or a file of events, one JSON object a line, - or .gz too; or what waits in the outbox"
-        " of a directory",
+        help="play a recording, a file of events as import takes it, also - or .gz, or the waiting events of an outbox"
+        " in a directory",
     )
     parser.add_argument(
         "--space", metavar="NAME", help="with --replay of an outbox: the name of its Space, if it was given one"

@@ -41,7 +41,7 @@ def add_options(parser: ArgumentParser) -> None:
         default=os.environ.get(BROWSER_KEY_VARIABLE, ""),
         help=f"the public browser key, pk_… (default: {BROWSER_KEY_VARIABLE})",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line: event, id and customer")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line: event, id and customer")
     add_client_options(parser)
 
 
