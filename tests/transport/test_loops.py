@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -15,10 +16,11 @@ import pytest
 import trio
 
 from perkamo.transport import sockets
+from perkamo.transport.response import ComingBody
 from perkamo.transport.transport import Transport
-from tests.faults.rawserver import RawServer
+from tests.faults.rawserver import Connection, RawServer, answer
 from tests.processes.script import run
-from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places
+from tests.transport.pool import HELD, ask, assert_sound, client_over, echo, idle_count, lost_places
 
 
 def test_a_client_works_in_one_loop_after_another() -> None:
@@ -42,6 +44,41 @@ def test_a_client_works_in_one_loop_after_another() -> None:
 
     assert answers == ["first", "trio", "second", "third"]
     assert [request.connection for request in server.requests] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_read_that_is_thrown_away_is_no_failure(*, is_late: bool) -> None:
+    """Its coroutine is closed, by a loop or when that is gone: no error comes, and idle connections stay.
+
+    Catches a time asked of a loop that has ended, and a caller's going that counts as a dead peer.
+    """
+    transport = Transport()
+    client = httpx.AsyncClient(transport=transport, timeout=20)
+
+    async def begin_to_read(base_url: str) -> Coroutine[object, object, bytes]:
+        async with client.stream("POST", base_url, content=HELD) as first:
+            await ask(client, base_url, "second")
+            await first.aread()
+        assert idle_count(transport) == 2
+        response = await transport.handle_async_request(client.build_request("POST", base_url, content=b"never comes"))
+        assert isinstance(response.stream, ComingBody)
+        reading = response.stream.__anext__()
+        reading.send(None)
+        if not is_late:
+            reading.close()
+            assert idle_count(transport) == 1
+        return reading
+
+    def echo_twice(connection: Connection) -> None:
+        while (request := connection.read_request()) is not None:
+            if request.body == b"never comes":
+                connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n")
+            else:
+                connection.send(answer(request.body))
+
+    with RawServer(echo_twice) as server:
+        asyncio.run(begin_to_read(server.base_url)).close()
+        asyncio.run(client.aclose())
 
 
 def test_two_loops_at_the_same_time_have_connections_of_their_own() -> None:
