@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,14 @@ TWINS = [(getattr(perkamo, asynchronous), getattr(perkamo, twin)) for asynchrono
 """Loaded when tests are collected: a module first loaded by a test that stops time has that tool's datetime."""
 
 
+FORMATTED = cache(codegen._formatted)
+"""ruff's work, done once for each text of all these tests."""
+
+
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the modules that codegen works on."""
+    monkeypatch.setattr(codegen, "_formatted", FORMATTED)
     for source in SOURCES:
         for module in filter(None, (source.module, source.twin, source.base)):
             (tmp_path / module).parent.mkdir(exist_ok=True)

@@ -241,7 +241,7 @@ async def test_fixture(shop, perkamo_sandbox):
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.stress), "2"])
 def test_it_works_with_functions_classes_unittest_and_fastapi(workers: str, tmp_path: Path) -> None:
     """Each run as new under each of them, and under xdist; catches a test case whose method is not disturbed."""
     run = run_pytest(tmp_path, {"shop.py": PLUGINS, "test_sync.py": SYNC}, f"-n{workers}")
@@ -253,7 +253,9 @@ def test_it_works_with_functions_classes_unittest_and_fastapi(workers: str, tmp_
 @pytest.mark.parametrize(
     ("mark", "fixture", "ini", "passed"),
     [
-        ("[pytest.mark.asyncio]", "pytest_asyncio.fixture", "asyncio_mode = strict", 2),
+        pytest.param(
+            "[pytest.mark.asyncio]", "pytest_asyncio.fixture", "asyncio_mode = strict", 2, marks=pytest.mark.stress
+        ),
         ("[]", "pytest.fixture", "asyncio_mode = auto", 2),
         ("[pytest.mark.anyio]", "pytest.fixture", "", 4),
         pytest.param(
