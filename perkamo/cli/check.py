@@ -22,7 +22,7 @@ from perkamo.cli.running import RefusedError, explained, run_async
 from perkamo.cli.stdio import print_stderr
 from perkamo.encoding.encode import JSONValue
 from perkamo.errors import PerkamoConfigurationError, PerkamoValidationError
-from perkamo.events import MAX_USER_ID_LENGTH, check_id
+from perkamo.request import endpoints
 from perkamo.request.attempt import own_client
 from perkamo.request.credentials import Key, check_base_url
 
@@ -77,7 +77,7 @@ def _run(args: Namespace) -> int:
     customer: str | None = args.write
     if customer is not None:
         try:
-            check_id(customer, "the customer's id", MAX_USER_ID_LENGTH)
+            endpoints.customer(customer)
         except PerkamoValidationError as error:
             raise RefusedError(str(error)) from None
         for line in _PLAN.splitlines():

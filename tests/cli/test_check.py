@@ -130,6 +130,61 @@ def test_a_published_fact_that_does_not_hold_fails(
     assert dialect.keys() <= CHOICES.keys()
 
 
+OTHERWISE: dict[str, tuple[str, Response, dict[str, str]]] = {
+    "an event answered with HTML": (
+        "/v1/events",
+        Response(200, (), b"<html>"),
+        {"endpoints": "/v1/events is not answered with an object"},
+    ),
+    "no identify": (
+        "/v1/identify",
+        json_response(404, {"message": "no"}),
+        {"endpoints": "/v1/identify answers 404"},
+    ),
+    "a batch answered with a list": (
+        "/v1/events:batch",
+        json_response(200, []),
+        {"batch.results": "two events are answered with 200, without a list of two items"},
+    ),
+    "no batch": ("/v1/events:batch", json_response(404, {}), {"endpoints": "/v1/events:batch answers 404"}),
+    "a program in HTML": (
+        "/v1/program",
+        Response(200, (), b"<html>"),
+        {"endpoints": "GET /v1/program is not answered with JSON"},
+    ),
+    "rules without events": (
+        "/v1/program",
+        json_response(200, {"blueprint": {"earningRules": [{"key": "e"}], "wallets": []}, "metrics": {}, "usage": {}}),
+        {"rule.event": "is missing, or not a text"},
+    ),
+}
+
+
+@pytest.mark.parametrize("otherwise", OTHERWISE.values(), ids=OTHERWISE)
+def test_an_endpoint_that_is_otherwise_fails_by_its_own_row(
+    otherwise: tuple[str, Response, dict[str, str]],
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 1, and no other published row differs; catches a service that passes though no client could use it."""
+    path, answer, differing = otherwise
+
+    def handler(request: Request) -> Response | None:
+        is_ours = ("x-perkamo-api-key", sandbox.api_key) in request.headers
+        return answer if request.path == path and is_ours else None
+
+    sandbox.add_handler(handler)
+    environment(monkeypatch, sandbox)
+    monkeypatch.setattr("perkamo.cli.checking.others.STREAM_SECONDS", 0.2)
+
+    code, facts, _ = checked(capsys, "--write", CUSTOMER)
+
+    found = {name: detail for name, detail in named(facts, "differs").items() if FACTS[name].known == "published"}
+    assert found == differing
+    assert code == 1
+
+
 def test_a_key_that_is_refused_says_nothing_of_the_service(perkamo: Perkamo) -> None:
     """One line says so, and no row differs; catches a report in which everything is wrong."""
     shown = perkamo("check", "--json", "--write", CUSTOMER, PERKAMO_SECRET_KEY="sk_test_of_another_space")
@@ -192,7 +247,7 @@ def test_surroundings_are_told(perkamo: Perkamo, sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("variables_", "row", "words"),
     [
-        ({"PERKAMO_BASE_URL": "http://127.0.0.1:1"}, "connection", "no answer"),
+        ({"PERKAMO_BASE_URL": "http://127.0.0.1:1"}, "connection", "refused"),
         ({"PERKAMO_BASE_URL": "https://nowhere.invalid"}, "name", "not found"),
         ({"PERKAMO_BASE_URL": "https://127.0.0.1:1", "SSL_CERT_FILE": "/no/such/file"}, "TLS", "SSL_CERT_FILE"),
     ],
@@ -208,14 +263,28 @@ def test_a_service_out_of_reach_fails_and_says_where(
     assert rows[row]["ok"] is False
     assert words in rows[row]["text"]
     assert shown.stderr == ""
+    assert "Error" not in rows["connection"]["text"]
+
+
+def test_certificates_that_cannot_be_read_are_told(perkamo: Perkamo, tmp_path: Path) -> None:
+    """The row of TLS names the variable; catches a file that is there, and is no file of certificates."""
+    file = tmp_path / "ca.pem"
+    file.write_text("nonsense")
+
+    shown = perkamo("check", "--json", PERKAMO_BASE_URL="https://127.0.0.1:1", SSL_CERT_FILE=str(file))
+
+    [tls] = [row for row in json.loads(shown.stdout)["surroundings"] if row["name"] == "TLS"]
+    assert tls["ok"] is False
+    assert "SSL_CERT_FILE" in tls["text"]
 
 
 def test_wrong_input_is_refused_before_anything_is_sent(perkamo: Perkamo, sandbox: Sandbox) -> None:
     """A blank id, no key: one line each; catches an id that reaches the service."""
     blank = perkamo("check", "--write", " ")
+    dots = perkamo("check", "--write", "..")
     keyless = perkamo("check", PERKAMO_SECRET_KEY="")
 
-    assert (blank.returncode, keyless.returncode) == (3, 1)
+    assert (blank.returncode, dots.returncode, keyless.returncode) == (3, 3, 1)
     assert "must not be blank" in blank.stderr
     assert "PERKAMO_SECRET_KEY" in keyless.stderr
     assert sandbox.requests == ()

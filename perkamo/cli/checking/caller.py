@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from json import dumps
 from typing import Final
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -12,6 +13,7 @@ from attrs import field, frozen
 
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
+from perkamo.redaction import Secrets
 from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 
 ANSWER_SECONDS: Final = 20.0
@@ -51,6 +53,11 @@ class Answer:
         return 400 <= self.status < 500
 
     @property
+    def is_json(self) -> bool:
+        """Whether the body is JSON."""
+        return self.json is not None or self.body.strip() == b"null"
+
+    @property
     def json(self) -> JSONValue:
         """The body as JSON; None where it is none, or null."""
         try:
@@ -74,6 +81,7 @@ class Caller:
         self.offset: float = 0.0
         """Seconds by which the service's clock is ahead of this machine's."""
         self._key = key
+        self._secrets = Secrets([key, base_url, urlsplit(base_url).hostname or ""])
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """Send a GET with the key, or with other headers in its place."""
@@ -123,7 +131,7 @@ class Caller:
 
     async def _send_once(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         began = time.perf_counter()
-        problem = "no answer came in time"
+        problem = "none came in time"
         with anyio.move_on_after(ANSWER_SECONDS):
             try:
                 response = await self.http.request(
@@ -134,7 +142,7 @@ class Caller:
                     follow_redirects=False,
                 )
             except httpx.HTTPError as error:
-                problem = type(error).__name__
+                problem = self._secrets.clean(str(error)) or type(error).__name__
             else:
                 seconds = time.perf_counter() - began
                 return Answer(response.status_code, dict(response.headers), response.content, seconds)

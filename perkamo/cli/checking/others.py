@@ -9,7 +9,7 @@ import httpx
 from perkamo.cli.checking import shapes
 from perkamo.cli.checking.findings import CONFIRMED
 from perkamo.cli.checking.shapes import JsonObject
-from perkamo.cli.checking.writing import Writer
+from perkamo.cli.checking.writing import MISSING, Writer
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
 from perkamo.events import MAX_BATCH_EVENTS
@@ -39,17 +39,26 @@ async def ask_batches(writer: Writer, counted: JsonObject) -> None:
 
     findings = writer.findings
     status, results = await send(writer.new(), writer.new())
+    if status in MISSING:
+        findings.add("endpoints", f"{BATCH} answers {status}")
+        return
     findings.add("batch.status", CONFIRMED if status == 200 else str(status))
-    findings.expect("batch.results", results is not None and len(results) == 2, "is not a list of two items")
-    status, results = await send(writer.new(), writer.new(context={"xp": 1}), writer.new())
-    if results is not None and len(results) == 3:
-        findings.add("batch.failed_item", "is taken" if _accepted(results[1]) else shapes.failed_item(results[1]))
-    else:
+    fine = results is not None and len(results) == 2
+    findings.expect("batch.results", fine, f"two events are answered with {status}, without a list of two items")
+    if results is None or not fine:
+        return
+    counts = all(_accepted(result) for result in results)
+    status, results = await send(writer.new(context={"xp": 1}), writer.new(), writer.new())
+    if results is None or len(results) != 3:
         findings.add("batch.failed_item", "refused whole" if 400 <= status < 500 else f"answers {status}")
+    elif counts:
+        _failed_item(writer, results)
     twin = writer.new()
     _, results = await send(twin, twin)
     second = None if not results else results[-1]
-    if _accepted(second):
+    if results is None:
+        findings.add("batch.repeated", "is refused whole")
+    elif _accepted(second):
         findings.add("batch.repeated", CONFIRMED)
     elif not findings.differs("duplicate.answer"):
         findings.add("batch.repeated", "failed item")
@@ -59,13 +68,26 @@ async def ask_batches(writer: Writer, counted: JsonObject) -> None:
     findings.expect("batch.size", fine, f"{MAX_BATCH_EVENTS} are answered with {most}, one more with {more}")
 
 
+def _failed_item(writer: Writer, results: list[JSONValue]) -> None:
+    """Take note of the results of a bad event and two sound ones after it."""
+    match [_accepted(result) for result in results]:
+        case [True, True, True]:
+            writer.findings.add("batch.failed_item", "is taken")
+        case [False, True, True]:
+            writer.findings.add("batch.failed_item", shapes.failed_item(results[0]))
+        case [False, False, False]:
+            writer.findings.add("batch.failed_item", "fails the others, too")
+        case _:
+            writer.findings.add("batch.results", "has the items in another order")
+
+
 async def ask_redeem(writer: Writer, counted: JsonObject) -> None:
     """Ask for a redemption that lacks its reward, and for one under a transaction id that has counted."""
     lacking = await writer.caller.post(
         REDEEM, {"user_id": writer.customer, "transaction_id": f"perkamo_check_{uuid4().hex}"}
     )
-    writer.findings.add("redeem", "missing" if lacking.status in (404, 405) else CONFIRMED)
-    if not writer.plan.rewards or lacking.status in (404, 405):
+    writer.findings.add("redeem", "missing" if lacking.status in MISSING else CONFIRMED)
+    if not writer.plan.rewards or lacking.status in MISSING:
         return
     wish: JsonObject = {
         "user_id": writer.customer,
@@ -103,8 +125,10 @@ async def ask_tokens(writer: Writer, browser_key: str | None) -> None:
         return
     for name, question in shapes.TOKEN.items():
         findings.add(name, question(token))
-    lifetimes = f"{token.get('expires_in')} {for_stream.get('expires_in')}"
-    findings.add("token.lifetime", {"600 120": CONFIRMED, "300 300": "300 s"}.get(lifetimes, "other lifetimes"))
+    lifetimes = [one.get("expires_in") for one in (token, for_stream)]
+    numbers = all(type(one) in (int, float) for one in lifetimes)
+    found = CONFIRMED if lifetimes == [600, 120] else "300 s" if lifetimes == [300, 300] else "other lifetimes"
+    findings.add("token.lifetime", found if numbers else None)
     await _ask_stream(writer, str(for_stream.get("token")))
 
 

@@ -42,7 +42,8 @@ async def read_only(caller: Caller, findings: Findings, program: Answer) -> Plan
         What of the program other questions need.
     """
     _headers(findings, program)
-    plan = _program(findings, program.json)
+    _is_answered(findings, "GET /v1/program", program)
+    plan = _program(findings, program.json) if program.is_json else Plan()
     for step in (_keys, _nobody, _usage, _prefix):
         await findings.attempt(partial(step, caller, findings))
     return plan
@@ -50,10 +51,18 @@ async def read_only(caller: Caller, findings: Findings, program: Answer) -> Plan
 
 def read_customer(findings: Findings, answer: Answer) -> None:
     """Take note of the shape of a customer."""
+    _is_answered(findings, "GET /v1/customer/{user_id}", answer)
+    if not answer.is_json:
+        return
     whole, customer = shapes.whole_customer(answer.json)
     findings.add("customer.object", whole)
     for name, question in shapes.CUSTOMER.items():
         findings.add(name, None if customer is None else question(customer), "this customer does not show it")
+
+
+def _is_answered(findings: Findings, endpoint: str, answer: Answer) -> None:
+    if not answer.is_json:
+        findings.add("endpoints", f"{endpoint} is not answered with JSON")
 
 
 def _headers(findings: Findings, answer: Answer) -> None:
@@ -78,6 +87,8 @@ def _program(findings: Findings, value: JSONValue) -> Plan:
     findings.expect("blueprint.rest", rest, "absent")
     rules_shape, rules = shapes.rules(blueprint)
     findings.add("blueprint.earningRules", rules_shape, "there are no rules")
+    if rules_shape == CONFIRMED and not rules:
+        findings.add("rule.event", "is missing, or not a text")
     if rules:
         findings.add("rule.event", CONFIRMED)
         findings.add("rule.formula", CONFIRMED if any(_earns(rule.get("reward")) for rule in rules) else None)

@@ -4,10 +4,20 @@ It answers ``CONFIRMED``, the name of an alternative, another difference in word
 """
 
 from collections.abc import Callable, Mapping
+from types import EllipsisType
 from typing import Final, TypeAlias
 
 from perkamo.cli.checking.findings import CONFIRMED
-from perkamo.decoding.kinds import name_of
+from perkamo.decoding.kinds import (
+    Hook,
+    MismatchError,
+    name_of,
+    read_bool,
+    read_integer,
+    read_moment,
+    read_number,
+    read_text,
+)
 from perkamo.encoding.encode import JSONValue
 
 JsonObject: TypeAlias = dict[str, JSONValue]
@@ -18,16 +28,54 @@ def _otherwise(value: JSONValue) -> str:
     return f"has {name_of(value)}"
 
 
-def _typed(name: str, *kinds: type, optional: bool = False) -> Question:
-    """Ask whether a field is of a type."""
+def _typed(name: str, read: Hook, *, optional: bool = False) -> Question:
+    """Ask whether the client can read a field."""
 
     def ask(value: JsonObject) -> str | None:
         if name not in value:
             return CONFIRMED if optional else "is missing"
         inner = value[name]
-        return CONFIRMED if type(inner) in kinds or (optional and inner is None) else _otherwise(inner)
+        if optional and inner is None:
+            return CONFIRMED
+        try:
+            read(inner, None)
+        except MismatchError as mismatch:
+            return mismatch.reason.partition(" instead")[0]
+        return CONFIRMED
 
     return ask
+
+
+def _collection(name: str, kind: type, *kinds: type) -> Question:
+    """Ask whether a field is a list or an object, and all in it of some types."""
+
+    def ask(value: JsonObject) -> str | None:
+        if name not in value:
+            return "is missing"
+        inner = value[name]
+        if type(inner) is not kind:
+            return _otherwise(inner)
+        items = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+        other = next((one for one in items if type(one) not in kinds), ...)
+        return CONFIRMED if isinstance(other, EllipsisType) else f"{_otherwise(inner)} with {name_of(other)}"
+
+    return ask
+
+
+def _progress(level: JsonObject) -> str | None:
+    match level.get("progress"):
+        case int() | float() as progress if not isinstance(progress, bool) and not 0 <= progress <= 1:
+            return "is not from 0 to 1"
+        case _:
+            return _typed("progress", read_number)(level)
+
+
+def _token_type(token: JsonObject) -> str | None:
+    match token.get("token_type"):
+        case str() as text:
+            return CONFIRMED if text == "Bearer" else "is another one"
+        case _:
+            return _typed("token_type", read_text)(token)
 
 
 def _user_id(customer: JsonObject) -> str | None:
@@ -149,37 +197,46 @@ CUSTOMER: Final[Mapping[str, Question]] = {
     "customer.achievements": _achievements,
 }
 
+
+def _result_level(result: JsonObject) -> str | None:
+    match result.get("level"):
+        case None | dict():
+            return CONFIRMED
+        case level:
+            return _otherwise(level)
+
+
 RESULT: Final[Mapping[str, Question]] = {
-    "result.applied": _typed("applied", bool),
-    "result.duplicate": _typed("duplicate", bool),
-    "result.delta": _typed("delta", list),
-    "result.leveled_up": _typed("leveled_up", bool),
-    "result.unlocked": _typed("unlocked", list),
-    "result.wallet_state": _typed("wallet_state", dict),
-    "result.level": _typed("level", dict, optional=True),
+    "result.applied": _typed("applied", read_bool),
+    "result.duplicate": _typed("duplicate", read_bool),
+    "result.delta": _collection("delta", list, dict),
+    "result.leveled_up": _typed("leveled_up", read_bool),
+    "result.unlocked": _collection("unlocked", list, dict),
+    "result.wallet_state": _collection("wallet_state", dict, int, float),
+    "result.level": _result_level,
 }
 DELTA: Final[Mapping[str, Question]] = {
-    "delta.wallet": _typed("wallet", str),
-    "delta.amount": _typed("amount", int, float),
+    "delta.wallet": _typed("wallet", read_text),
+    "delta.amount": _typed("amount", read_number),
 }
 LEVEL: Final[Mapping[str, Question]] = {
-    "level.wallet": _typed("wallet", str),
-    "level.level": _typed("level", int),
-    "level.current": _typed("current", int, float),
-    "level.currentLevelAt": _typed("currentLevelAt", int, float),
-    "level.progress": _typed("progress", int, float),
-    "level.nextLevelAt": _typed("nextLevelAt", int, float, optional=True),
+    "level.wallet": _typed("wallet", read_text),
+    "level.level": _typed("level", read_integer),
+    "level.current": _typed("current", read_number),
+    "level.currentLevelAt": _typed("currentLevelAt", read_number),
+    "level.progress": _progress,
+    "level.nextLevelAt": _typed("nextLevelAt", read_number, optional=True),
 }
 UNLOCKED: Final[Mapping[str, Question]] = {
-    "unlocked.type": _typed("type", str, optional=True),
-    "unlocked.key": _typed("key", str, optional=True),
-    "unlocked.name": _typed("name", str, optional=True),
+    "unlocked.type": _typed("type", read_text, optional=True),
+    "unlocked.key": _typed("key", read_text, optional=True),
+    "unlocked.name": _typed("name", read_text, optional=True),
 }
 TOKEN: Final[Mapping[str, Question]] = {
-    "token.token": _typed("token", str),
-    "token.token_type": _typed("token_type", str),
-    "token.expires_at": _typed("expires_at", str),
-    "token.expires_in": _typed("expires_in", int),
+    "token.token": _typed("token", read_text),
+    "token.token_type": _token_type,
+    "token.expires_at": _typed("expires_at", read_moment),
+    "token.expires_in": _typed("expires_in", read_integer),
 }
 
 
@@ -230,10 +287,7 @@ def rules(plan: JsonObject) -> tuple[str | None, list[JsonObject]]:
     """Say what shape the earning rules have, and return those that name an event."""
     match plan:
         case {"earningRules": list() as items}:
-            named = [item for item in items if isinstance(item, dict) and isinstance(item.get("event"), str)]
-            if not items:
-                return None, []
-            return (CONFIRMED if len(named) == len(items) else "one without event"), named
+            return _rule_list(items)
         case {"earningRules": dict() as items}:
             return "map", [{"event": key, **item} for key, item in items.items() if isinstance(item, dict)]
         case {"earningRules": None}:
@@ -242,6 +296,16 @@ def rules(plan: JsonObject) -> tuple[str | None, list[JsonObject]]:
             return _otherwise(value), []
         case _:
             return "is missing", []
+
+
+def _rule_list(items: list[JSONValue]) -> tuple[str | None, list[JsonObject]]:
+    objects = [item for item in items if isinstance(item, dict)]
+    named = [item for item in objects if isinstance(item.get("event"), str)]
+    if not items:
+        return None, []
+    if not objects:
+        return f"has a list with {name_of(items[0])}", []
+    return ("one without event" if named and len(named) < len(items) else CONFIRMED), named
 
 
 def label(rule: JsonObject) -> str:
@@ -272,13 +336,16 @@ def reward(rule: JsonObject) -> str:
             return "is missing"
 
 
+_REASONS: Final = frozenset({"error", "errors", "message", "code", "status", "reason", "detail"})
+
+
 def failed_item(item: JSONValue) -> str:  # noqa: C901, PLR0911 - one flat dispatch
     """Say what shape a failed item of a batch has."""
     match item:
         case {"applied": False, "error": dict()}:
             return CONFIRMED
-        case {"applied": False}:
-            return "unexplained"
+        case {"applied": False, **rest}:
+            return "has another shape" if _REASONS & rest.keys() else "unexplained"
         case {"detail": str()}:
             return "problem"
         case {"code": str(), "message": str()}:

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from perkamo.cli.checking.caller import Answer, clock_offset
 from perkamo.encoding.encode import JSONValue
 from perkamo.request.credentials import SERVER_KEY_PREFIX
+from perkamo.transport.tls import TLSSetupError, shared_context
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -101,6 +102,10 @@ def _tls(scheme: str) -> Surrounding:
         path = os.environ.get(name)
         if path and not Path(path).exists():
             return Surrounding("TLS", f"{name} names a file that does not exist", ok=False)
+    try:
+        shared_context()
+    except TLSSetupError as error:
+        return Surrounding("TLS", str(error), ok=False)
     given = [name for name in _CA_VARIABLES if os.environ.get(name)]
     if given:
         return Surrounding("TLS", f"certificates of {' and '.join(given)}, {ssl.OPENSSL_VERSION}", ok=True)

@@ -22,6 +22,8 @@ from perkamo.signing import SIGNATURE_HEADER, TIMESTAMP_HEADER
 
 EVENTS: Final = "/v1/events"
 IDENTIFY: Final = "/v1/identify"
+MISSING: Final = (404, 405)
+"""Statuses of a path that does not exist."""
 USUAL_EVENT: Final = "user.registered"
 """What is sent where the program names no event."""
 
@@ -44,6 +46,7 @@ class Writer:
         plan: What of the program is needed.
         event: An event that earns.
         context: Its context.
+        is_taken: Whether a sound event was answered as one that counts.
     """
 
     caller: Caller
@@ -52,6 +55,7 @@ class Writer:
     plan: Plan
     event: str
     context: JsonObject
+    is_taken: bool = False
 
     @classmethod
     def of(cls, caller: Caller, findings: Findings, customer: str, plan: Plan) -> "Writer":
@@ -89,7 +93,7 @@ class Writer:
         counted = self.new()
         await self.findings.attempt(self._identify)
         await self.findings.attempt(partial(self._emit, counted))
-        if not self.findings.confirms("endpoints"):
+        if not self.is_taken:
             return None
         for step in (
             self._customer,
@@ -109,28 +113,42 @@ class Writer:
             await self.caller.post(IDENTIFY, {"user_id": self.customer, "traits": {trait: uuid4().hex}})
             for trait in _TRAITS
         ]
+        if second.status in MISSING:
+            self.findings.add("endpoints", f"{IDENTIFY} answers {second.status}")
         self.findings.add("identify.answer", shapes.identified(first.body, first.json) if second.ok else None)
 
     async def _emit(self, event: JsonObject) -> None:
         answer, add = await self.send(event), self.findings.add
-        result = answer.json if answer.ok else None
-        if not isinstance(result, dict):
-            missing = answer.status in (404, 405)
+        if not answer.ok:
+            missing = answer.status in MISSING
             add("endpoints", f"{EVENTS} answers {answer.status}" if missing else None, "a sound event is not taken")
             return
-        add("endpoints", CONFIRMED)
         add("event.status", CONFIRMED if answer.status == 200 else str(answer.status))
+        if not isinstance(answer.json, dict):
+            add("endpoints", f"{EVENTS} is not answered with an object")
+            return
+        add("endpoints", CONFIRMED)
+        self.is_taken = True
+        self._shape(answer.json)
+
+    def _shape(self, result: JsonObject) -> None:
+        """Take note of the shape of an event's result."""
         for name, question in shapes.RESULT.items():
-            add(name, question(result))
+            self.findings.add(name, question(result))
         parts = {"delta": shapes.DELTA, "unlocked": shapes.UNLOCKED, "level": shapes.LEVEL}
         for part, questions in parts.items():
             value = result.get(part)
-            inner = value[0] if isinstance(value, list) and value else value
+            items = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
             for name, question in questions.items():
-                add(name, question(inner) if isinstance(inner, dict) else None, f"this result has no {part}")
+                if not items:
+                    self.findings.add(name, None, f"this result has no {part}")
+                for item in items:
+                    self.findings.add(name, question(item))
 
     async def _customer(self) -> None:
         answer = await self.read(self.customer)
+        if answer.status in MISSING:
+            self.findings.add("endpoints", f"a customer of whom an event counted is answered with {answer.status}")
         if not answer.ok:
             return
         read_customer(self.findings, answer)
@@ -142,6 +160,8 @@ class Writer:
     async def _repeat(self, counted: JsonObject) -> None:
         before = await self.read(self.customer)
         again = await self.send(counted)
+        if again.ok and isinstance(again.json, dict):
+            self._shape(again.json)
         self.findings.add("duplicate.answer", _duplicate(again))
         other = await self.send({**counted, "context": {**self.context, "perkamo_check": True}})
         after = await self.read(self.customer)
@@ -152,9 +172,8 @@ class Writer:
         self.findings.add("event.stranger", "refused" if stranger.refused else CONFIRMED)
         unruled = await self.send(self.new(event="perkamo.check.unruled"))
         earned = unruled.json.get("delta") if isinstance(unruled.json, dict) else None
-        self.findings.add(
-            "event.unruled", "refused" if unruled.refused else CONFIRMED if earned == [] else "earns something"
-        )
+        earns = {True: "earns something", False: CONFIRMED}.get(bool(earned)) if isinstance(earned, list) else None
+        self.findings.add("event.unruled", "refused" if unruled.refused else earns)
         await self.caller.post(IDENTIFY, {"user_id": STRANGER, "traits": {}})
         before = await self.read(STRANGER)
         scoped = await self.send({**counted, "user_id": STRANGER})
@@ -258,12 +277,13 @@ def _formula_of(rule: JsonObject) -> str | None:
 def _amounts(answer: Answer) -> list[JSONValue] | None:
     match answer.json:
         case {"delta": list() as delta}:
-            return [one.get("amount") for one in delta if isinstance(one, dict)]
+            amounts = [one.get("amount") for one in delta if isinstance(one, dict)]
+            return amounts if all(type(one) in (int, float) for one in amounts) and len(amounts) == len(delta) else None
         case _:
             return None
 
 
-def _duplicate(answer: Answer) -> str:
+def _duplicate(answer: Answer) -> str | None:
     match answer.json:
         case {"applied": False, "duplicate": True}:
             return CONFIRMED
@@ -272,7 +292,8 @@ def _duplicate(answer: Answer) -> str:
         case {"applied": True, "duplicate": False}:
             return "first result"
         case _:
-            return "conflict" if answer.status == 409 else f"answers {answer.status}"
+            other = f"answers {answer.status}"
+            return "conflict" if answer.status == 409 else None if answer.ok else other
 
 
 def _counted(answer: Answer, before: Answer, after: Answer, otherwise: str) -> str | None:
