@@ -1,5 +1,6 @@
 """perkamo outbox relay --listen: what probes and scrapers are shown, and how a relay ends."""
 
+import os
 import re
 import signal
 import socket
@@ -18,6 +19,7 @@ from perkamo import Event, PerkamoClient, SyncOutbox
 from perkamo.cli.duration import duration, readable
 from perkamo.cli.listening import address
 from perkamo.sandbox import Sandbox, Status
+from perkamo.sandbox.messages import Request
 from tests.canary import CANARY_EMAIL, find_canary
 from tests.outbox.service import HANG, running_service
 
@@ -134,6 +136,41 @@ def test_sigterm_waits_for_answers_no_longer_than_the_grace(tmp_path: Path) -> N
         service.ended.set()
         with PerkamoClient(KEY, base_url=service.url) as client:
             assert outbox.drain(client).delivered == 1
+
+
+def processor_seconds(process: subprocess.Popen[str]) -> float:
+    """How much processor time a process has used so far."""
+    times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_idle_relay_hardly_works_and_yet_sends_within_200_ms(sandbox: Sandbox, tmp_path: Path) -> None:
+    """What another process puts; catches a relay that looks every few seconds, and one that looks all the time."""
+    path = tmp_path / "outbox"
+    arrived: list[float] = []
+
+    def note(_: Request) -> None:
+        arrived.append(time.monotonic())
+
+    sandbox.add_handler(note)
+    delays: list[float] = []
+    with SyncOutbox(path) as outbox, relay(path, sandbox.base_url, sandbox.api_key) as (process, url):
+        reach(f"{url}/healthz", lambda page: page.status_code == 200)
+        began = processor_seconds(process)
+        time.sleep(10)  # the one thing that it shall hardly do anything in
+        idle = processor_seconds(process) - began
+        for number in range(20):
+            outbox.put(Event("u", "review.created", f"review_{number}"))
+            put_at = time.monotonic()
+            while len(arrived) <= number:
+                assert time.monotonic() < put_at + 30
+                time.sleep(0.002)
+            delays.append(arrived[number] - put_at)
+
+    assert idle < 0.5
+    assert sorted(delays)[len(delays) // 2] < 0.2, delays
 
 
 REQUESTS = {

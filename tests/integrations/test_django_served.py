@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+import django
 import pytest
 
-from perkamo.sandbox import Sandbox
+from perkamo.sandbox import Sandbox, Status
 from tests.integrations.servers import ROOT, Shop, besiege, environment, running
 
 SERVERS: Final = {
@@ -37,6 +38,11 @@ def shop(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
         SHOP_DATABASE=str(tmp_path / "shop.sqlite3"),
         PERKAMO_OUTBOX=str(tmp_path / "outbox"),
     )
+    return migrated(env)
+
+
+def migrated(env: dict[str, str]) -> dict[str, str]:
+    """Make the tables of a shop, and return its environment."""
     words = [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--verbosity", "0"]
     subprocess.run(words, cwd=ROOT, env=env, check=True)
     return env
@@ -74,6 +80,19 @@ def test_every_committed_order_counts_once_after_ten_kills(
 ) -> None:
     """The long siege, of every way under every server."""
     besiege(shop_of(name, shop), view, sandbox, orders=600, kills=10)
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(django.VERSION < (6,), reason="Django has tasks of its own from 6.0 on")
+def test_every_committed_order_counts_once_by_a_task_of_djangos_own(shop: dict[str, str], sandbox: Sandbox) -> None:
+    """By a backend that can defer, and its worker; catches a task that is not tried again, and one that is lost."""
+    pytest.importorskip("django_tasks_db")
+    env = migrated({**shop, "SHOP_TASKS": "database"})
+    worker = ("django", "db_worker", "--interval", "0.05")
+    by_task = Shop(SERVERS["gunicorn"], READY["gunicorn"], env, lambda: committed(env), worker, "Starting worker")
+    sandbox.faults.next("POST /v1/events", Status(503), times=30)  # the first ten tries of a task, with all attempts
+
+    besiege(by_task, "paid-by-task", sandbox, orders=200, kills=5)
 
 
 def test_the_relay_ends_at_sigterm_and_keeps_what_waits(shop: dict[str, str], sandbox: Sandbox) -> None:

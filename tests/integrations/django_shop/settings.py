@@ -41,6 +41,9 @@ if "SHOP_POSTGRES" in os.environ:
             "HOST": os.environ["SHOP_POSTGRES"],
         }
     }
+if "SHOP_TASKS" in os.environ:
+    INSTALLED_APPS += ["django_tasks_db"]
+    TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

@@ -17,6 +17,7 @@ urlpatterns = [
     path("orders/<order_id>/paid", views.paid),
     path("orders/<order_id>/paid-without-outbox", views.paid_without_outbox),
     path("orders/<order_id>/paid-async", views.paid_async),
+    path("orders/<order_id>/paid-by-task", views.paid_by_task),
     path("both", views.both_clients),
     path("page", views.page),
     path("api/perkamo/", include(browser_urls(logged_in))),

@@ -53,6 +53,17 @@ async def paid_async(request: HttpRequest, order_id: str) -> HttpResponse:
     return JsonResponse({"accepted": result.accepted, "process": os.getpid()})
 
 
+@csrf_exempt
+@transaction.atomic
+def paid_by_task(request: HttpRequest, order_id: str) -> HttpResponse:
+    """Take a purchase; the task that delivers the event is a row of the order's transaction."""
+    from perkamo.integrations.django.tasks import deliver  # noqa: PLC0415 - Django 6
+
+    order, _ = Order.objects.get_or_create(pk=order_id, defaults={"amount": int(request.GET["amount"])})
+    deliver.enqueue(event_of(order).to_bytes().decode())
+    return JsonResponse({"accepted": True})
+
+
 async def both_clients(request: HttpRequest) -> HttpResponse:
     """Use the sync client from an async view, too."""
     rules = len(await async_client.event_catalog())
