@@ -18,7 +18,7 @@ from perkamo.errors import (
     PerkamoValidationError,
 )
 from perkamo.events import MAX_BATCH_EVENTS, EncodedEvent, Event
-from perkamo.models import EventIngestResponse
+from perkamo.models import BatchIngestResponse, EventIngestResponse
 from perkamo.request.retry import REJECTED_STATUSES
 from perkamo.runtime.clock import Clock
 
@@ -117,6 +117,7 @@ async def send_batch(
         part = parts.pop()
         try:
             answer = await client.batch(cast("Sequence[Event]", part))  # which takes both
+            _check_count(answer, len(part))
         except PerkamoError as error:
             if len(part) > 1 and halve(error):
                 middle = len(part) // 2
@@ -173,6 +174,24 @@ def _for_batch_of(
     if getattr(client.batch, "__func__", None) is _OWN_BATCH:
         return events
     return [Event.from_bytes(one.body) if isinstance(one, EncodedEvent) else one for one in events]
+
+
+def _check_count(answer: BatchIngestResponse, count: int) -> None:
+    """Refuse results that can't be told apart, as a subclass's ``batch`` may return them; the client's own never does.
+
+    Raises:
+        PerkamoResponseError: There are more or fewer results than events.
+    """
+    number = len(answer.results)
+    if number != count:
+        raise PerkamoResponseError(
+            f"batch() returned {number} results for {count} events. Some may have been applied; sending them again "
+            "with the same transaction ids is safe.",
+            status=answer.meta.status,
+            request_id=answer.meta.request_id,
+            outcome="unknown",
+            attempts=answer.meta.attempts,
+        )
 
 
 def _lies_in_this_event(before: EventResult, error: PerkamoError) -> bool:

@@ -2,9 +2,10 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
+from attrs import evolve
 
 from perkamo import AsyncPerkamoClient, Event, JSONValue, RetryPolicy
 from perkamo.batching.split import SOLO_ATTEMPTS, EventResult, Verdict, judge, send_batch, send_undecided
@@ -18,7 +19,8 @@ from perkamo.errors import (
     PerkamoServerError,
     PerkamoValidationError,
 )
-from perkamo.models import EventIngestResponse
+from perkamo.events import as_event
+from perkamo.models import BatchIngestResponse, EventIngestResponse
 from perkamo.runtime.clock import Clock
 from perkamo.sandbox import Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
@@ -129,6 +131,26 @@ async def test_a_service_that_answers_nothing_readable_is_not_asked_for_each_eve
     assert [judge(result) for result in results] == ["failed"] * 100
     assert all(isinstance(result, PerkamoResponseError) and result.retryable for result in results)
     assert len(sandbox.requests) <= 10
+
+
+@pytest.mark.parametrize("odd", [slice(0, -1), slice(0, 0)])
+async def test_results_of_a_subclass_that_cannot_be_told_apart_concern_no_other_event(
+    odd: slice, sandbox: Sandbox
+) -> None:
+    """Its batch drops a result where the poison is; the others count; catches a relay that ends with a ValueError."""
+
+    class Dropping(AsyncPerkamoClient):
+        async def batch(self, events: Iterable[Event | Mapping[str, object]]) -> BatchIngestResponse:
+            asked = [as_event(event) for event in events]
+            answer = await super().batch(asked)
+            is_odd = any(str(event.transaction_id).startswith(POISON) for event in asked)
+            return evolve(answer, results=answer.results[odd]) if is_odd else answer
+
+    async with Dropping(sandbox.api_key, base_url=sandbox.base_url) as client:
+        results = await send_batch(client, events(9, 4))
+
+    assert [judge(result) for result in results] == ["accepted"] * 4 + ["undecided"] + ["accepted"] * 4
+    assert "batch() returned 0 results for 1 events." in str(results[4])
 
 
 async def test_a_list_in_place_of_an_object_is_read_as_the_results(
