@@ -24,7 +24,7 @@ from perkamo.sandbox.sandbox import Sandbox
 
 _LOOK_EVERY: Final = 0.1
 _PATIENCE: Final = 5.0
-"""Seconds for a replay to end once it is told to; one that waits for standard input does not."""
+"""Seconds for a delivery to end once it is told to."""
 
 
 @contextmanager
@@ -88,7 +88,7 @@ class Replay:
     statuses: "Counter[int | None]" = field(factory=Counter[int | None])
     waiting: int = 0
     problem: str | None = None
-    _thread: threading.Thread | None = None
+    _delivery: threading.Thread | None = None
 
     def start(self, lines: RecordedLines, done: Callable[[], None]) -> None:
         """Begin to play a file, which is closed at the end.
@@ -107,12 +107,12 @@ class Replay:
             space: The name that it was given for its Space, if any.
             done: Called at the end, in the thread that delivers.
         """
-        self._start(partial(self._deliver, directory, space), "the outbox can't be replayed", done)
+        self._delivery = self._start(partial(self._deliver, directory, space), "the outbox can't be replayed", done)
 
     def join(self) -> None:
-        """Wait for the end, after ``stop``."""
-        if self._thread is not None:
-            self._thread.join(_PATIENCE)
+        """After ``stop``, wait for a delivery to end; a file is left as it is, for it may be one that never ends."""
+        if self._delivery is not None:
+            self._delivery.join(_PATIENCE)
 
     def summary(self) -> str:
         """Return what was played, in one line."""
@@ -123,7 +123,7 @@ class Replay:
         )
         return f"Replayed {counted(self.statuses.total(), 'requests')}. {answers}".rstrip() + rest
 
-    def _start(self, work: Callable[[], None], problem: str, done: Callable[[], None]) -> None:
+    def _start(self, work: Callable[[], None], problem: str, done: Callable[[], None]) -> threading.Thread:
         def run() -> None:
             try:
                 work()
@@ -136,8 +136,9 @@ class Replay:
             elif not self.stop.is_set():
                 done()
 
-        self._thread = threading.Thread(target=run, name="perkamo-sandbox-replay", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=run, name="perkamo-sandbox-replay", daemon=True)
+        thread.start()
+        return thread
 
     def _play(self, lines: RecordedLines, clock: Callable[[], float] = time.monotonic) -> None:
         began, first = clock(), None

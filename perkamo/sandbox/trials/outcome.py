@@ -36,7 +36,8 @@ def differences(expected: Outcome, got: Outcome) -> list[str]:
     """Say in what a run ended differently from the undisturbed one.
 
     Customers are compared by id; where a flow makes new ids each time, in the order in which they came. Of events it is
-    counted how often each customer had each one; their transaction ids and contexts may be new ones in each run.
+    counted how often each customer had each one; their transaction ids and contexts may be new ones in each run, as may
+    the values of traits.
 
     Args:
         expected: How the undisturbed run ended.
@@ -87,13 +88,15 @@ def _of_customer(expected: SandboxCustomer, got: SandboxCustomer | None) -> Iter
     ]
     if expected.level != got.level:
         found.append(f"{where}: level: expected {expected.level}, got {got.level}")
-    for name in ("perks", "achievements"):
-        wanted_keys: tuple[str, ...] = getattr(expected, name)
-        keys: tuple[str, ...] = getattr(got, name)
+    for name, wanted_keys, keys in (
+        ("perks", expected.perks, got.perks),
+        ("achievements", expected.achievements, got.achievements),
+        ("traits", expected.traits, got.traits),
+    ):
         if set(wanted_keys) != set(keys):
             found.append(f"{where}: {name}: expected {_listed(wanted_keys)}, got {_listed(keys)}")
     return found
 
 
-def _listed(keys: tuple[str, ...]) -> str:
+def _listed(keys: Iterable[str]) -> str:
     return ", ".join(keys) or "none"

@@ -86,6 +86,20 @@ def test_a_right_flow_passes_with_every_fault_of_every_request(sandbox: Sandbox)
     assert sandbox.events() == ()
 
 
+def test_a_swallowed_error_of_identify_is_found(sandbox: Sandbox) -> None:
+    """Expect the traits that are missing by name, whatever their values are; catches a look at events alone."""
+
+    def flow(sandbox: Sandbox) -> None:
+        with client_of(sandbox) as client, suppress(PerkamoError):
+            client.identify("customer_1", {"plan": "pro", "seen": str(uuid4())})
+        buy(sandbox)
+
+    failure = failure_of(flow, sandbox, only="POST /v1/identify #1: refused with 400")
+
+    assert "customer 'customer_1': traits: expected plan, seen, got none" in failure
+    assert try_every_fault(flow, sandbox=sandbox, only="POST /v1/identify #1: answer lost").differences == ()
+
+
 def test_a_flow_without_a_sandbox_gets_one() -> None:
     """Expect the shortest call to do: catches a sandbox that must be made first."""
     assert try_every_fault(buy, allow=PerkamoError, only=LOST).tried == 1
