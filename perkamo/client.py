@@ -100,7 +100,7 @@ class AsyncPerkamoClient:
         if key.problem is not None:
             raise PerkamoConfigurationError(key.problem)
         if http_client is not None and not isinstance(cast("object", http_client), httpx.AsyncClient):
-            kind = type(http_client).__name__
+            kind = f"{type(http_client).__module__}.{type(http_client).__qualname__}".removeprefix("builtins.")
             raise PerkamoConfigurationError(
                 f"http_client must be an httpx.AsyncClient, also for sync code, not {kind}."
             )
@@ -368,6 +368,7 @@ class AsyncPerkamoClient:
             PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
         call = endpoints.other(method, path, json)
+        del path, json  # they may hold an id, and errors lead into this frame
         reply = await self._exchange.send(call)
         return decode_any(
             reply.body, reply.meta, call.label, "unknown" if call.is_write else None, secrets=reply.secrets

@@ -16,7 +16,7 @@ import httpx
 
 from perkamo import __version__
 from perkamo.errors import PerkamoConfigurationError
-from perkamo.request.body import read_bounded
+from perkamo.request.body import UnusableBodyError, read_bounded
 from perkamo.request.classify import Attempt, Failure, Reply, classify_failure, classify_response
 from perkamo.request.credentials import Key, SignedHeaders
 from perkamo.request.endpoints import Call
@@ -24,7 +24,7 @@ from perkamo.request.failures import Answered, Problem, result_of
 from perkamo.request.outgoing import Addresses, RequestBody, SentPath
 from perkamo.runtime.clock import Clock
 from perkamo.transport.environment import environment_proxy
-from perkamo.transport.replaced import tool_in_place
+from perkamo.transport.replaced import tool_above, tool_in_place
 from perkamo.transport.request import Request, add_headers
 from perkamo.transport.transport import MAX_CONNECTIONS, Transport
 
@@ -103,6 +103,11 @@ def _client_class() -> type[httpx.AsyncClient]:
     placed = httpx.AsyncClient
     is_tool = placed is not _STOCK and isinstance(cast("object", placed), type) and _STOCK in placed.__mro__
     return placed if is_tool else _Client
+
+
+def heeds_target(client: httpx.AsyncClient) -> bool:
+    """Return whether a client sends what ``target`` says: our own does, unless a tool takes its class or place."""
+    return type(client) is _Client and not tool_above()
 
 
 def _wall_time() -> float:
@@ -229,10 +234,10 @@ class Sender:
             # Stock httpx loses a pool's slot when it is cancelled, so a caller's client may time out by itself first.
             extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
         if path != url.raw_path:
-            if self.owned:
+            if heeds_target(self.client):
                 extensions["target"] = path
             else:
-                auth = SentPath(auth, url.raw_path, path)
+                auth = SentPath(auth, url.raw_path, path, self.client)
         request = Request(call.method, url, headers, body, extensions)
         request.read()  # so that hooks and tools find the content, as in every request that httpx itself makes
         body.begun = False
@@ -243,5 +248,5 @@ async def read_answer(response: httpx.Response, *, bare: bool = False) -> bytes 
     """Return the whole body of an answer, or why it can't be used; the arguments are those of ``read_bounded``."""
     try:
         return await read_bounded(response, bare=bare)
-    except ValueError as error:
+    except UnusableBodyError as error:
         return ValueError(str(error))

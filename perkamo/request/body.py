@@ -17,6 +17,11 @@ _STEP: Final = 256 * 1024
 _PIECE: Final = 16 * 1024
 _TOO_LARGE: Final = f"is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB"
 
+
+class UnusableBodyError(ValueError):
+    """The body of an answer can't be used; the text says why."""
+
+
 Coding: TypeAlias = Literal["gzip", "deflate", "unknown"]
 
 
@@ -45,7 +50,7 @@ async def read_bounded(response: httpx.Response, *, bare: bool = False) -> bytes
             came along with the head, it is then taken as it is.
 
     Raises:
-        ValueError: The body is too large or encoded in a way that was not asked for; the text says which.
+        UnusableBodyError: The body is too large or encoded in a way that was not asked for; the text says which.
         httpx.TransportError: The connection broke.
     """
     if response.is_stream_consumed:  # a mock's answer, and one that a hook has read
@@ -53,11 +58,11 @@ async def read_bounded(response: httpx.Response, *, bare: bool = False) -> bytes
     fields = fields_of(response)
     declared = fields.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 12 or int(declared) > MAX_BODY_BYTES):
-        raise ValueError(_TOO_LARGE)
+        raise UnusableBodyError(_TOO_LARGE)
     coding = content_coding(fields.get("content-encoding"))
     if bare and coding is None and isinstance(response, Response) and (whole := response.whole_body) is not None:
         if len(whole) > MAX_BODY_BYTES:
-            raise ValueError(_TOO_LARGE)
+            raise UnusableBodyError(_TOO_LARGE)
         return whole
     body = _PlainBody() if coding is None else _EncodedBody(coding)
     try:
@@ -78,12 +83,12 @@ def whole_content(response: httpx.Response) -> bytes:
     """Return the body that somebody else has read.
 
     Raises:
-        ValueError: It is too large.
+        UnusableBodyError: It is too large.
         httpx.ResponseNotRead: Nobody has.
     """
     content = response.content
     if len(content) > MAX_BODY_BYTES:
-        raise ValueError(_TOO_LARGE)
+        raise UnusableBodyError(_TOO_LARGE)
     return content
 
 
@@ -106,10 +111,10 @@ class _PlainBody:
         """Return the body.
 
         Raises:
-            ValueError: There is a problem with it.
+            UnusableBodyError: There is a problem with it.
         """
         if self.problem is not None:
-            raise ValueError(self.problem)
+            raise UnusableBodyError(self.problem)
         return b"".join(self._chunks)
 
 

@@ -11,7 +11,7 @@ import httpx
 from attrs import field, frozen
 
 from perkamo.errors import PerkamoError
-from perkamo.request.body import whole_content
+from perkamo.request.body import UnusableBodyError, whole_content
 from perkamo.request.retry import FailureKind
 from perkamo.transport.sockets import reason
 from perkamo.transport.tls import TLSSetupError
@@ -61,7 +61,10 @@ def result_of(error: Exception, request: httpx.Request, *, begun: bool, external
         begun: Whether its body began to leave.
         external: Whether the HTTP client is the caller's.
     """
-    return _answer_within(error, request) or problem_of(error, begun=begun, external=external)
+    answered = _answer_within(error, request)
+    if answered is None and external and _is_about_another(error, request):
+        return _misuse(error, sent=True)
+    return answered or problem_of(error, begun=begun, external=external)
 
 
 def _answer_within(error: Exception, request: httpx.Request) -> Answered | None:
@@ -80,10 +83,21 @@ def _answer_within(error: Exception, request: httpx.Request) -> Answered | None:
         return None
     try:
         return answered, whole_content(answered)
-    except ValueError as problem:
+    except UnusableBodyError as problem:
         return answered, ValueError(str(problem))
     except httpx.ResponseNotRead:
         return answered, ValueError("was not read, because a hook of the HTTP client raised HTTPStatusError")
+
+
+def _is_about_another(error: Exception, request: httpx.Request) -> bool:
+    """Return whether httpx raised an error of a request that a hook made: what it says is not about ours."""
+    if not isinstance(error, httpx.HTTPError):
+        return False
+    try:
+        asked = error.request
+    except (RuntimeError, AttributeError):  # raised by hand, or a class of the caller's without httpx's own making
+        return False
+    return (asked.method, asked.url) != (request.method, request.url)
 
 
 def problem_of(error: Exception, *, begun: bool, external: bool) -> Problem | None:
@@ -92,14 +106,18 @@ def problem_of(error: Exception, *, begun: bool, external: bool) -> Problem | No
     if external and type(error).__module__ != "httpx":
         if isinstance(error, AssertionError | PerkamoError):  # a test's verdict, and the error of a hook's own call
             return None
-        return Problem("client", _said(error), sent, type(error).__name__, _nearest(type(error)))
+        return _misuse(error, sent=sent)
     if isinstance(error, httpx.TransportError):
         return Problem(_kind(error), _text(error), sent)
     if isinstance(error, httpx.DecodingError):
         return Problem("answer", "the answer can't be decoded", sent)
-    if isinstance(error, httpx.HTTPError | httpx.StreamError | httpx.InvalidURL):
-        return Problem("client", _said(error), sent, type(error).__name__, _nearest(type(error)))
+    if external or isinstance(error, httpx.HTTPError | httpx.StreamError | httpx.InvalidURL):
+        return _misuse(error, sent=sent)
     return None
+
+
+def _misuse(error: Exception, *, sent: bool) -> Problem:
+    return Problem("client", _said(error), sent, type(error).__name__, _nearest(type(error)))
 
 
 def _kind(error: httpx.TransportError) -> FailureKind:

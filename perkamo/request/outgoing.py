@@ -11,6 +11,8 @@ from urllib.parse import quote
 import httpx
 
 from perkamo.request.endpoints import Call
+from perkamo.transport.replaced import httpcore_heeds_target, tool_above, tool_in_place
+from perkamo.transport.transport import Transport
 
 _MAX_URLS: Final = 64
 """How many endpoints' URLs are kept; ``request`` can name any number of endpoints."""
@@ -86,22 +88,50 @@ class _Chunks:
 class SentPath(httpx.Auth):
     """Gives a request the path that is sent in the place of its template, at the last moment before the hooks see it.
 
-    For a client of the caller's, whose transport may not know of the extension ``target``.
+    For a client of the caller's, whose transport may not know of the extension ``target``. Where it does, and telemetry
+    records the URL that it is given, the template stays, for hooks too.
 
     Args:
         auth: What adds the credentials.
         shown: The template's path.
         sent: The path that is sent.
+        client: What sends it.
     """
 
-    __slots__ = ("_auth", "_sent", "_shown")
+    __slots__ = ("_auth", "_client", "_sent", "_shown")
 
-    def __init__(self, auth: httpx.Auth, shown: bytes, sent: bytes) -> None:
+    def __init__(self, auth: httpx.Auth, shown: bytes, sent: bytes, client: httpx.AsyncClient) -> None:
         self._auth = auth
         self._shown = shown
         self._sent = sent
+        self._client = client
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Change the path, and add the credentials."""
-        request.url = request.url.copy_with(raw_path=request.url.raw_path.replace(self._shown, self._sent))
+        path = request.url.raw_path.replace(self._shown, self._sent)
+        if _keeps_template(self._client, request.url):
+            request.extensions = {**request.extensions, "target": path}
+        else:
+            request.url = request.url.copy_with(raw_path=path)
         yield from self._auth.auth_flow(request)
+
+
+def _keeps_template(client: httpx.AsyncClient, url: httpx.URL) -> bool:
+    """Return whether OpenTelemetry records what a client sends, by a transport that heeds the extension ``target``.
+
+    Args:
+        client: The client.
+        url: Where it sends to, which decides about its transport.
+    """
+    if tool_above():
+        return False
+    transport: object = client._transport_for_url(url)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - httpx tells it nowhere else
+    is_recorded = tool_in_place() == "telemetry" or _METHOD in vars(transport)
+    while type(transport).__module__.startswith(_TELEMETRY):
+        is_recorded = True
+        transport = getattr(transport, "_transport", None)
+    return is_recorded and httpcore_heeds_target() and type(transport) in (httpx.AsyncHTTPTransport, Transport)
+
+
+_METHOD: Final = "handle_async_request"
+_TELEMETRY: Final = "opentelemetry."

@@ -17,7 +17,7 @@ from perkamo.errors import PerkamoClosedError, PerkamoError, PerkamoStreamError
 from perkamo.hooks import Hooks
 from perkamo.models import ResponseMeta
 from perkamo.redaction import clean, current_call
-from perkamo.request.attempt import USER_AGENT, read_answer
+from perkamo.request.attempt import USER_AGENT, heeds_target, read_answer
 from perkamo.request.body import Inflater, content_coding
 from perkamo.request.classify import (
     REQUEST_ID_HEADERS,
@@ -172,7 +172,7 @@ class Subscription:
                 return Failure(error, retry=True)
             raise
         attempt = self._made(number, bearer.token)
-        request, auth = self._request(bearer, last_event_id, seconds, extra)
+        request, auth = self._request(client, bearer, last_event_id, seconds, extra)
         try:
             response = await client.send(request, auth=auth, stream=True, follow_redirects=False)
         except Exception as error:
@@ -186,7 +186,7 @@ class Subscription:
         return self._refuse(attempt, *result)
 
     def _request(
-        self, bearer: Bearer, last_event_id: str, seconds: float, extra: Mapping[str, str]
+        self, client: httpx.AsyncClient, bearer: Bearer, last_event_id: str, seconds: float, extra: Mapping[str, str]
     ) -> tuple[httpx.Request, httpx.Auth]:
         addresses = Addresses(self.origin.base_url)
         url, path = addresses.of(self.call)
@@ -205,11 +205,13 @@ class Subscription:
             # Stock httpx loses a pool's slot when it is cancelled, so a caller's client may time out by itself first.
             limits = {"connect": seconds, "read": self.idle_timeout, "write": seconds, "pool": seconds}
             request = httpx.Request("GET", url, headers=headers, extensions={"timeout": limits})
-            return request, SentPath(bearer, url.raw_path, path)
+            return request, SentPath(bearer, url.raw_path, path, client)
         # After its end a connection is of no use to the stream: a kept one would often be dead when it reconnects. A
         # caller's client may speak HTTP/2, which has no such header.
         headers.append((b"Connection", b"close"))
-        return httpx.Request("GET", url, headers=headers, extensions={"target": path}), bearer
+        if heeds_target(client):
+            return httpx.Request("GET", url, headers=headers, extensions={"target": path}), bearer
+        return httpx.Request("GET", url, headers=headers), SentPath(bearer, url.raw_path, path, client)
 
     async def _accept(self, attempt: Attempt, response: httpx.Response) -> "StreamConnection | Failure | NoMoreEvents":
         """Accept a stream. Of an error the body is read, within bounds; no event comes out of either."""

@@ -4,7 +4,7 @@ A cancel scope for each wait costs more than everything else that a wait does. O
 sockets use scopes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import ref
@@ -63,8 +63,7 @@ class Deadlines:
         self._clock = clock
         self._waits: dict[Waiting, float] = {}
         self._when = FOREVER
-        # Weak, as the timer knows the loop, and a pool must not keep the loop alive that it is filed under.
-        self._timer: ref[asyncio.TimerHandle] | None = None
+        self._timer: Callable[[], asyncio.TimerHandle | None] | None = None
 
     def begin(self, waiting: Waiting, deadline: float) -> None:
         """Have a wait ended at a moment, unless ``end`` comes before."""
@@ -90,7 +89,7 @@ class Deadlines:
         seconds = max(0.0, when - self._clock.now())
         # An empty context, or the timer would keep that of the call which came first.
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, context=Context())
-        self._timer, self._when = ref(timer), when
+        self._timer, self._when = _weak(timer), when
 
     def _expire(self) -> None:
         self._timer, self._when = None, FOREVER
@@ -100,3 +99,14 @@ class Deadlines:
             waiting.expire()
         if self._waits:
             self._set(min(self._waits.values()))
+
+
+def _weak(timer: "asyncio.TimerHandle") -> Callable[[], "asyncio.TimerHandle | None"]:
+    """Refer to a timer without keeping it: it knows the loop, which a pool must not keep alive that is filed under it.
+
+    Not every event loop's timers can be referred to weakly (rloop's cannot). Such a one is kept until it has run out.
+    """
+    try:
+        return ref(timer)
+    except TypeError:
+        return lambda: timer

@@ -21,7 +21,7 @@ Origin: TypeAlias = tuple[bool, str, int]
 
 _CHUNK: Final = 65536
 _NO_HTTP: Final = "the request is not valid HTTP"
-_KEEP_ALIVE: Final = r"(?i)(?:^|[,;\s])timeout=([0-9]{1,9})(?![0-9])"
+_KEEP_ALIVE: Final = r"(?i)(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})(?![0-9])"
 _MARGIN: Final = 0.5
 """Seconds by which a connection is left earlier than the server said, which counts from a moment before ours."""
 

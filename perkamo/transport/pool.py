@@ -6,7 +6,7 @@ costs its own connection and nothing else.
 """
 
 import ssl
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,6 +77,7 @@ class Pool:
         self._busy: set[HTTP1Connection] = set()
         self._idle: dict[Origin, deque[HTTP1Connection]] = {}
         self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
+        self._doubts: Counter[Origin] = Counter()
 
     @property
     def usage(self) -> Usage:
@@ -156,6 +157,15 @@ class Pool:
         if self._grant() is None:
             self._free += 1
 
+    def doubt(self, connection: HTTP1Connection | None) -> None:
+        """Take note that a call was given up while it waited for the first word on a connection from among the idle.
+
+        Its caller may just have been impatient, so older connections are kept. But they may all be dead, and impatient
+        callers would meet them one by one: for each such call the next one connects afresh, on the place that is free.
+        """
+        if connection is not None and connection.taken_at:
+            self._doubts[connection.origin] += 1
+
     def close(self) -> None:
         """Close everything; calls under way and calls that wait end with an error."""
         self.close_sockets()
@@ -191,6 +201,10 @@ class Pool:
     def _most_recent(self, origin: Origin) -> HTTP1Connection | None:
         idle = self._idle.get(origin)
         if not idle:
+            self._doubts.pop(origin, None)
+            return None
+        if self._doubts[origin]:
+            self._doubts[origin] -= 1
             return None
         now = self._clock.now()
         while idle and idle[0].good_until <= now:
@@ -205,7 +219,7 @@ class Pool:
         return None
 
     def _evict(self) -> bool:
-        """Free the place of the longest idle connection, which is another service's: one's own would have been used."""
+        """Free the place of the longest idle connection: another service's, or a doubtful one of one's own."""
         longest = min((idle for idle in self._idle.values() if idle), key=lambda idle: idle[0].idle_since, default=None)
         if longest is None:
             return False

@@ -29,6 +29,8 @@ _STOCK: Final = httpx.AsyncHTTPTransport
 _METHOD: Final = "handle_async_request"
 _BELOW: Final = ("AsyncConnectionPool", "AsyncHTTPConnection", "AsyncHTTP11Connection")
 """The classes of httpcore that a request of httpx's transport goes through."""
+_ABOVE: Final = ("_send_single_request", "_transport_for_url")
+"""The methods of httpx's client between its hooks and its transport."""
 
 
 def tool_in_place() -> Place | None:
@@ -43,10 +45,15 @@ def tool_in_place() -> Place | None:
     return "telemetry" if _is_watched() else "transport"
 
 
+def tool_above() -> bool:
+    """Return whether a tool stands where httpx's clients choose a transport: it answers by the URL, instead of ours."""
+    return not all(_is_of(getattr(httpx.AsyncClient, name, None), "httpx.") for name in _ABOVE)
+
+
 def reveal(request: httpx.Request, place: Place | None) -> None:
     """Give a request the URL that is sent in place of its template, unless only telemetry looks on."""
     target = request.extensions.get("target")
-    if target is None or (place == "telemetry" and _heeds_target()):
+    if target is None or (place == "telemetry" and httpcore_heeds_target()):
         return
     request.url = request.url.copy_with(raw_path=target)
     request.extensions = {name: value for name, value in request.extensions.items() if name != "target"}
@@ -105,7 +112,11 @@ class _Pool:
 
 def _is_own(cls: object, package: str) -> bool:
     """Return whether a class handles requests by code of its own package."""
-    method = getattr(cls, _METHOD, None)
+    return _is_of(getattr(cls, _METHOD, None), package)
+
+
+def _is_of(method: object, package: str) -> bool:
+    """Return whether a method is code of a package."""
     return type(method) is FunctionType and str(method.__globals__.get("__name__")).startswith(package)
 
 
@@ -117,11 +128,11 @@ def _is_watched() -> bool:
     method: object = getattr(_STOCK, _METHOD)
     while type(method) is not FunctionType and (inner := getattr(method, "__wrapped__", None)) is not None:
         method = inner
-    return type(method) is FunctionType and str(method.__globals__.get("__name__")).startswith("httpx.")
+    return _is_of(method, "httpx.")
 
 
 @cache
-def _heeds_target() -> bool:
+def httpcore_heeds_target() -> bool:
     """Return whether httpcore sends the extension ``target`` (since 1.0.4)."""
     import httpcore  # noqa: PLC0415 - as above
 

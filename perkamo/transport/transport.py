@@ -144,7 +144,10 @@ class Transport(httpx.AsyncBaseTransport):
             except NothingSentError as error:
                 text = reason(error)
             except BaseException as error:
-                pool.drop(connection, failed=is_failure(error, deadline))
+                failed = is_failure(error, deadline)
+                if not failed:
+                    pool.doubt(connection)
+                pool.drop(connection, failed=failed)
                 raise
             else:
                 body = connection.take_body()

@@ -4,7 +4,7 @@ import gzip
 import json
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -354,10 +354,12 @@ MISUSE: list[tuple[Exception, type[Exception]]] = [
     (RuntimeError(f"open {CANARY_EMAIL}"), RuntimeError),
     (ExceptionGroup("several", [ValueError(CANARY_EMAIL)]), Exception),
     (UnicodeDecodeError("utf-8", b"", 0, 1, CANARY_EMAIL), ValueError),
+    (ValueError(f"no {CANARY_EMAIL} {CANARY_KEY}"), ValueError),
+    (httpx.CookieConflict(f"no {CANARY_EMAIL}"), Exception),
 ]
 
 
-@pytest.mark.parametrize("where", ["request", "response", "transport"])
+@pytest.mark.parametrize("where", ["request", "response", "transport", "body"])
 @pytest.mark.parametrize(("raised", "nearest"), MISUSE, ids=[type(one).__name__ for one, _ in MISUSE])
 async def test_an_error_of_the_callers_own_code_is_typed_and_not_repeated(
     where: str, raised: Exception, nearest: type[Exception]
@@ -373,9 +375,14 @@ async def test_an_error_of_the_callers_own_code_is_typed_and_not_repeated(
         calls.append("transport")
         if where == "transport":
             raise raised
-        return httpx.Response(200, content=RESULT)
+        return httpx.Response(200, stream=Broken()) if where == "body" else httpx.Response(200, content=RESULT)
 
-    hooks = {where: [hook]} if where != "transport" else {}
+    class Broken(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"{"
+            raise raised
+
+    hooks = {where: [hook]} if where in {"request", "response"} else {}
     async with (
         httpx.AsyncClient(transport=httpx.MockTransport(handle), event_hooks=hooks) as http,
         AsyncPerkamoClient(CANARY_KEY, base_url="https://api.test", http_client=http, retry=QUICK) as client,
@@ -393,6 +400,28 @@ async def test_an_error_of_the_callers_own_code_is_typed_and_not_repeated(
     shown = "\n".join(frames(error))
     assert CANARY_KEY not in shown
     assert find_canary(f"{error} {error.__cause__!r} {error.__cause__}") is None
+
+
+@pytest.mark.parametrize("kind", ["request", "response"])
+async def test_a_request_that_a_hook_makes_and_that_fails_is_not_ours(kind: str) -> None:
+    """It says nothing about our own; catches three attempts, and "nothing was sent" of an event that was applied."""
+    calls: list[str] = []
+
+    async def audit(_: object) -> None:
+        calls.append("audit")
+        raise httpx.ConnectError("refused", request=httpx.Request("POST", "https://audit.test/"))
+
+    async with (
+        httpx.AsyncClient(
+            transport=httpx.MockTransport(lambda _: httpx.Response(200, content=RESULT)), event_hooks={kind: [audit]}
+        ) as http,
+        AsyncPerkamoClient("sk_x", base_url="https://api.test", http_client=http, retry=QUICK) as client,
+    ):
+        with pytest.raises(PerkamoConnectionError, match="the HTTP client raised ConnectError") as caught:
+            await client.emit("u", "e", transaction_id="t1")
+
+    assert (caught.value.attempts, caught.value.retryable, caught.value.outcome) == (1, False, "unknown")
+    assert calls == ["audit"]
 
 
 async def test_what_a_test_asserts_about_a_request_reaches_the_test() -> None:
@@ -494,7 +523,8 @@ def test_what_is_not_an_async_client_is_refused_at_once(
     wrong: object, cls: type[AsyncPerkamoClient | PerkamoClient]
 ) -> None:
     """The natural slip with the sync twin; catches an AttributeError at the first call."""
-    with pytest.raises(PerkamoConfigurationError, match=r"http_client must be an httpx\.AsyncClient"):
+    name = "httpx.Client" if isinstance(wrong, httpx.Client) else ""
+    with pytest.raises(PerkamoConfigurationError, match=rf"http_client must be an httpx\.AsyncClient, .*not {name}"):
         cls("sk_x", http_client=wrong)  # type: ignore[arg-type]  # wrong on purpose
 
 

@@ -113,6 +113,49 @@ async def test_what_is_cancelled_by_its_own_deadline_has_failed(deadline: float 
             assert (idle_count(transport), lost_places(transport)) == (left, 0)
 
 
+async def test_impatient_callers_do_not_meet_dead_connections_one_by_one() -> None:
+    """With a deadline of the caller's own, shorter than an attempt's; catches eight calls that fail over eight of them.
+
+    Each call that was given up costs one new connection, and empties nothing.
+    """
+    service = Failover()
+    transport = Transport(max_connections=8)
+    with RawServer(service) as server:
+        async with client_over(transport) as client:
+            await warm(transport, client, server.base_url)
+            service.over = True
+
+            with anyio.move_on_after(0.2) as given_up:
+                await client.post(server.base_url, content=b"lost")
+
+            assert given_up.cancelled_caught
+            assert idle_count(transport) == 7
+            for number in range(8):
+                assert await ask(client, server.base_url, f"again {number}") == f"again {number}"
+            assert (idle_count(transport), lost_places(transport)) == (8, 0)
+
+    assert server.accepted == 9
+
+
+async def test_where_no_place_is_free_a_doubtful_connection_gives_way() -> None:
+    """Catches a call that waits for a place although idle connections hold them."""
+    service = Failover()
+    transport = Transport(max_connections=3)
+    with RawServer(service) as server, RawServer(echo) as other:
+        async with client_over(transport) as client:
+            await warm(transport, client, server.base_url)
+            service.over = True
+            with anyio.move_on_after(0.2):
+                await client.post(server.base_url, content=b"lost")
+            await ask(client, other.base_url, "takes the place")
+            assert state(transport).free == 0
+
+            assert await ask(client, server.base_url, "afresh") == "afresh"
+            assert (idle_count(transport), lost_places(transport)) == (3, 0)
+
+    assert (server.accepted, other.accepted) == (4, 1)
+
+
 async def test_a_new_connection_that_fails_says_nothing_about_older_ones() -> None:
     """Nor does a failure at another service, or a call that its own caller cancels; catches needless connections."""
 
@@ -209,6 +252,7 @@ def keeping(header: str) -> Callable[[Connection], None]:
         ("timeout=5", 4.5),
         ("max=100, timeout=5", 4.5),
         ("Timeout=1", 0.5),
+        ('timeout = "1"', 0.5),
         ("timeout=600", 30.0),
         ("timeout=0", 0.0),
         ("timeout=99999999999999999999", 30.0),
