@@ -1,7 +1,7 @@
 """The facts that a user types: ``key=value`` words, or one JSON object."""
 
 import re
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import Action, ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Final
 
@@ -27,8 +27,33 @@ def add_facts(parser: ArgumentParser, option: str, what: str) -> None:
         option: The option, such as ``--context``.
         what: What the facts are, in the plural.
     """
-    parser.add_argument("facts", metavar="KEY=VALUE", nargs="*", default=(), type=pair, help=_HELP)
+    parser.add_argument("facts", metavar="KEY=VALUE", nargs="*", default=(), action=_Facts, help=_HELP)
     parser.add_argument(option, metavar="JSON", type=json_object, help=f"{what} as one JSON object")
+
+
+class _Facts(Action):
+    """Reads facts, and finds the EVENT where it stands among them."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,  # noqa: ARG002 - argparse gives it
+        namespace: Namespace,
+        values: object,
+        option_string: str | None = None,  # noqa: ARG002 - as above
+    ) -> None:
+        words = [word for word in values if isinstance(word, str)] if isinstance(values, Sequence) else []
+        event: str | None = getattr(namespace, "event", None)
+        if event is not None and "=" in event:
+            # A dot makes it an event's key, and no fact that lacks its value: that would be sent as an event.
+            keys = [word for word in words if "=" not in word and "." in word]
+            if len(keys) != 1:
+                raise ArgumentError(None, "EVENT must stand before the facts: USER EVENT KEY=VALUE")
+            namespace.event = keys[0]
+            words[words.index(keys[0])] = event
+        try:
+            namespace.facts = [pair(word) for word in words]
+        except ArgumentTypeError as error:
+            raise ArgumentError(self, str(error)) from None
 
 
 def pair(word: str) -> tuple[str, JSONValue]:

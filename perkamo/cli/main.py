@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return TERMINATED if isinstance(stop, TerminatedError) else INTERRUPTED
     except stdio.OutputError as error:  # of a help text
         stdio.drop_output()
+        if error.reader_left:
+            return DONE
         stdio.print_stderr(f"perkamo: cannot write: {error}")
         return FAILED
 

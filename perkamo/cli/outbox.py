@@ -117,6 +117,9 @@ def _problem(args: Namespace) -> tuple[str, int] | None:
     if args.place is None:
         return "say which: a directory, or postgresql://…", WRONG_USAGE
     directory = Path(args.place)
+    if args.action != "move" and args.target is not None:
+        advice = "name a dead letter with --transaction-id" if args.action == "requeue" else "only move takes two"
+        return f"{args.action} takes one outbox; {advice}. Nothing was changed.", WRONG_USAGE
     if args.action == "move" and (_is_dsn(args.place) or not _is_dsn(args.target or "")):
         return "say from where to where: move DIR postgresql://…", WRONG_USAGE
     if args.action == "check" and not _is_dsn(args.place):

@@ -70,6 +70,8 @@ def test_json_tells_the_transaction_id_and_the_whole_answer(sandbox: Sandbox, he
         "customer_123 --transaction-id t1 review.created stars=5 --json text=good",
         "customer_123 review.created stars=5 --transaction-id=t1 text=good --json",
         "--json --transaction-id t1 -- customer_123 review.created stars=5 text=good",
+        "customer_123 stars=5 review.created text=good --transaction-id t1",
+        "customer_123 stars=5 --transaction-id t1 text=good review.created",
     ],
 )
 def test_options_and_facts_come_in_any_order(
@@ -129,6 +131,15 @@ def test_bad_input_is_refused_before_anything_is_sent(
     assert (done.returncode, done.stdout, sandbox.requests) == (code, "", ())
     assert last.startswith("perkamo emit: ")
     assert reason in last
+
+
+@pytest.mark.parametrize("words", ["amount=5", "amount=5 currency", "amount=5 purchase.completed review.created"])
+def test_a_fact_is_never_sent_as_an_event(sandbox: Sandbox, here: Perkamo, words: str) -> None:
+    """Where no word, or more than one, can be the event; catches an event "amount=5", or "currency"."""
+    done = here("emit", "customer_123", *words.split())
+
+    assert (done.returncode, done.stdout, sandbox.requests) == (2, "", ())
+    assert done.stderr.endswith("EVENT must stand before the facts: USER EVENT KEY=VALUE\n")
 
 
 def test_an_unknown_outcome_says_how_to_send_it_again(sandbox: Sandbox, here: Perkamo) -> None:

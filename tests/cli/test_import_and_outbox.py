@@ -321,6 +321,20 @@ def test_missing_events_are_in_the_counts_and_in_the_exit_code(sandbox: Sandbox,
     assert "are missing: 3" in err
 
 
+@pytest.mark.parametrize("action", ["requeue", "stats", "dead", "relay"])
+def test_a_second_word_is_refused(sandbox: Sandbox, tmp_path: Path, action: str) -> None:
+    """Only move takes one; catches ``requeue DIR ID``, which would queue all dead letters again."""
+    path = tmp_path / "outbox"
+    anyio.run(_fill, path, 1)
+
+    code, out, err = run(sandbox, "outbox", action, path, "review_0")
+
+    assert (code, out, sandbox.requests) == (2, "", ())
+    assert f"{action} takes one outbox" in err
+    assert ("--transaction-id" in err) is (action == "requeue")
+    assert "review_0" not in err
+
+
 def test_an_id_that_is_no_dead_letter_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
     """Requeueing it fails; catches a success that did nothing."""
     path = tmp_path / "outbox"

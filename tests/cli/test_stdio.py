@@ -1,6 +1,7 @@
 """cli/stdio: standard streams that are full, closed or missing, and what a command makes of them."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from perkamo import Event, SyncOutbox
+from perkamo.cli.main import main
 from perkamo.sandbox import Sandbox, Status
 from tests.cli.conftest import COMMAND, variables
 
@@ -55,6 +57,20 @@ def test_an_own_transaction_id_is_not_repeated(sandbox: Sandbox) -> None:
 
     assert (done.returncode, "order_1092" in done.stderr) == (0, False)
     assert done.stderr.startswith("perkamo emit: the event counts, under its transaction id. The result")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["emit", "--help"]])
+def test_a_help_text_that_nobody_reads_to_its_end_is_no_failure(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in ``perkamo --help | head -1``; catches "Broken pipe" in a terminal."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        code = main(words)
+
+    assert (code, capfd.readouterr().err) == (0, "")
 
 
 def test_a_customer_who_was_identified_is_no_failure_either(sandbox: Sandbox) -> None:
