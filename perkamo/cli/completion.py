@@ -145,7 +145,11 @@ def _zsh(commands: Commands) -> Iterator[str]:
     yield "      esac ;;"
     yield "  esac"
     yield "}"
-    yield 'if [[ $funcstack[1] == _perkamo ]]; then _perkamo "$@"; else compdef _perkamo perkamo; fi'
+    yield 'if [[ $funcstack[1] == _perkamo ]]; then _perkamo "$@"'
+    yield "else"
+    yield "  (( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }"
+    yield "  compdef _perkamo perkamo"
+    yield "fi"
 
 
 def _zsh_argument(one: Argument) -> str:

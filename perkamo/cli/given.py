@@ -38,10 +38,10 @@ class _Facts(Action):
         self,
         parser: ArgumentParser,  # noqa: ARG002 - argparse gives it
         namespace: Namespace,
-        values: object,
+        values: str | Sequence[str] | None,
         option_string: str | None = None,  # noqa: ARG002 - as above
     ) -> None:
-        words = [word for word in values if isinstance(word, str)] if isinstance(values, Sequence) else []
+        words = list(values or ())
         event: str | None = getattr(namespace, "event", None)
         if event is not None and "=" in event:
             # A dot makes it an event's key, and no fact that lacks its value: that would be sent as an event.

@@ -16,8 +16,8 @@ def printable(value: object) -> str:
 
 
 def number(value: float) -> str:
-    """Return an amount with separators of thousands, and a fraction only where there is one."""
-    return f"{int(value):,}" if value == int(value) else f"{value:,}"
+    """Return an amount with separators of thousands; a fraction only where there is one, without a rounding error."""
+    return f"{int(value):,}" if value == int(value) else f"{value:,.15g}"
 
 
 def count(value: float, plural: str) -> str:

@@ -127,12 +127,17 @@ class Zsh:
 
 @needs("zsh")
 @pytest.mark.parametrize("script", ["zsh"], indirect=True)
-def test_zsh_completes(script: str, tmp_path: Path) -> None:
-    """A command, an option, an action and a file, in an interactive shell; catches a script that compinit refuses."""
+@pytest.mark.parametrize("before", ["autoload -U compinit; compinit -u -D; ", ""], ids=["set up", "fresh"])
+def test_zsh_completes(script: str, before: str, tmp_path: Path) -> None:
+    """A command, an option, an action and a file, in an interactive shell; catches a script that compinit refuses.
+
+    A shell that was not set up for completion is so then; catches "command not found: compdef" in every new terminal.
+    """
     (tmp_path / "perkamo.zsh").write_text(script)
     zsh = Zsh(tmp_path)
     try:
-        zsh.show("autoload -U compinit; compinit -u -D; source ./perkamo.zsh; print re''ady\n", "ready\r\n")
+        shown = zsh.show(f"{before}source ./perkamo.zsh; print re''ady\n", "ready\r\n")
+        assert "not found" not in shown
         for typed, until in [
             ("perkamo emi", "perkamo emit "),
             ("perkamo emit customer_123 --trans", "--transaction-id "),

@@ -139,6 +139,8 @@ def test_text_is_wrapped_by_columns(text: str, width: int, lines: list[str]) -> 
         (0, "stars", "0 stars"),
         (1, "stars", "1 star"),
         (-1, "stars", "-1 star"),
+        (0.1 + 0.2, "points", "0.3 points"),
+        (1234567.875, "points", "1,234,567.875 points"),
         (1.5, "stars", "1.5 stars"),
         (12900, "points", "12,900 points"),
         (1, "xp", "1 xp"),
