@@ -1,12 +1,12 @@
 """``perkamo program diff OLD NEW EVENTS``: who gains and who loses, before a rule goes live.
 
 The events are applied to two programs side by side. What grows with them, the customers and the transaction ids, is
-kept in a temporary file, so that the memory stays the same for a thousand events and for millions.
+kept in a temporary file, so that the memory has a limit, whatever their number.
 """
 
 import json
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from hashlib import blake2b
@@ -254,6 +254,7 @@ def _apply(batch: list[EventInput], found: Comparison, database: sqlite3.Connect
     found.events += len(fresh)
     named = {event for event, _ in found.by_event}
     wallets = {event.user_id: _read(event.user_id, database) for event in fresh}
+    earned: defaultdict[tuple[str, str], _Pair] = defaultdict(_Pair)  # small sums first, which lose less
     for event in fresh:
         old, new = found.old.earn(event.event, event.context)[0], found.new.earn(event.event, event.context)[0]
         if event.event in named:
@@ -262,8 +263,10 @@ def _apply(batch: list[EventInput], found: Comparison, database: sqlite3.Connect
             found.without_rule += 1
         for wallet in {**old, **new}:
             before, after = old.get(wallet, 0.0), new.get(wallet, 0.0)
-            found.by_event[event.event, wallet].add(before, after)
+            earned[event.event, wallet].add(before, after)
             wallets[event.user_id].setdefault(wallet, _Pair()).add(before, after)
+    for key, pair in earned.items():
+        found.by_event[key].add(pair.old, pair.new)
     database.executemany(
         "INSERT OR REPLACE INTO customers VALUES (?, ?)",
         [
