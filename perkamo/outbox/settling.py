@@ -62,10 +62,11 @@ class Settled:
 
 @define
 class _Suspect:
-    """An event that failed alone: when it did so first, and when last."""
+    """An event that failed alone: when it did so first, when last, and how often without being to blame."""
 
     first: float
     last: float = -math.inf
+    tries: int = 0
 
 
 class Settler:
@@ -73,9 +74,10 @@ class Settler:
 
     def __init__(self, clock: Clock) -> None:
         self.given_up: set[int] = set()
-        """Rows of events that failed alone again and again, and wait by themselves."""
+        """Rows of events that failed alone again and again, for which whoever drains need not wait."""
         self._clock = clock
         self._answered_at = -math.inf
+        self._failed_together_at = -math.inf
         self._suspects: dict[int, _Suspect] = {}
         self._only_suspects_failed = True
 
@@ -129,6 +131,7 @@ class Settler:
                 failures = max(failures, _WHOLE)
             settled.later.append((event, failures, 0.0))
             settled.trouble = None if others_pass else error
+            self._failed_together_at = sent_at
             self._only_suspects_failed = False
 
     def _fail_alone(self, settled: Settled, event: StoredEvent, error: PerkamoError, sent_at: float) -> None:
@@ -142,6 +145,11 @@ class Settler:
         else:
             settled.trouble = error
             settled.later.append((event, event.failures, _AFTER_OTHERS))
+            suspect.tries += 1
+            # It failed with others, who passed without it; then nothing was left to try beside it. That is too little
+            # to call it dead, for an outage may have begun, and too much to wait for it any longer.
+            if suspect.tries >= MAX_SOLO_FAILURES and -math.inf < self._failed_together_at < self._answered_at:
+                self.given_up.add(event.row)
         suspect.last = self._clock.now()
 
     def _note_answer(self) -> None:

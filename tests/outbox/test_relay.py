@@ -158,6 +158,22 @@ async def test_what_waits_can_be_read(service: Service, client: AsyncPerkamoClie
     assert "review" not in repr(last)
 
 
+@pytest.mark.parametrize("kind", ["502", "500"])
+async def test_a_drain_returns_though_the_last_event_never_passes(
+    kind: str, service: Service, client: AsyncPerkamoClient, outbox: Outbox
+) -> None:
+    """Nothing is left to be tried beside it; catches a drain that waits for it forever."""
+    outbox._clock = HardlyWaiting()
+    service.poison(POISONS)
+    for name in (1, 2, f"poison-{kind}"):
+        await outbox.put(event(name))
+
+    with anyio.fail_after(40):
+        stats = await outbox.drain(client)
+
+    assert (stats.pending, stats.dead, stats.delivered) == (1, 0, 2)
+
+
 async def test_others_overtake_a_request_that_hangs(service: Service, outbox: Outbox) -> None:
     """After two seconds; catches a relay that has one request on its way and waits for it."""
     service.poison(POISONS)

@@ -243,6 +243,34 @@ def test_the_last_event_that_waits_is_to_blame_if_others_passed_after_it_failed(
 
 
 @by_error
+def test_the_last_event_that_waits_is_given_up_if_others_passed_without_it(trial: Trial, error: PerkamoError) -> None:
+    """No dead letter, for an outage may have begun; catches a drain that waits forever for one poison event."""
+    *others, last = (evolve(event, failures=ALONE) for event in stored(3))
+    trial.send([*others, last], error)
+    for event in others:
+        trial.send([event], ACCEPTED)
+
+    for tries in range(1, 20):
+        settled = trial.send([last], error)
+        assert (settled.trouble, settled.dead) == (error, [])
+        assert trial.settler.given_up == (set() if tries < MAX_SOLO_FAILURES else {last.row})
+
+
+@by_error
+def test_in_an_outage_nothing_is_given_up(trial: Trial, error: PerkamoError) -> None:
+    """Though others passed before it; catches a drain that ends in the midst of an outage."""
+    events = [evolve(event, failures=ALONE) for event in stored(2)]
+    trial.others_pass()
+    trial.send(events, error)
+
+    for _ in range(20):
+        for event in events:
+            trial.send([event], error)
+
+    assert trial.settler.given_up == set()
+
+
+@by_error
 def test_several_events_that_wait_are_to_blame_if_others_passed_after_each_had_failed(
     trial: Trial, error: PerkamoError
 ) -> None:
