@@ -50,7 +50,8 @@ def show_stats(args: Namespace, stats: OutboxStats) -> int:
             f"Events that are missing: {stats.missing:,}. They were acknowledged, and their files were deleted or"
             " overwritten. Put them again, or restore a copy of the files."
         )
-    if args.fail_if_older is not None and (stats.oldest_age or 0.0) > args.fail_if_older:
+    # A relay shows it on /healthz: that it was told to end is not a failure.
+    if args.action == "stats" and args.fail_if_older is not None and (stats.oldest_age or 0.0) > args.fail_if_older:
         problems.append(f"The oldest event that waits was put {readable(stats.oldest_age or 0.0)} ago.")
     if stats.set_aside:
         print_stderr("Damaged or foreign files were set aside: look at *.damaged-* in the directory.")
