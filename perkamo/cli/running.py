@@ -73,7 +73,9 @@ def client_of_environment(args: Namespace, hooks: Iterable[Hook] = ()) -> AsyncP
         PerkamoConfigurationError: There is no key, or it can't be one. The text names the variable.
     """
     if not os.environ.get(API_KEY_VARIABLE, "").strip():
-        raise PerkamoConfigurationError(f"There is no server key: set {API_KEY_VARIABLE}.")
+        raise PerkamoConfigurationError(
+            f"There is no server key: set {API_KEY_VARIABLE}. Without an account, run 'perkamo sandbox': it prints one."
+        )
     return AsyncPerkamoClient(allow_insecure_http=args.allow_insecure_http, hooks=hooks)
 
 

@@ -226,7 +226,7 @@ _WORDS: Final[Mapping[FailureKind, tuple[str, str | None]]] = {
     "redirect": ("the answer was a redirect to an invalid URL, and redirects are not followed", "check base_url"),
     "request": ("{said}", "check base_url"),
     "client": ("the HTTP client raised {raised} ({said})", "check its hooks and its transport"),
-    "setup": ("TLS can't be set up: {said}", "set the variable to a file that exists, or unset it"),
+    "setup": ("TLS can't be set up: {said}", "set the variable to what exists, or unset it"),
 }
 """What happened, and what to do about it; None where that follows from what was decided."""
 

@@ -26,6 +26,8 @@ def shared_context() -> ssl.SSLContext:
     Raises:
         TLSSetupError: It can't be made; the text names the environment variable that is to blame.
     """
+    if _lacks_directory():
+        raise TLSSetupError("the directory that SSL_CERT_DIR names does not exist")
     try:
         context = httpx.create_ssl_context()
     except OSError as error:
@@ -34,6 +36,12 @@ def shared_context() -> ssl.SSLContext:
         context.set_alpn_protocols(["http/1.1"])
         return context
     raise TLSSetupError(f"{_culprit()} can't be used ({problem})")
+
+
+def _lacks_directory() -> bool:
+    """Return whether SSL_CERT_DIR counts, and names no directory: Python says nothing then, and trusts nobody."""
+    named = "" if os.environ.get("SSL_CERT_FILE") else os.environ.get("SSL_CERT_DIR", "")
+    return bool(named) and not any(map(os.path.isdir, named.split(os.pathsep)))
 
 
 def _culprit() -> str:

@@ -215,6 +215,7 @@ def run(url: str, kind: str, proxy: str, **environment: str) -> str:
     [
         ("SSL_CERT_FILE", "call", "missing"),
         ("SSL_CERT_FILE", "call", "garbage"),
+        ("SSL_CERT_DIR", "call", "missing"),
         ("SSLKEYLOGFILE", "call", "missing"),
         ("SSLKEYLOGFILE", "call", "garbage"),
         ("SSL_CERT_FILE", "stream", "missing"),
