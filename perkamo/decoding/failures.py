@@ -90,6 +90,21 @@ def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, se
     return failure
 
 
+def words_of(body: JSONValue) -> str | None:
+    """Return the reason that the body of an error answer gives: its ``message`` (published), or words elsewhere in it.
+
+    Args:
+        body: The parsed body; of anything but an object nothing is read, as of the page of a proxy.
+    """
+    if not isinstance(body, dict):
+        return None
+    message = body.get("message")
+    if isinstance(message, str) and message:
+        return message
+    reason = _read_reason(body)
+    return reason.message or reason.code
+
+
 def _read_reason(item: JSONValue) -> _Reason:
     if isinstance(item, str):
         item = {"error": item}

@@ -9,9 +9,10 @@ from urllib.parse import unquote, urlsplit
 import httpx
 from attrs import field, frozen
 
+from perkamo.decoding.failures import words_of
+from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
 from perkamo.errors import (
-    ErrorBody,
     PerkamoConfigurationError,
     PerkamoConnectionError,
     PerkamoError,
@@ -244,11 +245,11 @@ def _unusable(attempt: Attempt, reason: str, meta: ResponseMeta) -> PerkamoRespo
     )
 
 
-def _what(attempt: Attempt, meta: ResponseMeta, body: ErrorBody, host: str | None) -> str:
+def _what(attempt: Attempt, meta: ResponseMeta, body: JSONValue, host: str | None) -> str:
     if meta.status < 400:
         return f"{meta.status}, a redirect to {attempt.clean(host) if host else 'no host'}, which is not followed"
-    message = body.get("message") if isinstance(body, dict) else None
-    text = f"{meta.status} {attempt.clean(message)}" if isinstance(message, str) and message else str(meta.status)
+    message = words_of(body)
+    text = str(meta.status) if message is None else f"{meta.status} {attempt.clean(message)}"
     return text.rstrip(".") + _request(attempt, meta)
 
 
@@ -279,7 +280,7 @@ _APPLIED: Final[Mapping[WriteOutcome, str]] = {
 }
 
 
-def _error_body(data: bytes) -> ErrorBody:
+def _error_body(data: bytes) -> JSONValue:
     try:
         return parse(data) if data else None
     except ValueError:

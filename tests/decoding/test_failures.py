@@ -3,7 +3,7 @@
 import pytest
 
 from perkamo import EventFailure, JSONValue, ResponseMeta
-from perkamo.decoding.failures import read_failure
+from perkamo.decoding.failures import read_failure, words_of
 from perkamo.redaction import Secrets
 
 META = ResponseMeta(request_id="req_1")
@@ -63,6 +63,26 @@ def test_a_reason_is_found_in_any_usual_shape(item: JSONValue, error: str | None
 
     assert (failure.error, failure.message, failure.outcome) == (error, message, outcome)
     assert (failure.raw, failure.accepted, failure.meta) == (item, False, META)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"message": "no", "error": {"message": "other"}}, "no"),
+        ({"error": {"code": "c", "message": "no"}}, "no"),
+        ({"type": "about:blank", "title": "Bad", "detail": "no"}, "no"),
+        ({"message": ["no", "b"]}, "no"),
+        ({"errors": {"user_id": ["no"]}}, "no"),
+        ({"error": "invalid_event"}, "invalid_event"),
+        ({"message": ""}, None),
+        ({}, None),
+        ("<html>", None),
+        (None, None),
+    ],
+)
+def test_an_error_answer_without_a_message_may_have_words_elsewhere(body: JSONValue, words: str | None) -> None:
+    """The message comes first; catches a dead letter whose reason is a bare status."""
+    assert words_of(body) == words
 
 
 def test_the_words_are_cleaned_of_what_was_sent() -> None:
