@@ -21,7 +21,7 @@ def duration(text: str) -> float:
 
 
 def readable(seconds: float) -> str:
-    """Return a length of time in the largest unit that leaves at least one of it, such as ``12.5 min``."""
+    """Return a length of time in the largest unit of which it has at least one, such as ``12.5 min``."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

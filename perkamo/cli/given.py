@@ -60,7 +60,7 @@ def pair(word: str) -> tuple[str, JSONValue]:
     """Read one ``key=value``.
 
     Raises:
-        ArgumentTypeError: It is none.
+        ArgumentTypeError: It is not one.
     """
     key, sign, text = word.partition("=")
     if not key or not sign:
@@ -83,7 +83,7 @@ def json_object(text: str) -> dict[str, JSONValue]:
     """Read one JSON object.
 
     Raises:
-        ArgumentTypeError: It is none.
+        ArgumentTypeError: It is not one.
     """
     try:
         value = parse(text.encode())

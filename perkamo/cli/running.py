@@ -46,7 +46,7 @@ class RefusedError(Exception):
 
 
 class UnreportedError(Exception):
-    """The command did its work, and can't show the result. The text says what a user must know of it."""
+    """The command did its work, and can't show the result. The text says what a user must know about it."""
 
 
 def add_call_options(parser: ArgumentParser, *, example: str, environment: tuple[str, ...] = ()) -> None:

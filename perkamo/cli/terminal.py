@@ -22,7 +22,7 @@ class Style(Enum):
 def width() -> int | None:
     """Return how many columns a line may have: those of ``COLUMNS``, or of the terminal.
 
-    None where standard output is not a terminal: whoever reads it there, reads lines.
+    None where standard output is not a terminal: a program reads whole lines.
     """
     try:
         found = os.get_terminal_size(sys.stdout.fileno()).columns

@@ -89,7 +89,7 @@ def parse_formula(text: str) -> Formula:
         The formula.
 
     Raises:
-        FormulaError: It is none.
+        FormulaError: It is not a formula.
     """
     if len(text) > MAX_FORMULA_LENGTH:
         raise FormulaError(f"is longer than {MAX_FORMULA_LENGTH} characters")

@@ -125,7 +125,7 @@ class Sandbox:
         """Take connections; returns when the port answers.
 
         Raises:
-            SandboxError: The port is in use, the address is none of this machine's, or it runs already.
+            SandboxError: The port is in use, the address is not one of this machine, or it runs already.
         """
         if self._server is not None:
             raise SandboxError("the sandbox is already running")

@@ -59,7 +59,7 @@ class Answer:
 
     @property
     def json(self) -> JSONValue:
-        """The body as JSON; None where it is none, or null."""
+        """The body as JSON; None where it is not JSON, or is null."""
         try:
             return parse(self.body)
         except ValueError:
