@@ -69,7 +69,7 @@ def committed(env: Mapping[str, str]) -> set[str]:
 )
 def test_every_committed_order_counts_once(name: str, view: str, shop: dict[str, str], sandbox: Sandbox) -> None:
     """A short siege of each way; catches an event lost between commit and service, and one that counts twice."""
-    besiege(shop_of(name, shop), view, sandbox, orders=60, kills=2)
+    besiege(shop_of(name, shop), view, sandbox, orders=40, kills=1)
 
 
 @pytest.mark.stress

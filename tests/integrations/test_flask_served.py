@@ -30,7 +30,7 @@ def shop_of(name: str, sandbox: Sandbox, folder: Path) -> Shop:
 )
 def test_every_committed_order_counts_once(name: str, view: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """A short siege of each way; catches a client that hangs after the fork, and an order that counts twice."""
-    besiege(shop_of(name, sandbox, tmp_path), view, sandbox, orders=60, kills=2)
+    besiege(shop_of(name, sandbox, tmp_path), view, sandbox, orders=40, kills=1)
 
 
 @pytest.mark.stress
