@@ -47,6 +47,45 @@ def disk_full() -> PerkamoOutboxFullError:
     return PerkamoOutboxFullError("The disk of the outbox is full. Nothing was kept; try again once it has room.")
 
 
+def outbox_full() -> PerkamoOutboxFullError:
+    """Return the error for an outbox that holds all that it may."""
+    return PerkamoOutboxFullError(
+        "The outbox is full. The event was not kept. Deliver what waits, or allow it more bytes (max_bytes)."
+    )
+
+
+def conflict() -> PerkamoOutboxConflictError:
+    """Return the error for an event under a transaction id that another one has."""
+    return PerkamoOutboxConflictError(
+        "The outbox holds another event with this transaction id. This one was not kept. Give each event an id of "
+        "its own, and keep an event's id, content and occurred_at when you put it again."
+    )
+
+
+def damaged() -> PerkamoOutboxCorruptError:
+    """Return the error for a database that can't be read."""
+    return PerkamoOutboxCorruptError(
+        "The database of the outbox is damaged or foreign. Nothing was kept; try again.", retryable=True
+    )
+
+
+def newer(version: int, known: int) -> PerkamoOutboxStorageError:
+    """Return the error for a database whose format this version does not know."""
+    return PerkamoOutboxStorageError(
+        f"The outbox was written by a newer perkamo (format {version}; this one knows up to {known}). "
+        "Nothing was changed and nothing was kept. Use that version, or a newer one."
+    )
+
+
+def locked(path: Path, seconds: float) -> PerkamoOutboxStorageError:
+    """Return the error for a lock that another process holds for too long."""
+    return PerkamoOutboxStorageError(
+        f"Another process has held the lock of the outbox {path} for {seconds:g} s: it hangs or was stopped. "
+        "Nothing was kept; try again.",
+        retryable=True,
+    )
+
+
 def unknown() -> PerkamoOutboxStorageError:
     """Return the error for a sync that failed."""
     return PerkamoOutboxStorageError(

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from perkamo.events import Event
 from perkamo.hooks import Hooks
-from perkamo.outbox.errors import PerkamoOutboxConflictError
+from perkamo.outbox.errors import conflict
 from perkamo.postgres import Rows
 
 _INSTALLED: Final = Hooks()
@@ -119,7 +119,7 @@ class Putting:
             ids, _, bodies = _columns(list(waiting.values()))
             known = yield Query(self._compare, (ids, bodies), returns_rows=True)
             if not all(is_equal for _, is_equal in known.rows):
-                raise _conflict()
+                raise conflict()
             for transaction_id, _ in known.rows:
                 waiting.pop(str(transaction_id), None)
 
@@ -136,16 +136,9 @@ def _rows(events: Sequence[Event]) -> dict[str, Row]:
     for event in events:
         row = Row(str(event.transaction_id), event.user_id, event.to_bytes())
         if rows.setdefault(row.transaction_id, row) != row:
-            raise _conflict()
+            raise conflict()
     return rows
 
 
 def _columns(rows: Sequence[Row]) -> tuple[list[str], list[str], list[bytes]]:
     return [row.transaction_id for row in rows], [row.customer for row in rows], [row.body for row in rows]
-
-
-def _conflict() -> PerkamoOutboxConflictError:
-    return PerkamoOutboxConflictError(
-        "The outbox holds another event with this transaction id. This one was not kept. Give each event an id of "
-        "its own, and keep an event's id, content and occurred_at when you put it again."
-    )

@@ -210,11 +210,7 @@ def _translated(directory: Directory) -> Generator[None]:
     try:
         yield
     except TimeoutError:
-        raise PerkamoOutboxStorageError(
-            f"Another process has held the lock of the outbox {directory.path} for {LOCK_PATIENCE:g} s: it hangs or "
-            "was stopped. Nothing was kept; try again.",
-            retryable=True,
-        ) from None
+        raise errors.locked(directory.path, LOCK_PATIENCE) from None
     except OSError as error:
         raise errors.of_system(error, directory.path) from error
     except sqlite3.Error as error:
@@ -222,9 +218,7 @@ def _translated(directory: Directory) -> Generator[None]:
         if code in _NO_SPACE:
             raise errors.disk_full() from error
         if code & 0xFF in _DAMAGED:
-            raise PerkamoOutboxCorruptError(
-                "The database of the outbox is damaged or foreign. Nothing was kept; try again.", retryable=True
-            ) from error
+            raise errors.damaged() from error
         raise errors.unusable(directory.path, error, retryable=True) from error
 
 
@@ -268,10 +262,7 @@ def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
 def _check_version(connection: sqlite3.Connection) -> int:
     version = _number(connection, "PRAGMA user_version")
     if version > SCHEMA_VERSION:
-        raise PerkamoOutboxStorageError(
-            f"The outbox was written by a newer perkamo (format {version}; this one knows up to {SCHEMA_VERSION}). "
-            "Nothing was changed and nothing was kept. Use that version, or a newer one."
-        )
+        raise errors.newer(version, SCHEMA_VERSION)
     return version
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 
 from attrs import asdict
 
@@ -25,32 +24,23 @@ class SqliteStore:
     """See ``Store``."""
 
     def __init__(self, directory: Directory, max_bytes: int) -> None:
-        self._directory = directory
+        self._directory, self._is_dead = directory, directory.is_dead
         self._max_bytes = max_bytes
         self._writer = Writer[Tables](Database(directory))
 
     async def put(self, transaction_id: str, space: str, body: bytes, trace_context: str | None = None) -> None:
         """Keep an event durably, and beside it the trace context of whoever puts it; see ``Outbox.put``."""
-        put = partial(
-            Tables.put,
-            transaction_id=transaction_id,
-            space=space,
-            body=body,
-            max_size=self._max_bytes,
-            trace_context=trace_context,
-        )
-        await self._writer.do(put, _ROW_BYTES + len(body))
+        event = (transaction_id, space, body, self._max_bytes, trace_context)
+        await self._writer.do(lambda tables: tables.put(*event), _ROW_BYTES + len(body))
         self._writer.notify()
 
     async def take(self, spaces: Sequence[str], sizes: Sequence[int], max_bytes: int, seconds: float) -> Lease:
         """See ``Store.take``."""
-        is_dead = self._directory.is_dead
-        return await self._writer.do(lambda tables: tables.take(spaces, sizes, max_bytes, seconds, is_dead))
+        return await self._writer.do(lambda tables: tables.take(spaces, sizes, max_bytes, seconds, self._is_dead))
 
     async def take_any(self) -> tuple[Lease, dict[int, str]]:
         """Lease events of all Spaces, for another store; return the lease, and the Space of each row."""
-        is_dead = self._directory.is_dead
-        return await self._writer.do(lambda tables: tables.take_any(_MOVED, LONGEST_LEASE, is_dead))
+        return await self._writer.do(lambda tables: tables.take_any(_MOVED, LONGEST_LEASE, self._is_dead))
 
     async def settle(self, lease: Lease, settlement: Settlement) -> None:
         """See ``Store.settle``."""

@@ -13,12 +13,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 from zlib import crc32
 
 from attrs import astuple, evolve, fields
 
-from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError, disk_full
+from perkamo.outbox import errors
 from perkamo.outbox.record import Counts
 from perkamo.outbox.statistics import MINUTE, SpaceRow, to_stats
 from perkamo.outbox.store import (
@@ -43,7 +43,8 @@ _WAITING: Final = "FROM events e LEFT JOIN leases l ON l.id = e.id WHERE e.reaso
 _boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 _wall_time = time.time
 
-
+IsDead: TypeAlias = Callable[[str], bool]
+_Free: TypeAlias = tuple[int, str, int, bytes, int, str | None]
 _NAMES: Final = [field.name for field in fields(Counts)]
 
 
@@ -77,32 +78,18 @@ class Tables:
         fits = self.counts.size + len(body) <= max_size
         if (fits and self.has_room and self._insert(row)) or (known := self._known(transaction_id)) == body:
             return
-        if known is None and fits:
-            raise disk_full()
-        if known is None:
-            raise PerkamoOutboxFullError(
-                "The outbox is full. The event was not kept. Deliver what waits, or allow it more bytes (max_bytes)."
-            )
-        raise PerkamoOutboxConflictError(
-            "The outbox holds another event with this transaction id. This one was not kept. Give each event an id of "
-            "its own, and keep an event's id, content and occurred_at when you put it again."
-        )
+        if known is not None:
+            raise errors.conflict()
+        raise errors.disk_full() if fits else errors.outbox_full()
 
     def take(
-        self,
-        spaces: Sequence[str],
-        sizes: Sequence[int],
-        max_bytes: int,
-        seconds: float,
-        is_dead: Callable[[str], bool],
+        self, spaces: Sequence[str], sizes: Sequence[int], max_bytes: int, seconds: float, is_dead: IsDead
     ) -> Lease:
         """Lease events, see ``Store.take``; ``is_dead`` says whether somebody who leased some has died."""
         now = _boot_time()
         held = (now, now + LONGEST_LEASE)
-        paused = (
-            f"SELECT max(paused_until) FROM spaces WHERE space IN ({_marks(spaces)}) AND paused_until BETWEEN ? AND ?"
-        )
-        (until,) = self._one(paused, *spaces, *held)
+        paused = f"SELECT max(paused_until) FROM spaces WHERE space IN ({_marks(spaces)})"
+        (until,) = self._one(f"{paused} AND paused_until BETWEEN ? AND ?", *spaces, *held)
         if until:
             return Lease(wait=until - now, waiting=self.counts.pending)
         found = self._free(spaces, sizes[0], held) or (self._bury(is_dead) and self._free(spaces, sizes[0], held))
@@ -125,7 +112,7 @@ class Tables:
         )
         return Lease(token, chosen)
 
-    def take_any(self, most: int, seconds: float, is_dead: Callable[[str], bool]) -> tuple[Lease, dict[int, str]]:
+    def take_any(self, most: int, seconds: float, is_dead: IsDead) -> tuple[Lease, dict[int, str]]:
         """Lease events of all Spaces, for another store; return the lease, and the Space of each row."""
         spaces = [str(space) for (space,) in self._run("SELECT DISTINCT space FROM events WHERE space <> ''")]
         lease = self.take(spaces or [KEY_PREFIX], (most,), MOVED_BYTES, seconds, is_dead)
@@ -261,15 +248,13 @@ class Tables:
         is_sound = isinstance(body, bytes) and crc32(body) == checksum
         return is_sound and (self._insert(row) or self._known(row[0]) == body)
 
-    def _free(
-        self, spaces: Sequence[str], most: int, held: tuple[float, float]
-    ) -> "list[tuple[int, str, int, bytes, int, str | None]]":
+    def _free(self, spaces: Sequence[str], most: int, held: tuple[float, float]) -> list[_Free]:
         free = f"{_WAITING} AND (l.id IS NULL OR l.until NOT BETWEEN ? AND ?) ORDER BY e.id LIMIT ?"
         select = f"SELECT e.id, e.transaction_id, e.checksum, e.body, coalesce(l.failures, 0), e.trace_context {free}"
         rows = [row for space in (UNBOUND, *spaces) for row in self._run(select, (space, *held, most))]
         return sorted(rows, key=itemgetter(0))
 
-    def _bury(self, is_dead: Callable[[str], bool]) -> bool:
+    def _bury(self, is_dead: IsDead) -> bool:
         """End the leases of those who died; tell whether there were any."""
         holders = self._run("SELECT DISTINCT holder FROM leases WHERE holder IS NOT NULL").fetchall()
         dead = [holder for (holder,) in holders if is_dead(holder)]
@@ -292,15 +277,13 @@ class Tables:
         paused_until = now + settlement.pause if settlement.pause else 0
         retry_at = None if settlement.error is None else now + min(settlement.retry_in, LONGEST_LEASE)
         passes = settlement.accepted and settlement.error is None
+        noted = (space, wall if delivered else None, settlement.error, wall if settlement.error else None)
         self._run(
             "INSERT INTO spaces VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(space) DO UPDATE SET "
             "delivered_at = coalesce(excluded.delivered_at, delivered_at), error = coalesce(excluded.error, error), "
             "error_at = coalesce(excluded.error_at, error_at), paused_until = max(excluded.paused_until, paused_until),"
             "retry_at = CASE WHEN ? THEN NULL ELSE coalesce(excluded.retry_at, retry_at) END",
-            (
-                *(space, wall if delivered else None, settlement.error, wall if settlement.error else None),
-                *(paused_until, retry_at, passes),
-            ),
+            (*noted, paused_until, retry_at, passes),
         )
         upsert = "INSERT INTO deliveries VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET events = events + excluded.events"
         self._run(upsert, (space, int(now), delivered))
