@@ -25,16 +25,19 @@ def http(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClie
         yield started
 
 
+OWN_HEADERS = {**HEADERS, "x-perkamo-delivery": "dlv_canary"}
+"""Of a delivery that no other test of this shop has handled."""
+
 CANARY_DELIVERY = data(user_id=CANARY_EMAIL, transaction_id=CANARY_EMAIL, context={"email": CANARY_EMAIL})
 
 REQUESTS: list[tuple[str, dict[str, str], bytes]] = [
     ("/api/perkamo/token", {"x-user": CANARY_EMAIL}, b""),
     ("/api/perkamo/stream-token", {"x-user": CANARY_EMAIL}, b""),
     ("/orders/order_1/paid?amount=1", {}, b""),
-    ("/hooks/perkamo", HEADERS, CANARY_DELIVERY),
-    ("/hooks/perkamo", HEADERS, data(user_id=[CANARY_EMAIL])),
+    ("/hooks/perkamo", OWN_HEADERS, CANARY_DELIVERY),
+    ("/hooks/perkamo", OWN_HEADERS, data(user_id=[CANARY_EMAIL])),
     ("/hooks/header", {"x-secret": CANARY_KEY}, body()),
-    ("/hooks/path/wrong", HEADERS, body()),
+    ("/hooks/path/wrong", OWN_HEADERS, body()),
 ]
 
 
