@@ -22,7 +22,7 @@ def test_a_quick_run_of_the_benchmarks_prints_every_row(tmp_path: Path) -> None:
         cwd=_ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=580,
         check=False,
     )
 
