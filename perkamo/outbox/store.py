@@ -135,7 +135,7 @@ class WaitingEvent(Serializable):
         body: The event's bytes; ``Event.from_bytes`` reads them.
         space: The Space that it waits for. Its ``SpaceStats`` say whether all of it waits, and why.
         put_at: When it was put.
-        failures: How many requests with it failed, as its relays counted, since others passed.
+        failures: How many requests with it failed, as its relays counted.
         row: Where it is in its store; ``Store.waiting`` continues from there.
     """
 
