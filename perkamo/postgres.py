@@ -55,6 +55,8 @@ _TROUBLE_THAT_PASSES: Final = ("08", "25006", "40", "53", "55", "57", "58")
 """How the SQLSTATEs begin of what may pass by itself: lost connections, a standby, conflicts, no resources, locks held
 by others, a database that starts or stops, the system's failures."""
 _NO_TABLES: Final = frozenset({"3F000", "42P01", "42703"})
+_NO_RIGHT: Final = "42501"
+_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _SCHEMA: Final = re.compile(r"[^\x00-\x1f\x7f\"]{1,63}")
 
 _of_parents: list[object] = []
@@ -160,6 +162,9 @@ class Database:
         if state in _NO_TABLES:
             reason = f"its tables are missing or of another version (SQLSTATE {state}); see 'perkamo outbox sql'"
             return DatabaseFailure(reason, retryable=False)
+        if state == _NO_RIGHT:
+            reason = f"the role lacks a right (SQLSTATE {state}); see 'perkamo outbox check'"
+            return DatabaseFailure(reason, retryable=False)
         passes = state.startswith(_TROUBLE_THAT_PASSES)
         return DatabaseFailure(f"{type(error).__name__} (SQLSTATE {state})", retryable=passes)
 
@@ -217,6 +222,11 @@ def quoted_schema(name: str) -> str:
     if not isinstance(cast("object", name), str) or not _SCHEMA.fullmatch(name) or len(name.encode()) > 63:
         raise PerkamoConfigurationError("schema must be text of 1 to 63 bytes without quotes and control characters.")
     return f'"{name}"'
+
+
+def fill(text: str, names: Mapping[str, str]) -> str:
+    """Return a text with its ``{name}``s filled in, each once: a schema may be named like one of them."""
+    return _PLACEHOLDER.sub(lambda found: names[found[1]], text)
 
 
 def hide_dsn(source: S) -> S:

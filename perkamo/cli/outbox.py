@@ -24,6 +24,9 @@ from perkamo.outbox.relay import FINISH_SECONDS
 from perkamo.outbox.sqlite.store import SqliteStore
 from perkamo.outbox.store import DeadLetter, OutboxStats
 
+_OF_A_DSN: Final = (":/", "=")
+"""What a DSN of another form than ours contains; ``Path`` makes one slash of two."""
+
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's options."""
@@ -129,6 +132,8 @@ def _problem(args: Namespace) -> tuple[str, int] | None:
 
 def _problem_of(directory: Path, action: str) -> tuple[str, int] | None:
     if not directory.is_dir():
+        if any(mark in str(directory) for mark in _OF_A_DSN):  # it may hold a password
+            return "this is not a directory, and a database is given as postgresql://user@host/database.", FAILED
         return f"{directory} is not a directory.", FAILED
     if action != "relay" and not holds_outbox(directory):
         return f"{directory} contains no outbox. Nothing was changed.", FAILED

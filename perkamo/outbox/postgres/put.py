@@ -14,7 +14,7 @@ from attrs import field, frozen
 from perkamo.events import Event
 from perkamo.hooks import Hooks
 from perkamo.outbox.errors import conflict
-from perkamo.postgres import Rows
+from perkamo.postgres import Rows, fill
 
 _INSTALLED: Final = Hooks()
 _NUMBERED: Final = re.compile(r"\$(\d)")
@@ -76,16 +76,11 @@ class Statement:
     """A statement in the two ways in which drivers write parameters."""
 
     def __init__(self, text: str, quoted_schema: str) -> None:
-        sequence = f"{quoted_schema}.events_id_seq".replace("'", "''")
-        texts = [
-            text.replace("{sequence}", sequence.replace("%", percent)).replace(
-                "{schema}", quoted_schema.replace("%", percent)
-            )
-            for percent in ("%", "%%")
-        ]
-        self.numbered: str = texts[0]
+        names = {"schema": quoted_schema, "sequence": f"{quoted_schema}.events_id_seq".replace("'", "''")}
+        self.numbered: str = fill(text, names)
         """With ``$1``, as the database itself writes them."""
-        self.named: str = _NUMBERED.sub(r"%(p\1)s", texts[1])
+        escaped = {name: value.replace("%", "%%") for name, value in names.items()}
+        self.named: str = fill(_NUMBERED.sub(r"%(p\1)s", text), escaped)
         """With ``%(p1)s``, for values in a dict."""
 
 

@@ -1,10 +1,10 @@
 """The tables of an outbox in PostgreSQL: the statements that make them, by version, and whether they are there."""
 
 from importlib.resources import files
-from typing import Final
+from typing import Final, cast
 
 from perkamo.outbox.errors import PerkamoOutboxStorageError
-from perkamo.postgres import Rows, quoted_schema
+from perkamo.postgres import Rows, fill, quoted_schema
 
 SCHEMA_VERSION: Final = 1
 """The version of the tables that this release works with."""
@@ -14,6 +14,17 @@ STATE: Final = """\
 SELECT to_regclass(%(table)s) IS NOT NULL, to_regclass(%(index)s) IS NOT NULL,
   current_setting('server_encoding'), current_setting('server_version_num')::integer"""
 """Asks for what ``missing`` judges, beside the version."""
+
+_TABLES: Final = ("version", "events", "dead_letters", "deliveries", "spaces", "webhook_deliveries")
+RIGHTS: Final = """\
+SELECT name, found.oid IS NOT NULL, has_schema_privilege(found.relnamespace, 'USAGE'), ARRAY(
+  SELECT needed FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
+  WHERE NOT has_table_privilege(found.oid, needed)
+)
+FROM unnest(%(tables)s::text[]) WITH ORDINALITY AS given(name, number)
+LEFT JOIN pg_class AS found ON relname = name AND relnamespace = to_regnamespace(%(schema)s)
+ORDER BY number"""
+"""Asks for what ``lacking`` judges; it needs no right itself."""
 
 
 def outbox_schema(schema: str = "perkamo", *, after: int = 0, order_by_customer: bool = False) -> tuple[str, ...]:
@@ -40,7 +51,7 @@ def outbox_schema(schema: str = "perkamo", *, after: int = 0, order_by_customer:
     statements: list[str] = []
     for name in names:
         text = (files("perkamo.outbox.postgres") / "migrations" / f"{name}.sql").read_text("utf-8")
-        text = text.replace("{schema_text}", literal).replace("{schema}", quoted)
+        text = fill(text, {"schema": quoted, "schema_text": literal})
         statements += [statement.strip() for statement in text.split(";\n")]
     return tuple(statement for statement in statements if statement)
 
@@ -73,6 +84,33 @@ def missing(state: Rows, version: int | None, *, order_by_customer: bool) -> lis
         )
     if version is not None and order_by_customer and not has_index:
         found.append("The index for order_by='customer' is missing: run 'perkamo outbox sql --order-by customer'.")
+    return found
+
+
+def tables_of(quoted: str) -> dict[str, object]:
+    """Return the parameters of ``RIGHTS``.
+
+    Args:
+        quoted: The schema, as an identifier.
+    """
+    return {"schema": quoted, "tables": list(_TABLES)}
+
+
+def lacking(rights: Rows) -> list[str]:
+    """Say which tables a relay would not find, and which it may not use, a sentence each.
+
+    Args:
+        rights: What ``RIGHTS`` returned. Where there is no table at all, ``missing`` says so.
+    """
+    there = [(name, is_visible, denied) for name, is_there, is_visible, denied in rights if is_there]
+    if not there:
+        return []
+    found = [f"The table {name} is missing." for name, is_there, *_ in rights if not is_there]
+    if not all(is_visible for _, is_visible, _ in there):
+        found.append("A relay needs USAGE on the schema, which this role lacks.")
+    for name, _, denied in there:
+        if denied:
+            found.append(f"A relay needs {', '.join(cast('list[str]', denied))} on {name}, which this role lacks.")
     return found
 
 

@@ -19,7 +19,7 @@ from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.postgres import statements
-from perkamo.outbox.postgres.schema import CUSTOMER_INDEX, STATE, missing, refuse
+from perkamo.outbox.postgres.schema import CUSTOMER_INDEX, RIGHTS, STATE, lacking, missing, refuse, tables_of
 from perkamo.outbox.store import (
     UNBOUND,
     UNCOUNTED,
@@ -86,15 +86,20 @@ class PostgresStore:
         Returns:
             The transaction ids under which other events are here, so that these were not taken.
         """
-        parameters = {
-            "space": space,
-            "ids": [event.transaction_id for event in events],
-            "customers": [Event.from_bytes(event.body).user_id for event in events],
-            "bodies": [event.body for event in events],
-            "contexts": [event.trace_context for event in events],
-        }
-        rows = (await self._do(partial(self._run, statements.ADD, parameters)))[-1]
-        return [cast("str", transaction_id) for [transaction_id] in rows]
+        left, others = list(events), list[str]()
+        while left:
+            parameters = {
+                "space": space,
+                "ids": [event.transaction_id for event in left],
+                "customers": [Event.from_bytes(event.body).user_id for event in left],
+                "bodies": [event.body for event in left],
+                "contexts": [event.trace_context for event in left],
+            }
+            rows = (await self._do(partial(self._run, statements.ADD, parameters)))[-1]
+            kept = {cast("str", transaction_id): is_equal for transaction_id, is_equal in rows}
+            others += [transaction_id for transaction_id, is_equal in kept.items() if not is_equal]
+            left = [event for event in left if event.transaction_id not in kept]
+        return others
 
     async def count(self) -> OutboxStats:
         """See ``Store.count``."""
@@ -140,7 +145,7 @@ class PostgresStore:
 
     async def missing(self) -> Sequence[str]:
         """Say what is missing in the database for this store, a sentence each."""
-        return await self._do(self._missing, checks=False)
+        return await self._do(self._check, checks=False)
 
     @contextmanager
     def watch(self) -> "Generator[Poll]":
@@ -186,6 +191,10 @@ class PostgresStore:
 
     def _run(self, script: str, parameters: Mapping[str, object]) -> list[Rows]:
         return self.database.run(script.replace("{schema}", self._schema.replace("%", "%%")), parameters)
+
+    def _check(self) -> list[str]:
+        [rights] = self._run(RIGHTS, tables_of(self._schema))
+        return lacking(rights) or self._missing()
 
     def _missing(self) -> list[str]:
         names = {"table": f"{self._schema}.version", "index": f"{self._schema}.{CUSTOMER_INDEX}"}

@@ -46,7 +46,7 @@ def server(servers: "dict[int, Server]", server_version: int) -> Server:
 @pytest.fixture
 def schema(server: Server) -> Iterator[str]:
     """A schema of this test's own with the outbox's tables, under a name that wants quotes."""
-    name = f"perkamo-{next(_numbers)}%s"
+    name = f"perkamo-{next(_numbers)}%s$1$${{schema}}"
     with psycopg.connect(server.dsn) as connection:
         for statement in outbox_schema(name, order_by_customer=True):
             connection.execute(statement.encode())

@@ -9,8 +9,10 @@ import pytest
 
 from perkamo import Event, Outbox, PerkamoOutboxStorageError
 from perkamo.outbox.directory import Directory
+from perkamo.outbox.postgres import statements
 from perkamo.outbox.postgres.moving import Moved, move
 from perkamo.outbox.sqlite.store import SqliteStore
+from perkamo.outbox.store import StoredEvent
 from tests.outbox.postgres.conftest import OwnOutbox
 from tests.outbox.postgres.server import Server
 from tests.outbox.postgres.test_command import perkamo
@@ -71,6 +73,22 @@ async def test_another_event_under_the_id_stays_as_a_dead_letter(source: SqliteS
     assert moved == Moved(5, 1)
     assert (letter.transaction_id, letter.body) == ("order-1", event(1).to_bytes())
     assert "another event" in letter.reason
+
+
+async def test_another_event_that_goes_while_they_are_compared_makes_room(
+    server: Server, schema: str, outbox: OwnOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the point between the two statements; catches one that counts as moved and is nowhere."""
+    mine = StoredEvent(1, "order-1", event(1).to_bytes(), 0)
+    await outbox.put(event(1, amount=2))
+    insert, compare = statements.ADD.rsplit(";", 1)
+    deliver = """; DELETE FROM {schema}.events WHERE transaction_id = 'order-1' AND body <> (%(bodies)s::bytea[])[1];"""
+    monkeypatch.setattr(statements, "ADD", insert + deliver + compare)
+
+    refused = await outbox._postgres.add("shop", [mine])
+
+    assert refused == []
+    assert server.execute(f'SELECT space, body FROM "{schema}".events') == [("shop", event(1).to_bytes())]
 
 
 async def test_broken_off_before_the_directory_forgets_it_is_begun_again(

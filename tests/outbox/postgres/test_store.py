@@ -529,6 +529,33 @@ async def test_a_schema_of_another_version_is_refused(
     assert not caught.value.retryable
 
 
+async def test_check_names_tables_and_rights_that_are_missing(server: Server, schema: str) -> None:
+    """Each by its name, and what a role may not do; catches a check that only reads the version."""
+    role = schema.encode().hex()
+    server.execute(f'CREATE ROLE "{role}" LOGIN')
+    outbox = PostgresOutbox(f"{server.dsn}&user={role}", schema=schema)
+    try:
+        blind = await outbox.check()
+        with pytest.raises(PerkamoOutboxError, match="perkamo outbox check"):
+            await outbox.stats()
+        server.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO "{role}"')
+        server.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA "{schema}" TO "{role}"')
+        whole = await outbox.check()
+        server.execute(f'REVOKE UPDATE, DELETE ON "{schema}".events FROM "{role}"')
+        server.execute(f'DROP TABLE "{schema}".dead_letters')
+        partly = await outbox.check()
+    finally:
+        await outbox.aclose()
+        server.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+    assert "USAGE" in blind[0]
+    assert whole == []
+    assert partly == [
+        "The table dead_letters is missing.",
+        "A relay needs UPDATE, DELETE on events, which this role lacks.",
+    ]
+
+
 async def test_the_sum_of_deliveries_outlives_their_rows(
     server: Server, schema: str, new_store: Callable[..., PostgresStore], put: Callable[..., list[str]]
 ) -> None:

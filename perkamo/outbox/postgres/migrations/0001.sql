@@ -1,4 +1,4 @@
-DO $$ BEGIN IF to_regnamespace({schema_text}) IS NULL THEN CREATE SCHEMA {schema}; END IF; END $$;
+DO $create_schema$ BEGIN IF to_regnamespace({schema_text}) IS NULL THEN CREATE SCHEMA {schema}; END IF; END $create_schema$;
 CREATE TABLE {schema}.version (version integer NOT NULL);
 CREATE TABLE {schema}.events (
   space text COLLATE "C" NOT NULL,
