@@ -90,7 +90,7 @@ class AsyncPerkamoClient:
             max_connections: The most connections at a time, 1 or more; 100 when not given. Further calls wait.
             allow_insecure_http: Let plain http go to other hosts than loopback.
             stream_path: Where customer streams are, with ``{user_id}`` as a segment (assumed: it is unpublished).
-            hooks: Who is told of calls, their attempts, and the deliveries of relays with this client.
+            hooks: What is notified of calls, their attempts, and the deliveries of relays with this client.
 
         Raises:
             PerkamoConfigurationError: A value can't work.

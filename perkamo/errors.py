@@ -179,7 +179,7 @@ class PerkamoApiError(PerkamoError):
         retryable: bool = False,
         attempts: int = 1,
     ) -> None:
-        """Keep everything the answer told; the message holds only what is fit to be logged."""
+        """Keep everything that the answer said; the message holds only what may be logged."""
         super().__init__(message, outcome=outcome, retryable=retryable, attempts=attempts)
         self.status = self._STATUS if status is None else status
         self.body = body

@@ -1,7 +1,7 @@
-"""What a program may watch: calls and their attempts, deliveries of an outbox, and how delivery stands.
+"""What a program may watch: calls and their attempts, deliveries of an outbox, and the state of delivery.
 
-A hook is told what happened, as frozen values that hold no id, no key and no value of an event. It is called in the
-event loop, between two steps of a call, and must return at once. What it raises is logged and changes nothing.
+A hook is notified of what happened, with frozen values that hold no id, no key and no value of an event. It is called
+in the event loop, between two steps of a call, and must return at once. What it raises is logged and changes nothing.
 """
 
 import logging
@@ -150,7 +150,7 @@ class Delivery:
 
 @frozen
 class DeliveryState:
-    """How an outbox and its relay stand. It is told after a change, at most once a second, and every 5 seconds.
+    """The state of an outbox and its relay. It is reported after a change, at most once a second, and every 5 seconds.
 
     Attributes:
         space: The name of the relay's Space; ``""`` where it has none.
@@ -176,42 +176,42 @@ class DeliveryState:
 
 
 class Hook:
-    """What watches; a subclass overrides the methods for what it wants to be told.
+    """What watches; a subclass overrides the methods for what it wants to know.
 
     Give it to ``AsyncPerkamoClient(hooks=[…])``, whose relays tell it of their deliveries too.
     """
 
     def on_call_start(self, call: CallStart) -> None:
-        """Be told of a call before its first attempt."""
+        """Called before a call's first attempt."""
 
     def on_attempt_start(self, attempt: AttemptStart) -> Mapping[str, str] | None:
-        """Be told of an attempt before it is made; in the task that makes it.
+        """Called before an attempt is made, in the task that makes it.
 
         Returns:
             Headers to send with it, or None; only ``traceparent`` and ``tracestate`` are sent.
         """
 
     def on_attempt(self, attempt: AttemptEnd) -> None:
-        """Be told of an attempt after it was made, in the same task as ``on_attempt_start``."""
+        """Called after an attempt was made, in the same task as ``on_attempt_start``."""
 
     def on_call_end(self, call: CallEnd) -> None:
-        """Be told of a call at its end, whether it succeeded, failed or was cancelled."""
+        """Called at a call's end, whether it succeeded, failed or was cancelled."""
 
     def on_put(self) -> str | None:
         """Be asked for what an outbox keeps beside an event; of hooks that are installed for the whole process.
 
         Returns:
-            The trace context of whoever puts the event, as a ``traceparent``, or None.
+            The trace context of the code that puts the event, as a ``traceparent``, or None.
         """
 
     def on_delivery_start(self, delivery: DeliveryStart) -> None:
-        """Be told of events of an outbox before they are sent."""
+        """Called before events of an outbox are sent."""
 
     def on_delivery(self, delivery: Delivery) -> None:
-        """Be told the outcome of events of an outbox, in the same task as ``on_delivery_start``."""
+        """Called with the outcome of events of an outbox, in the same task as ``on_delivery_start``."""
 
     def on_state(self, state: DeliveryState) -> None:
-        """Be told how delivery stands, by each relay."""
+        """Called by each relay with the state of its delivery."""
 
 
 class Hooks:

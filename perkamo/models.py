@@ -213,7 +213,7 @@ class BatchIngestResponse(Answer):
         """Return the results where there is one for each event.
 
         Raises:
-            PerkamoEventError: There is none for some event. The error is that of the first one, with a note of its
+            PerkamoEventError: An event has no result. The error is that of the first one, with a note of its
                 position and of how many there are.
         """
         failures = self.failures

@@ -148,7 +148,9 @@ def test_a_snippet_runs_as_pasted(block: Block, sandbox: Sandbox, tmp_path: Path
 @pytest.mark.parametrize("block", TESTS, ids=str)
 def test_a_test_of_a_guide_passes(block: Block, tmp_path: Path) -> None:
     """Run by pytest with nothing but the installed plugin; catches a fixture or an assertion that no longer exists."""
-    (tmp_path / "pytest.ini").write_text("[pytest]\n", "utf-8")  # pytest would take one of a folder above, with its options
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\n", "utf-8"
+    )  # pytest would take one of a folder above, with its options
     write_files(block.guide, tmp_path)
     (tmp_path / "test_snippet.py").write_text(block.text, "utf-8")
     options = ["-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:cacheprovider"]

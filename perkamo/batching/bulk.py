@@ -29,7 +29,7 @@ Given: TypeAlias = Event | Mapping[str, object]
 """An event, or a mapping with the wire's field names."""
 
 ATTEMPTS: Final = 8
-"""How often a request is made before its events are told that it failed."""
+"""How often a request is made before its events are reported as failed."""
 REQUESTS_PER_ROUND: Final = 4
 MAX_CONCURRENCY: Final = 64
 

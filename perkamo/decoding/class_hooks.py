@@ -52,7 +52,7 @@ FACT_NAMES: Final[Mapping[type, str]] = {
 """What the fields of each class are called in the table of what is known, before the dot."""
 
 _EXPECTED: Final = frozenset({"customer.user_id", "program.blueprint"})
-"""Fields whose absence is told, because an answer without them may be something else altogether."""
+"""Fields whose absence is reported, because an answer without them may be something else altogether."""
 
 _logger: Final = logging.getLogger("perkamo")
 _told: Final[set[str]] = set()
@@ -73,7 +73,7 @@ def class_hook(cls: type[Part], hook_of: HookOf, *, patient: bool) -> Hook:
     Args:
         cls: The class.
         hook_of: Finds the hooks of its fields.
-        patient: It lies in an unpublished field, so nothing of it is insisted on but what it can't be made without.
+        patient: It is in an unpublished field, so only what it can't be built without is required.
     """
     writer = _Writer(cls, hook_of, patient, {})
     lines = ["if type(raw) is not dict:", "    raise wrong(raw, 'an object')"]

@@ -1,4 +1,4 @@
-"""What becomes of a task whose call failed: tried again after a while, or refused. Without any framework."""
+"""What happens to a task whose call failed: tried again after a while, or refused. Without any framework."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ _CLOCK: Final = Clock()
 def wait_after(error: PerkamoError, tries: int) -> float | None:
     """Return the seconds after which a task is to be tried again; None where it would be refused again.
 
-    What lies in no event, such as a refused key, is tried again for as long as it takes.
+    What is not the fault of an event, such as a refused key, is tried again for as long as it takes.
 
     Args:
         error: Why the call failed.

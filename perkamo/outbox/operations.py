@@ -23,7 +23,7 @@ class OutboxOperations:
         Args:
             store: Where the events wait.
             space: The name of their Space, checked, or None.
-            concurrency: How many requests a relay has on their way, unless it is told otherwise.
+            concurrency: How many requests a relay has on their way by default.
         """
         self._name = space
         self._space = self._name or UNBOUND
@@ -62,8 +62,8 @@ class OutboxOperations:
     async def drain(self, client: AsyncPerkamoClient, *, concurrency: int | None = None) -> OutboxStats:
         """Deliver everything that waits for this client's Space; wait through an outage, and for other relays.
 
-        Where no event passes at all, one that never will can't be told from an outage, and this waits until it is
-        cancelled: bound it, such as with ``anyio.fail_after``. Everything is kept.
+        Where no event passes at all, one that never will can't be distinguished from an outage, and this waits until it
+        is cancelled: bound it, such as with ``anyio.fail_after``. Everything is kept.
 
         Args:
             client: Sends the events, without its own retries.

@@ -32,7 +32,7 @@ _LOOK_AGAIN: Final = 5.0
 _LONGEST_TIMEOUT: Final = 300.0
 _STORE_PAUSE: Final = 1.0
 FINISH_SECONDS: Final = 5.0
-"""How long a relay that is told to end waits for the answers to its requests, unless it is told otherwise."""
+"""How long a relay that is told to end waits for the answers to its requests by default."""
 _REMEMBERED_KEYS: Final = 8
 _DAMAGED: Final = "The event was damaged on the disk. It was not sent."
 
@@ -147,7 +147,7 @@ class Relay:
         return True
 
     async def _tell_state(self, *, at_end: bool = False) -> float:
-        """Tell the hooks how the outbox stands, unless that was told just now; return after how long it is due."""
+        """Report the outbox's state to the hooks, unless that was just done; return the seconds until it is due."""
         seconds = self._hooks.seconds_to_state()
         if seconds == 0 or (at_end and seconds is not None):
             try:
@@ -317,7 +317,7 @@ async def space_of(client: AsyncPerkamoClient) -> str:
 
 
 def _as_ours(error: Exception) -> PerkamoError:
-    """Return an error of this library; somebody else's is told by its type alone, for its text may tell too much."""
+    """Return an error of this library; of any other error only the type, because its text may say too much."""
     if isinstance(error, PerkamoError):
         return error
     return PerkamoError(f"{type(error).__name__} was raised", outcome="unknown", retryable=True)

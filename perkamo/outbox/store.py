@@ -18,7 +18,7 @@ from perkamo.errors import PerkamoConfigurationError
 UNBOUND: Final = ""
 """The Space of events that were put before the service had accepted a key."""
 KEY_PREFIX: Final = "key:"
-"""How the Spaces begin that are told by the client's key; all others were named by the user."""
+"""How the Spaces begin that are derived from the client's key; all others were named by the user."""
 
 UNCOUNTED: Final = 1 << 62
 """Stands for the number of events that wait where counting them would take too long just now."""
@@ -157,7 +157,7 @@ class StoredEvent:
         body: Its bytes, as they were put.
         failures: How many requests with it failed, as its relays counted.
         is_damaged: Whether these are not the bytes that were put, so that they must not be sent.
-        trace_context: The trace context of whoever put it, or None.
+        trace_context: The trace context of the code that put it, or None.
     """
 
     row: int

@@ -60,7 +60,7 @@ class RelayHooks:
             self._hooks.delivery(Delivery(start, *counts, error, self._clock.now() - began))
 
     def seconds_to_state(self) -> float | None:
-        """Return after how many seconds the state may be told; None where nobody wants it."""
+        """Return after how many seconds the state may be reported; None where nobody wants it."""
         if not self._hooks.overrides("on_state"):
             return None
         return max(0.0, self._told_at + STATE_SECONDS - self._clock.now())

@@ -1,7 +1,7 @@
 """Reading an answer's body within bounds, whatever the server sends.
 
 Identity is asked for. gzip and deflate are understood all the same, because some gateways compress unasked, and some
-name an encoding that is none, or where there is no body.
+name an encoding that does not exist, or where there is no body.
 """
 
 import zlib

@@ -78,7 +78,7 @@ class Key:
         """Ask for the key.
 
         Raises:
-            PerkamoConfigurationError: There is none, or the supplier failed or returned none.
+            PerkamoConfigurationError: There is no key, or the supplier failed or returned none.
         """
         if isinstance(self._source, str):
             return self._source or self._from_environment()

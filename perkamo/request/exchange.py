@@ -32,7 +32,7 @@ class Exchange:
         retry: How often and for how long one call is tried.
         quota: What keeps retries from amplifying an outage.
         clock: What deadlines and waits go by, and where jitter comes from.
-        hooks: Who is told of calls.
+        hooks: What is notified of calls.
     """
 
     sender: Sender = field(repr=False)
@@ -126,7 +126,7 @@ class Exchange:
         ) from cause
 
     def _wait(self, result: Failure, progress: "_Progress", remaining: float) -> float | None:
-        """Tell how long to wait before another attempt; None where there must be none."""
+        """Return how long to wait before another attempt; None where there must not be one."""
         if self.sender.client.is_closed:
             return None
         progress.uncertain = progress.uncertain or result.error.outcome == "unknown"

@@ -32,7 +32,7 @@ class Observation:
 
     Attributes:
         call: What is sent.
-        hooks: Who is told, besides the log.
+        hooks: What is notified, in addition to the log.
         clock: What durations go by.
         server: Host and port of the service.
     """

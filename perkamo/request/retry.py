@@ -67,7 +67,7 @@ class RetryPolicy:
         return cls(attempts=1)
 
     def wait(self, retry: int, retry_after: float | None, remaining: float, jitter: float) -> float | None:
-        """Tell how long to wait before a retry, or None when there must be none.
+        """Return how long to wait before a retry, or None when there must not be one.
 
         Args:
             retry: Which retry this is, from 1.

@@ -49,7 +49,7 @@ def _is_foreign(request: Request, host: str | None) -> bool:
 
 
 def _follows_a_link(request: Request) -> bool:
-    """Return whether somebody opens the page, from wherever the link is: the other site sees nothing of it."""
+    """Return whether somebody opens the page, from wherever the link is: the other site can't see the page."""
     opens = (request.header("sec-fetch-mode"), request.header("sec-fetch-dest")) == ("navigate", "document")
     return opens and (request.method, request.path) == ("GET", "/")
 

@@ -141,7 +141,7 @@ _State = tuple[int, int, tuple[str, ...], str | None]
 
 
 class _News:
-    """What one page was told, and which customers changed since."""
+    """What was sent to one page, and which customers changed since."""
 
     def __init__(self, wanted: Filter) -> None:
         self.wanted = wanted

@@ -89,7 +89,7 @@ class StreamOrigin:
             their connections and would leave none to the calls.
         client_is_external: Whether it is the caller's.
         is_closed: Says whether the Perkamo client was closed.
-        hooks: Who is told of connections.
+        hooks: What is notified of connections.
         server: Host and port of the service, for these.
         quota: What the client's calls may spend on retries; streams only tell it.
         close_notifier: Tells it to those who wait.
@@ -140,7 +140,7 @@ class Subscription:
             client: What to send with.
             last_event_id: Where to resume; ``""`` for now.
             number: Which attempt in a row this is, from 1.
-            observation: Who is told that it is made.
+            observation: What is notified of it.
 
         Raises:
             PerkamoClosedError: The client was closed.

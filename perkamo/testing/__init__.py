@@ -1,6 +1,6 @@
 """The pytest plugin: fixtures over the sandbox, for tests of applications that use this library.
 
-It is found by its entry point; nothing of it runs for a test that asks for none of the fixtures.
+It is found by its entry point; none of it runs for a test that asks for none of the fixtures.
 
     def test_a_purchase_earns_points(perkamo_sandbox, perkamo_client):
         perkamo_client.emit("customer_123", "purchase.completed", {"amount": 12900})

@@ -101,8 +101,8 @@ class WebhookDelivery(Serializable):
     Attributes:
         delivery_id: The same in every repetition: the idempotency key (published).
         attempt: Which repetition this is, from 1.
-        id: The id of what is told, such as ``evt_…``.
-        type: What is told: the event key, such as ``purchase.completed``.
+        id: The id of what happened, such as ``evt_…``.
+        type: What happened: the event key, such as ``purchase.completed``.
         created_at: When the delivery was made.
         data: What happened.
         raw: The body as it came, with every field that this library does not know.

@@ -33,8 +33,8 @@ class PerkamoDeliveryBusyError(PerkamoError):
 class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own do
     """Run the block once for each delivery.
 
-    The block is told whether it is to do its work. A repetition of what was handled is told False; a block that raises
-    or is cancelled leaves the delivery unhandled, and its repetition is told True.
+    The block gets True if it is to do its work. A repetition of what was handled gets False; a block that raises
+    or is cancelled leaves the delivery unhandled, and its repetition gets True.
 
         async with deduplicate(delivery) as is_new:  # or ``with``, in sync code
             if is_new:

@@ -53,7 +53,7 @@ def commands() -> list[list[str]]:
             test = one.get("healthcheck", {}).get("test", [])
             found += [test[1:]] if test else []
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL))
-    found += [shlex.split(line) for line in shell.splitlines()]
+    found += [shlex.split(line) for line in shell.splitlines() if line]
     ours = [command for command in found if command[0].endswith("perkamo")]
     return [list(one) for one in dict.fromkeys(("perkamo", *command[1:]) for command in ours)]
 
@@ -193,3 +193,29 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
 
     ours = [line for line in done.stderr.splitlines() if "perkamo-relay" in line]
     assert (ours, done.returncode) == ([], 0), done.stderr
+
+
+def test_the_script_of_the_guide_erases_one_customer_and_nothing_else(tmp_path: Path) -> None:
+    """No byte of the customer is left and nothing is missing; catches a script for tables that have changed."""
+    [script] = re.findall(r"```python file=erase_customer.py\n(.*?)```", GUIDE, re.DOTALL)
+    with SyncOutbox(tmp_path / "outbox") as box:
+        for number in range(3):
+            box.put(Event("customer_to_erase", "review.created", f"erased_{number}"))
+            box.put(Event("customer_to_keep", "review.created", f"kept_{number}"))
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(tmp_path / "outbox"), "customer_to_erase"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    with SyncOutbox(tmp_path / "outbox") as box:
+        stats = box.stats()
+        customers = {Event.from_bytes(one.body).user_id for one in box.waiting()}
+    files = b"".join(path.read_bytes() for path in (tmp_path / "outbox").iterdir())
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 events erased\n", "")
+    assert (stats.accepted, stats.pending, stats.delivered, stats.missing) == (6, 3, 3, 0)
+    assert customers == {"customer_to_keep"}
+    assert b"customer_to_erase" not in files
+    assert b"customer_to_keep" in files

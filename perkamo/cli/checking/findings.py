@@ -1,4 +1,4 @@
-"""What was found out of each fact of the table: confirmed, otherwise, or not to be told."""
+"""What was found out of each fact of the table: confirmed, different, or impossible to find out."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from json import loads

@@ -90,16 +90,16 @@ class PerkamoTask(_Task):
             _LOGGER.error("%s was rejected: %s", self.name, error)
             raise Reject(str(error), requeue=False)
         if not error.retryable:
-            _LOGGER.error("%s waits: %s", self.name, error)  # the key, for instance, which lies in no event
+            _LOGGER.error("%s waits: %s", self.name, error)  # such as the key, which is not the fault of an event
         raise self.retry(exc=error, countdown=wait)
 
 
 class _Deliver(PerkamoTask):
-    """Shows nobody who looks at the worker what is in the event."""
+    """Hides the event from everybody who looks at the worker."""
 
     abstract: bool = True
 
-    if not TYPE_CHECKING:  # who call it by the signature of Celery's own
+    if not TYPE_CHECKING:  # called with the signature of Celery's own
 
         def apply_async(self, args: object = None, kwargs: object = None, **options: object) -> object:
             """Send the task, with a text in place of its arguments for whoever watches."""

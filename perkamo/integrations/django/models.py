@@ -7,7 +7,7 @@ from django.utils import timezone
 
 
 class HandledDelivery(models.Model):
-    """A delivery of a webhook that was handled. It holds a hash of the delivery's id, and nothing of its content."""
+    """A delivery of a webhook that was handled. It holds a hash of the delivery's id, and none of its content."""
 
     key: "models.CharField[str, str]" = models.CharField(primary_key=True, max_length=64)
     at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField(default=timezone.now, db_index=True)

@@ -54,7 +54,7 @@ class DjangoOutbox:
         connection = transaction.get_connection(using)
         if connection.vendor == _POSTGRESQL:
             return putting_outbox.get().put(connection, kept, autocommit=True)
-        store = file_outbox.get()  # what is wrong with the directory is told before the commit
+        store = file_outbox.get()  # an unusable directory is an error before the commit
         transaction.on_commit(partial(store.put, kept), using)
         return kept
 

@@ -150,7 +150,7 @@ class OpenTelemetryHook(Hook):
         self._instruments.delivery(delivery, _MESSAGING)
 
     def on_state(self, state: DeliveryState) -> None:
-        """Keep how the outbox stands for the gauges."""
+        """Keep the outbox's state for the gauges."""
         self._instruments.note(state)
 
 
@@ -205,7 +205,7 @@ def instrument(
 ) -> OpenTelemetryHook:
     """Let all clients, outboxes and relays of the process make spans and metrics, also those that exist already.
 
-    Doing it again changes nothing. Do not give the same hook to a client besides: it would be counted twice.
+    A second call changes nothing. Do not give a client such a hook as well: its calls would be counted twice.
 
     Args:
         tracer_provider: Where spans go; the process's own when not given.

@@ -11,7 +11,7 @@ class PerkamoInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # mypy is ke
     """Calls ``instrument`` and ``uninstrument``."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Return what must be installed besides: nothing."""
+        """Return what else must be installed: nothing."""
         return ()
 
     def _instrument(self, **options: object) -> None:

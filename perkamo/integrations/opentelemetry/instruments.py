@@ -1,4 +1,4 @@
-"""The metrics: durations of requests and deliveries, events, and how outboxes stand."""
+"""The metrics: durations of requests and deliveries, events, and the state of outboxes."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from perkamo import Delivery, DeliveryState
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """As the HTTP conventions advise."""
 _STALE: Final = 30.0
-"""Seconds; a relay that has told nothing for this long has ended, and its state is that of nobody."""
+"""Seconds. A relay that has reported nothing for this long has ended, and its state is dropped."""
 
 _monotonic = time.monotonic
 
@@ -20,7 +20,7 @@ class Instruments:
     """The instruments of one hook.
 
     Attributes:
-        retry_quota: What is left of what a client may spend on retries; None before the first call.
+        retry_quota: What is left of a client's quota for retries; None before the first call.
     """
 
     def __init__(self, name: str, version: str, provider: MeterProvider | None) -> None:
@@ -55,8 +55,8 @@ class Instruments:
             "waiting": ("{event}", "Events that wait.", lambda state: state.waiting),
             "oldest_age": ("s", "Since the oldest event that waits was put.", _age),
             "dead": ("{event}", "Dead letters.", lambda state: state.dead),
-            "delivered": ("{event}", "Events that were ever answered for.", lambda state: state.delivered),
-            "missing": ("{event}", "Events that something outside deleted.", lambda state: state.missing),
+            "delivered": ("{event}", "Events that the service has answered for.", lambda state: state.delivered),
+            "missing": ("{event}", "Events that something other than the outbox deleted.", lambda state: state.missing),
         }
         for short, (unit, description, read) in gauges.items():
             meter.create_observable_gauge(
@@ -83,7 +83,7 @@ class Instruments:
             self._consumed.add(delivery.dead, {**attributes, "error.type": "rejected"})
 
     def note(self, state: DeliveryState) -> None:
-        """Keep how an outbox stands."""
+        """Keep the state of an outbox."""
         self._states[state.space] = (_monotonic(), state)
 
     def _observing(

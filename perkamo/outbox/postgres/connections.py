@@ -63,7 +63,7 @@ def _refuse_autocommit(is_in_autocommit: bool, allowed: bool) -> None:
     if is_in_autocommit and not allowed:
         raise PerkamoConfigurationError(
             "No transaction is open on this connection, which commits each statement by itself: the event would be "
-            "kept whatever becomes of your own changes. Put inside the transaction that makes them, or say "
+            "kept even if your own changes are rolled back. Put inside the transaction that makes them, or say "
             "autocommit=True. Nothing was put."
         )
 

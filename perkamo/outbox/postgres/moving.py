@@ -17,7 +17,7 @@ _LOOK_AGAIN: Final = 1.0
 
 @frozen
 class Moved:
-    """What became of the events: how many are in the database now, and how many could not be moved."""
+    """How many events are in the database now, and how many could not be moved."""
 
     moved: int
     refused: int
@@ -26,9 +26,9 @@ class Moved:
 async def move(source: SqliteStore, target: PostgresStore, clock: Clock = Clock()) -> Moved:
     """Carry all that waits from a directory to a database; each event stays with its Space.
 
-    An event is forgotten in the directory once it is durable in the database. Broken off, it is begun again where it
-    was: what was carried twice is kept once. What a relay has on its way, or has put off, is waited for. Dead letters
-    stay, and so does, as one, an event whose id has another event in the database.
+    An event is forgotten in the directory once it is durable in the database. After an interruption it continues where
+    it was: what was carried twice is kept once. It waits for what a relay has on its way, or has put off. Dead letters
+    stay. An event whose id has another event in the database becomes one.
 
     Args:
         source: Where the events wait; what is moved counts as delivered there.

@@ -20,7 +20,7 @@ from perkamo.postgres import ConnectionPool, Database, hide_dsn, quoted_schema
 from perkamo.runtime.clock import Clock
 
 CONCURRENCY: Final = 4
-"""How many requests of a relay are on their way, unless it is told otherwise."""
+"""How many requests of a relay are on their way by default."""
 
 
 class PostgresOutbox(OutboxOperations):
@@ -173,7 +173,9 @@ class PostgresOutbox(OutboxOperations):
         return await self._postgres.missing()
 
     def _relay(self, client: AsyncPerkamoClient, concurrency: int | None, *, until_empty: bool) -> Relay:
-        _ = self._postgres.database  # without one it is an error here, and not trouble of a relay that waits for ever
+        _ = (
+            self._postgres.database
+        )  # without one this is an error here, and not the trouble of a relay that waits forever
         return super()._relay(client, concurrency, until_empty=until_empty)
 
 

@@ -1,7 +1,7 @@
 """A store in the application's own database, for relays on any number of machines.
 
 Nothing is held while a request is on its way: a claim is a short transaction, and what it leased is a token and a time
-in the row. Events are found by polling, a little irregularly, so that relays that began together do not go on so.
+in the row. Events are found by polling, a little irregularly, so that relays that began together do not stay in step.
 """
 
 import secrets
@@ -43,7 +43,7 @@ _POLL_SECONDS: Final = (0.09, 0.17)
 _SWEEP_SECONDS: Final = 1.0
 """How often all that waits is looked at while there is more than enough behind what was claimed last."""
 _SWEEP_SHARE: Final = 10
-"""A sweep that takes long, beside a million dead rows, is made the more rarely: this many times its own duration."""
+"""A sweep that takes long, as with a million dead rows, is made less often: every this many times its own duration."""
 _LONGEST_PAUSE: Final = 5.0
 """For how many seconds of a pause the database is not asked again whether it lasts."""
 _COUNT_SECONDS: Final = 0.3
@@ -166,12 +166,12 @@ class PostgresStore:
         """
         if self._given is None:
             raise PerkamoConfigurationError(
-                "This outbox was made without a DSN or a pool: it puts, and does nothing else. Nothing was done."
+                "This outbox was made without a DSN or a pool: it can only put. Nothing was done."
             )
         return self._given
 
     async def _do(self, action: Callable[[], T], *, checks: bool = True) -> T:
-        """Do something in a thread, for psycopg's own async way knows asyncio alone."""
+        """Do something in a thread, because psycopg's async connections support asyncio only."""
 
         def do() -> T:
             try:
@@ -262,7 +262,7 @@ class PostgresStore:
             comes_round = comes_round or not self._cursor
 
     def _nothing(self, spaces: Sequence[str]) -> Lease:
-        """Tell for how long there will be nothing to take; where nothing waits, that is counted now and then."""
+        """Return for how long there will be nothing to take; where nothing waits, that is counted now and then."""
         if self._clock.now() < self._empty_until.get(spaces[-1], 0.0):
             return Lease(waiting=UNCOUNTED)
         [[[pause]], [waiting], [others]] = self._run(statements.WAITING, {"spaces": spaces})
@@ -317,7 +317,7 @@ _SpaceRow: TypeAlias = tuple[
 
 
 def _spaces(rows: Sequence[_SpaceRow]) -> list[SpaceStats]:
-    """Return how each Space stands; nothing is paused where nothing waits."""
+    """Return the state of each Space; nothing is paused where nothing waits."""
     waiting = {space: number for space, number, *_ in rows}
     found: list[SpaceStats] = []
     for space, number, age, last, recent, error, error_at, has_failed, until in rows:

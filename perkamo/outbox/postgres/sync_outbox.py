@@ -152,8 +152,8 @@ class SyncPostgresOutbox:
     def drain(self, client: PerkamoClient, *, concurrency: int | None = None) -> OutboxStats:
         """Deliver everything that waits for this client's Space; wait through an outage, and for other relays.
 
-        Where no event passes at all, one that never will can't be told from an outage, and this waits until it is
-        cancelled: bound it, such as with ``anyio.fail_after``. Everything is kept.
+        Where no event passes at all, one that never will can't be distinguished from an outage, and this waits until it
+        is cancelled: bound it, such as with ``anyio.fail_after``. Everything is kept.
 
         Args:
             client: Sends the events, without its own retries.

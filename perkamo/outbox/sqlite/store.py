@@ -17,7 +17,7 @@ _AT_ONCE = 5_000
 _MOVED = 1_000
 """How many events are carried to another store at a time."""
 _ROW_BYTES = 8192
-"""About how many bytes of pages a row costs besides its own."""
+"""About how many bytes of pages a row costs in addition to its own."""
 
 
 class SqliteStore:
@@ -29,7 +29,7 @@ class SqliteStore:
         self._writer = Writer[Tables](Database(directory))
 
     async def put(self, transaction_id: str, space: str, body: bytes, trace_context: str | None = None) -> None:
-        """Keep an event durably, and beside it the trace context of whoever puts it; see ``Outbox.put``."""
+        """Keep an event durably, and beside it the trace context of the code that puts it; see ``Outbox.put``."""
         event = (transaction_id, space, body, self._max_bytes, trace_context)
         await self._writer.do(lambda tables: tables.put(*event), _ROW_BYTES + len(body))
         self._writer.notify()

@@ -1,12 +1,14 @@
 """The operations guide's commands for an outbox in PostgreSQL, each run as a process."""
 
+import re
+
 import psycopg
 import pytest
 
-from perkamo import outbox_schema
+from perkamo import Event, PostgresOutbox, outbox_schema
 from perkamo.sandbox import Sandbox
 from tests.outbox.postgres.server import Server
-from tests.outbox.test_recipes import IN_POSTGRES, run
+from tests.outbox.test_recipes import GUIDE, IN_POSTGRES, run
 
 
 @pytest.fixture
@@ -36,3 +38,25 @@ def test_a_command_of_the_guide_runs(command: list[str], dsn: str, sandbox: Sand
 def test_there_are_commands() -> None:
     """Catches a pattern that finds none."""
     assert {command[2] for command in IN_POSTGRES} == {"check", "relay"}
+
+
+def test_the_guide_erases_one_customer_and_nothing_else(dsn: str) -> None:
+    """Waiting events and dead letters; catches SQL for tables that have changed."""
+    [erase] = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
+    outbox = PostgresOutbox()
+    dead = (
+        "INSERT INTO perkamo.dead_letters (space, transaction_id, customer, put_at, reason, body) "
+        "SELECT space, 'dead_' || transaction_id, customer, put_at, 'refused', body FROM perkamo.events"
+    )
+    with psycopg.connect(dsn) as connection:
+        for customer in ("customer_123", "customer_to_keep"):
+            outbox.put(connection, Event(customer, "review.created", f"review_of_{customer}"))
+        connection.execute(dead)
+
+        connection.execute(erase.encode())
+
+        left = connection.execute(
+            "SELECT customer FROM perkamo.events UNION ALL SELECT customer FROM perkamo.dead_letters"
+        ).fetchall()
+
+    assert left == [("customer_to_keep",), ("customer_to_keep",)]
