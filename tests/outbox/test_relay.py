@@ -19,6 +19,7 @@ from perkamo.errors import PerkamoConfigurationError
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.store import Lease
 from perkamo.runtime.clock import Clock
+from perkamo.runtime.file_locks import FileLock
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.service import HANG, POISONS, WAITING_POISONS, Service, running_service
 
@@ -384,19 +385,28 @@ os.kill(os.getpid(), 9)
 """
 
 
+def open_lock(path: Path) -> int:
+    """Open a lock's file beside all others who have it open."""
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 async def test_a_relay_that_stands_still_holds_up_nobody(
     service: Service, client: AsyncPerkamoClient, outbox: Outbox, tmp_path: Path
 ) -> None:
     """Another delivers what a third process left, and a drain returns; catches a process that owns what it put."""
     path = str(tmp_path / "outbox")
+    lock = FileLock(tmp_path / "outbox" / "outbox.lock", open_lock, 10)
     await outbox.put(event(1))
     async with await anyio.open_process([sys.executable, "-c", RELAYING, path, service.url]) as stopped:
         try:
             assert stopped.stdout is not None
             await BufferedByteReceiveStream(stopped.stdout).receive_until(b"relaying\n", 100)
             await settled(outbox, lambda stats: not stats.pending)
-            stopped.send_signal(signal.SIGSTOP)
+            with lock:  # so not in the midst of a commit
+                stopped.send_signal(signal.SIGSTOP)
+                os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)  # noqa: ASYNC222 - it is about to be so
+            lock.forget()
             await anyio.run_process([sys.executable, "-c", PUTTING, path], check=False)
 
             with anyio.fail_after(20):
