@@ -51,7 +51,10 @@ class Secrets:
         known: set[str] = set()
         for text in texts:
             if len(text) >= _SHORTEST_SECRET:
-                known |= {_comparable(text[:MAX_CLEANED]).strip(), _comparable(_decoded(text[:MAX_CLEANED])).strip()}
+                written = text[:MAX_CLEANED]
+                known.add(_comparable(written).strip())
+                if (meant := _decoded(written)) is not written:
+                    known.add(_comparable(meant).strip())
         self._by_head: dict[str, list[str]] | None = None if len(known) > _MAX_SECRETS else {}
         if self._by_head is not None:
             for text in sorted(known - {""}):
@@ -106,6 +109,8 @@ _MANY_DIGITS: Final = 6
 
 def _decoded(text: str) -> str:
     """Undo percent-encoding and the escapes of JSON and HTML, of which each may be there twice."""
+    if not ("%" in text or "\\" in text or "&" in text):
+        return text
     for _ in range(_DEEPEST):
         before = text
         if "%" in text:
@@ -129,7 +134,8 @@ def _unescaped(match: re.Match[str]) -> str:
 
 def _comparable(text: str) -> str:
     lowered = text.lower()
-    return (lowered if len(lowered) == len(text) else text).translate(_SPACES)
+    plain = lowered if len(lowered) == len(text) else text
+    return plain if plain.isalnum() else plain.translate(_SPACES)
 
 
 def _end_of_longest(secrets: list[str], text: str, start: int) -> int:
