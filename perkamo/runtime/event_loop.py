@@ -12,6 +12,8 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
+from perkamo.runtime.clock import Clock
+
 InLoop: TypeAlias = Callable[[Callable[[], object]], None]
 """Calls a function soon, in the event loop that it was made in. Once that loop has ended, it does nothing."""
 
@@ -108,8 +110,13 @@ def _spawn(function: Callable[[], Coroutine[object, object, None]]) -> object:
 class Wakeup:
     """Wakes one task from any thread."""
 
-    def __init__(self) -> None:
-        """Belong to the event loop that is running now."""
+    def __init__(self, clock: Clock = Clock()) -> None:
+        """Belong to the event loop that is running now.
+
+        Args:
+            clock: What the waits go by.
+        """
+        self._clock = clock
         self._in_loop = caller_into_loop()
         self._rung = anyio.Event()
 
@@ -120,6 +127,6 @@ class Wakeup:
 
     async def wait(self, seconds: float) -> None:
         """Wait for the wakeup, and no longer than this many seconds."""
-        with anyio.move_on_after(seconds):
+        with self._clock.limit(seconds):
             await self._rung.wait()
         self._rung = anyio.Event()

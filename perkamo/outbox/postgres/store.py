@@ -347,7 +347,7 @@ class Poll:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._wakeup = Wakeup()
+        self._wakeup = Wakeup(clock)
 
     async def wait(self, seconds: float) -> None:
         """See ``Changes.wait``."""

@@ -4,6 +4,7 @@ It is a child of this process and dies with it. Started by root, it runs as ``no
 """
 
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -34,6 +35,9 @@ _SETTINGS: Final = {
     "unix_socket_permissions": "0777",
 }
 _PR_SET_PDEATHSIG: Final = 1
+_PREFIX: Final = "perkamo-pg-"
+_LOCK: Final = "in-use"
+_DAY: Final = 86_400.0
 
 
 class Server:
@@ -42,11 +46,16 @@ class Server:
     Args:
         version: 16 or 18.
         settings: Settings that differ from those of all tests.
+        primary: One that runs, whose standby this is, until ``promote``.
     """
 
-    def __init__(self, version: int, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, version: int, settings: Mapping[str, str] | None = None, *, primary: "Server | None" = None
+    ) -> None:
         self.version: int = version
-        self.directory: Path = Path(tempfile.mkdtemp(prefix="perkamo-pg-", dir=_short_directory()))
+        _remove_what_killed_tests_left()
+        self.directory: Path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_short_directory()))
+        self._in_use = _lock(self.directory)
         self._settings = {**_SETTINGS, **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._user: dict[str, Any] = {}
@@ -55,7 +64,11 @@ class Server:
             shutil.chown(self.directory, "nobody")
         self.directory.chmod(0o755)
         self._bin = _reachable_install(version, self.directory) / "bin"
-        self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "utf8", "--locale=C", "--no-sync", "-D", self.data)
+        if primary is not None:
+            self._run("pg_basebackup", "-R", "-c", "fast", "--no-sync", "-d", primary.dsn, "-D", self.data)
+        else:
+            options = ("-U", "postgres", "-A", "trust", "-E", "utf8", "--locale=C", "--no-sync")
+            self._run("initdb", *options, "-D", self.data)
 
     @property
     def data(self) -> str:
@@ -107,6 +120,7 @@ class Server:
         """Stop and leave nothing behind."""
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.directory)
+        os.close(self._in_use)
 
     def execute(self, statement: str, parameters: Sequence[object] | None = None) -> list[tuple[Any, ...]]:
         """Run a statement in a transaction of its own and return its rows."""
@@ -124,6 +138,32 @@ class Server:
 def _die_with_parent() -> None:
     with suppress(AttributeError, OSError):  # where there is no such call, the fixture alone ends it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _lock(directory: Path) -> int:
+    """Hold a lock on a server's directory until this process ends, however it does; return its descriptor.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_what_killed_tests_left() -> None:
+    """Remove directories of servers whose process is gone: a server dies with it, and its files do not."""
+    for directory in Path(_short_directory() or tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # somebody uses it, or it is another user's, or just gone
+            if not (directory / _LOCK).exists() and time.time() - directory.stat().st_mtime < _DAY:
+                continue  # it is being made
+            descriptor = _lock(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(descriptor)
 
 
 def _short_directory() -> str | None:
