@@ -265,6 +265,7 @@ Both are the same at each start. Open {url}/ in a browser to watch it, and to ma
 Point a client at it:
 
   export PERKAMO_BASE_URL={url} PERKAMO_SECRET_KEY={key}
+  export PERKAMO_BROWSER_KEY={sandbox.browser_key}
 
 Look at it (POST requests are signed, so leave those to a client):
 

@@ -55,7 +55,7 @@ def running(*words: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_sandbox_prints_what_works_and_stops_cleanly(number: signal.Signals) -> None:
-    """Expect URL, keys, an export line and a curl line that answers; Ctrl-C ends it with 0 and without a traceback."""
+    """Expect URL, keys, export lines and a curl line that answers; Ctrl-C ends it with 0 and without a traceback."""
     with running("--port", "0") as (process, greeting):
         url, key = re.findall(r"^  export PERKAMO_BASE_URL=(\S+) PERKAMO_SECRET_KEY=(\S+)$", greeting, re.MULTILINE)[0]
         curl = re.findall(r"^  curl -H '([^:]+): ([^']+)' (\S+)$", greeting, re.MULTILINE)[0]
@@ -64,7 +64,7 @@ def test_the_sandbox_prints_what_works_and_stops_cleanly(number: signal.Signals)
             assert b'"user_id":"customer_123"' in answer.read()
         assert url.startswith("http://127.0.0.1:")
         assert (key, curl[1]) == (Sandbox().api_key, key)
-        assert Sandbox().browser_key in greeting
+        assert f"\n  export PERKAMO_BROWSER_KEY={Sandbox().browser_key}\n" in greeting
 
         process.send_signal(number)
         out, err = process.communicate(timeout=20)

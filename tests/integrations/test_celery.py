@@ -85,7 +85,7 @@ def fails(error: PerkamoError) -> None:
 
 def settle(error: PerkamoError, *, tries: int) -> BaseException:
     """Return what the worker is told when a task raises this."""
-    fails.push_request(id="1", retries=tries, called_directly=False, is_eager=True, args=(), kwargs={})
+    fails.push_request(id="1", retries=tries, called_directly=False, is_eager=False, args=("an error",), kwargs={})
     try:
         with pytest.raises((Retry, Reject)) as caught:
             fails(error)
@@ -116,6 +116,15 @@ def test_what_may_pass_is_tried_again(
 
     assert isinstance(told, Retry)
     assert least <= float(str(told.when)) <= most
+
+
+def test_an_eager_task_fails_with_the_error(celery: Celery) -> None:
+    """Nothing waits there; catches a task that is tried again in itself until the stack is full."""
+    error = PerkamoConfigurationError("x")
+
+    result = fails.apply((error,))
+
+    assert (result.state, result.result) == ("FAILURE", error)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class PerkamoTask(_Task):
     What may succeed later is tried again for as long as it takes: after ``.retry_after_seconds``, or after waits that
     grow to five minutes. What Perkamo refused is rejected, so that a broker with dead letters keeps it; the log
     ``perkamo.celery`` has the reason. A task is acknowledged when it has ended, and goes back to the broker when its
-    process is killed.
+    process is killed. Where Celery runs tasks eagerly, as in tests, what may succeed later is raised.
 
     Perkamo counts a transaction id once, so give each event the business's own, or ``self.transaction_id``, which stays
     the same in all tries.
@@ -89,6 +89,8 @@ class PerkamoTask(_Task):
         if wait is None:
             _LOGGER.error("%s was rejected: %s", self.name, error)
             raise Reject(str(error), requeue=False)
+        if self.request.is_eager:
+            raise error  # Celery would try again at once, and again, until the stack is full
         if not error.retryable:
             _LOGGER.error("%s waits: %s", self.name, error)  # such as the key, which is not the fault of an event
         raise self.retry(exc=error, countdown=wait)
