@@ -1,34 +1,21 @@
-"""README and the guides: every snippet runs, every link leads somewhere, every public name is explained once."""
+"""README and the guides: every snippet runs, and every link leads somewhere."""
 
-import ast
-import importlib
-import inspect
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
-from attrs import frozen
 
-from perkamo import AsyncPerkamoClient
 from perkamo.sandbox import Sandbox
+from tests.guides import BLOCKS, GUIDES, README, ROOT, Block
 
-ROOT: Final = Path(__file__).parent.parent
 REPOSITORY: Final = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
 FILES_ON_THE_WEB: Final = re.compile(rf"^{REPOSITORY}/(?:blob|raw)/main/")
-GUIDES: Final = {
-    str(path.relative_to(ROOT)): path.read_text("utf-8")
-    for path in sorted([ROOT / "README.md", ROOT / "benchmarks/README.md", *(ROOT / "perkamo").rglob("README.md")])
-}
-README: Final = GUIDES["README.md"]
-CLIENT: Final = GUIDES["perkamo/README.md"]
 TEXTS: Final = GUIDES | {
     str(path.relative_to(ROOT)): path.read_text("utf-8")
     for path in (ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").glob("*.md")))
@@ -36,36 +23,6 @@ TEXTS: Final = GUIDES | {
 
 SHOWN: Final = {"sh", "text", "yaml", "ini", "toml", "sql", "html", "json"}
 """Languages of blocks that no test runs: other systems run them, or they don't end. JSON is parsed all the same."""
-
-
-@frozen
-class Block:
-    """One fenced block: the guide, its number there, the words after the fence, and the text."""
-
-    guide: str
-    number: int
-    words: tuple[str, ...]
-    text: str
-
-    @property
-    def file(self) -> str | None:
-        """The name under which the guide's other blocks find it."""
-        return next((word.removeprefix("file=") for word in self.words if word.startswith("file=")), None)
-
-    def __str__(self) -> str:
-        """Its name in a test's id."""
-        return f"{self.guide.removesuffix('/README.md')} {self.number}"
-
-
-def find_blocks() -> Iterator[Block]:
-    """Yield every fenced block of every guide."""
-    for guide, text in GUIDES.items():
-        found = re.findall(r"^```(.*)\n((?:.*\n)*?)```$", text, flags=re.MULTILINE)
-        for number, (words, block) in enumerate(found, 1):
-            yield Block(guide, number, tuple(words.split()), block)
-
-
-BLOCKS: Final = tuple(find_blocks())
 SCRIPTS: Final = [block for block in BLOCKS if block.words == ("python",)]
 TESTS: Final = [block for block in BLOCKS if block.words == ("python", "test")]
 COMMANDS: Final = [block for block in BLOCKS if block.words == ("console",)]
@@ -93,17 +50,6 @@ def write_files(guide: str, folder: Path) -> None:
         if block.guide == guide and block.file:
             (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (folder / block.file).write_text(block.text, "utf-8")
-
-
-def section(text: str, title: str) -> str:
-    """The text below a title, up to the next one of its kind."""
-    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def rows(table: str) -> list[list[str]]:
-    """The cells of a table's rows, without its head."""
-    lines = [line for line in table.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("| ---")]
 
 
 def test_the_readme_is_a_page_and_begins_with_what_for_whom_and_how() -> None:
@@ -263,101 +209,3 @@ def test_every_guide_is_reached_from_the_readme() -> None:
                 ahead.add(found)
 
     assert {str(path.relative_to(ROOT)) for path in reached} == GUIDES.keys()
-
-
-def public_modules() -> set[str]:
-    """The modules that users import from: those with ``__all__``, except inside another one of them."""
-    found = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for path in (ROOT / "perkamo").rglob("__init__.py")
-        if re.search(r"^__all__ = ", path.read_text("utf-8"), re.MULTILINE)
-    }
-    return {name for name in found if not any(name.startswith(f"{other}.") for other in found - {"perkamo", name})}
-
-
-def test_the_api_reference_has_every_public_module() -> None:
-    """The README's command names them all; catches a package that is public and never built."""
-    [command] = [line for line in README.splitlines() if "-m pdoc" in line]
-
-    assert {word for word in command.split() if word.startswith("perkamo")} == {*public_modules(), "perkamo.testing"}
-
-
-def explained() -> Counter[str]:
-    """Count in how many rows of the guides' reference tables each name stands, as ``module.name``."""
-    found: Counter[str] = Counter()
-    for text in GUIDES.values():
-        tables = re.findall(r"^From `([\w.]+)`:\n\n((?:\|.*\n)+)", section(f"{text}\n", "Reference"), re.MULTILINE)
-        found.update(
-            f"{module}.{name}"
-            for module, table in tables
-            for cells in rows(table)
-            for name in re.findall(r"`(\w+)`", cells[0])
-        )
-    return found
-
-
-def test_every_public_name_is_in_exactly_one_reference_table() -> None:
-    """Catches a name that was added and never explained, one that is no more, and one that is explained twice."""
-    public = {f"{module}.{name}" for module in public_modules() for name in importlib.import_module(module).__all__}
-    found = explained()
-
-    assert {name for name in public if name not in found} == set()
-    assert {name for name in found if name not in public} == set()
-    assert {name for name, count in found.items() if count > 1} == set()
-
-
-def test_the_fixtures_and_marks_of_the_plugin_are_in_its_guide() -> None:
-    """Catches one that was added and never explained."""
-    source = (ROOT / "perkamo/testing/__init__.py").read_text("utf-8")
-    fixtures = {
-        node.name
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef)
-        and any("pytest.fixture" in ast.unparse(decorator) for decorator in node.decorator_list)
-        and not node.name.startswith("_")
-    }
-    marks = set(re.findall(r'"markers",\s+"(\w+)\(', source))
-    told = {
-        name
-        for cells in rows(section(GUIDES["perkamo/testing/README.md"], "Reference"))
-        for name in re.findall(r"`(\w+)`", cells[0])
-    }
-
-    assert marks
-    assert told == fixtures | marks
-
-
-def test_the_tables_have_every_method_and_option() -> None:
-    """With all parameters; catches what was added to the client and never told."""
-    signatures = {
-        name: inspect.signature(member)
-        for name, member in inspect.getmembers(AsyncPerkamoClient, inspect.isfunction)
-        if not name.startswith("_")
-    }
-    calls = dict(re.findall(r"^\| `(?:await )?(\w+)\((.*?)\)`", section(CLIENT, "Calls"), flags=re.MULTILINE))
-    options = re.findall(r"^\| `(\w+)` \|", section(GUIDES["perkamo/request/README.md"], "Options"), flags=re.MULTILINE)
-
-    assert calls.keys() == signatures.keys() - {"aclose"}  # which shares the row of ``async with``
-    for name, row in calls.items():
-        told = re.findall(r"(\w+)(?:=[^,]+)?(?:, |$)", row)
-        assert told == [parameter for parameter in signatures[name].parameters if parameter != "self"]
-    assert options == [*inspect.signature(AsyncPerkamoClient).parameters]
-
-
-def test_symptoms_are_quoted_from_the_code() -> None:
-    """What a reader searches for is what the library says; catches a message that was changed under the guide."""
-    symptoms = [cells[0] for cells in rows(section(CLIENT, "What a message means"))]
-    quoted = [words for symptom in symptoms for words in symptom.split("`")[1::2] if " " in words]
-    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "perkamo").rglob("*.py"))
-
-    assert len(quoted) >= 8
-    assert not [words for words in quoted if words not in code and "==" not in words]
-
-
-def test_the_readmes_figures_are_those_of_the_benchmarks() -> None:
-    """The same row has the same figure in both; catches one that was measured anew in one place."""
-    measured = {cells[1]: cells[2].strip("*") for cells in rows(GUIDES["benchmarks/README.md"])}
-    claimed = dict(rows(section(README, "Speed"))[1:])
-
-    assert len(claimed) == 5
-    assert claimed.items() <= measured.items()

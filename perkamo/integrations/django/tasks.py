@@ -12,6 +12,8 @@ from perkamo.events import Event
 from perkamo.integrations.django.process import client
 from perkamo.integrations.retrying import wait_after
 
+__all__ = ["deliver"]
+
 _LOGGER: Final = logging.getLogger("perkamo.django")
 
 

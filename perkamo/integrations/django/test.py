@@ -9,6 +9,8 @@ from django.test.testcases import SimpleTestCase
 from perkamo.request.retry import RetryPolicy
 from perkamo.sandbox import Sandbox
 
+__all__ = ["PerkamoSandboxMixin", "sandbox_settings"]
+
 
 class PerkamoSandboxMixin(SimpleTestCase):
     """Gives each test of a class a small Perkamo of its own, and lets the application's clients ask it.

@@ -1,0 +1,182 @@
+"""The guides' tables and the words of their prose, held against the code: every public name is explained once."""
+
+import ast
+import importlib
+import inspect
+import re
+from collections import Counter
+from typing import Final
+
+from attrs import fields
+
+from perkamo import AsyncPerkamoClient, CustomerStream, Event, Outbox, PostgresOutbox
+from perkamo.integrations.settings import Settings
+from perkamo.sandbox import Sandbox
+from tests.guides import BLOCKS, GUIDES, README, ROOT
+
+CLIENT: Final = GUIDES["perkamo/README.md"]
+
+
+def section(text: str, title: str) -> str:
+    """The text below a title, up to the next one of its kind."""
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a table's rows, without its head."""
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("| ---")]
+
+
+def public_modules() -> set[str]:
+    """The modules that users import from: those with ``__all__``, except inside another one of them."""
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "perkamo").rglob("__init__.py")
+        if re.search(r"^__all__ = ", path.read_text("utf-8"), re.MULTILINE)
+    }
+    return {name for name in found if not any(name.startswith(f"{other}.") for other in found - {"perkamo", name})}
+
+
+def test_the_api_reference_has_every_public_module() -> None:
+    """The README's command names them all; catches a package that is public and never built."""
+    [command] = [line for line in README.splitlines() if "-m pdoc" in line]
+
+    assert {word for word in command.split() if word.startswith("perkamo")} == {*public_modules(), "perkamo.testing"}
+
+
+def public_names() -> set[str]:
+    """All that users import, as ``module.name``; of a module that only loads beside a framework, by its source."""
+    names = {f"{module}.{name}" for module in public_modules() for name in importlib.import_module(module).__all__}
+    for path in (ROOT / "perkamo/integrations").rglob("[!_]*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for listed in re.findall(r"^__all__ = (.*)$", path.read_text("utf-8"), re.MULTILINE):
+            names |= {f"{module}.{name}" for name in ast.literal_eval(listed)}
+    return names
+
+
+def explained() -> Counter[str]:
+    """Count in how many rows of the guides' reference tables each name stands, as ``module.name``."""
+    found: Counter[str] = Counter()
+    for text in GUIDES.values():
+        tables = re.findall(r"^From `([\w.]+)`:\n\n((?:\|.*\n)+)", section(f"{text}\n", "Reference"), re.MULTILINE)
+        found.update(
+            f"{module}.{name}"
+            for module, table in tables
+            for cells in rows(table)
+            for name in re.findall(r"`(\w+)`", cells[0])
+        )
+    return found
+
+
+def test_every_public_name_is_in_exactly_one_reference_table() -> None:
+    """Catches a name that was added and never explained, one that is no more, and one that is explained twice."""
+    public, found = public_names(), explained()
+
+    assert {name for name in public if name not in found} == set()
+    assert {name for name in found if name not in public} == set()
+    assert {name for name, count in found.items() if count > 1} == set()
+
+
+def test_snippets_and_prose_import_public_names_only() -> None:
+    """Catches a guide that teaches a path inside the package, which moves without notice."""
+    code = [block.text for block in BLOCKS if block.words[0] == "python"]
+    prose = [words for text in GUIDES.values() for words in re.findall(r"`(from perkamo[\w.]* import [\w, ]+)`", text)]
+    imported = {
+        f"{node.module}.{alias.name}"
+        for text in code + prose
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "perkamo"
+        for alias in node.names
+    }
+
+    assert len(prose) >= 1
+    assert imported - public_names() == set()
+
+
+def test_the_commands_variables_and_errors_of_the_prose_exist() -> None:
+    """Options and variables in the text, too; catches one that was renamed under a guide."""
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "perkamo").rglob("*.py"))
+    prose = [re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL) for text in GUIDES.values()]
+    spans = [span for text in prose for span in re.findall(r"`([^`\n]+)`", text)]
+    options = {
+        one for span in spans if span.startswith(("perkamo ", "--")) for one in re.findall(r"--[a-z][\w-]+", span)
+    }
+    settings = {one for span in spans for one in re.findall(r"\bPERKAMO_([A-Z_]+)", span)}
+    errors = {one for span in spans for one in re.findall(r"\bPerkamo\w+Error\b", span)}
+    calls = {
+        (name, call)
+        for span in spans
+        for name, call in re.findall(r"(?<![\w./])(client|event|outbox|sandbox|stream)\.(\w+)\(", span)
+    }
+    known = {field.name for field in fields(Settings)}
+    kinds = {
+        "client": (AsyncPerkamoClient,),
+        "event": (Event,),
+        "outbox": (Outbox, PostgresOutbox),
+        "sandbox": (Sandbox,),
+        "stream": (CustomerStream,),
+    }
+
+    assert min(len(options), len(settings), len(errors), len(calls)) >= 5
+    assert {one for one in options if f'"{one}"' not in code} <= {"--help", "--preload", "--database"}
+    assert {one for one in settings if one.lower() not in known and f"PERKAMO_{one}" not in code} == set()
+    assert {one for one in errors if f"class {one}(" not in code} == set()
+    assert {f"{name}.{call}" for name, call in calls if not any(hasattr(kind, call) for kind in kinds[name])} == set()
+
+
+def test_the_fixtures_and_marks_of_the_plugin_are_in_its_guide() -> None:
+    """Catches one that was added and never explained."""
+    source = (ROOT / "perkamo/testing/__init__.py").read_text("utf-8")
+    fixtures = {
+        node.name
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef)
+        and any("pytest.fixture" in ast.unparse(decorator) for decorator in node.decorator_list)
+        and not node.name.startswith("_")
+    }
+    marks = set(re.findall(r'"markers",\s+"(\w+)\(', source))
+    told = {
+        name
+        for cells in rows(section(GUIDES["perkamo/testing/README.md"], "Reference"))
+        for name in re.findall(r"`(\w+)`", cells[0])
+    }
+
+    assert marks
+    assert told == fixtures | marks
+
+
+def test_the_tables_have_every_method_and_option() -> None:
+    """With all parameters; catches what was added to the client and never told."""
+    signatures = {
+        name: inspect.signature(member)
+        for name, member in inspect.getmembers(AsyncPerkamoClient, inspect.isfunction)
+        if not name.startswith("_")
+    }
+    calls = dict(re.findall(r"^\| `(?:await )?(\w+)\((.*?)\)`", section(CLIENT, "Calls"), flags=re.MULTILINE))
+    options = re.findall(r"^\| `(\w+)` \|", section(GUIDES["perkamo/request/README.md"], "Options"), flags=re.MULTILINE)
+
+    assert calls.keys() == signatures.keys() - {"aclose"}  # which shares the row of ``async with``
+    for name, row in calls.items():
+        told = re.findall(r"(\w+)(?:=[^,]+)?(?:, |$)", row)
+        assert told == [parameter for parameter in signatures[name].parameters if parameter != "self"]
+    assert options == [*inspect.signature(AsyncPerkamoClient).parameters]
+
+
+def test_symptoms_are_quoted_from_the_code() -> None:
+    """What a reader searches for is what the library says; catches a message that was changed under the guide."""
+    symptoms = [cells[0] for cells in rows(section(CLIENT, "What a message means"))]
+    quoted = [words for symptom in symptoms for words in symptom.split("`")[1::2] if " " in words]
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "perkamo").rglob("*.py"))
+
+    assert len(quoted) >= 8
+    assert not [words for words in quoted if words not in code and "==" not in words]
+
+
+def test_the_readmes_figures_are_those_of_the_benchmarks() -> None:
+    """The same row has the same figure in both; catches one that was measured anew in one place."""
+    measured = {cells[1]: cells[2].strip("*") for cells in rows(GUIDES["benchmarks/README.md"])}
+    claimed = dict(rows(section(README, "Speed"))[1:])
+
+    assert len(claimed) == 5
+    assert claimed.items() <= measured.items()
