@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from perkamo.sandbox import Sandbox
+from tests.sandbox.browser import Browser, chromium
 from tests.sandbox.wire import Sender
 
 
@@ -22,3 +23,20 @@ def wire(sandbox: Sandbox) -> Iterator[Sender]:
     wire = Sender(sandbox)
     yield wire
     wire.close()
+
+
+@pytest.fixture(scope="session")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One Chromium for all tests of a process that ask for it."""
+    with chromium(tmp_path_factory.mktemp("profile")) as window:
+        yield window
+
+
+@pytest.fixture
+def browser(window: Browser) -> Browser:
+    """Its window, on an empty page, of the size of a second screen, with nothing in its console."""
+    window.open("about:blank")
+    window.color_scheme("light")
+    window.size(1440, 1000)
+    window.complaints()
+    return window
