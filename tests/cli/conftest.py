@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import IO, TypeAlias
 
@@ -68,3 +69,12 @@ def here(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         return subprocess.CompletedProcess(words, code, out, err)
 
     return run
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Path:
+    """Run in a directory of its own, in this process, at the sandbox."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERKAMO_SECRET_KEY", sandbox.api_key)
+    monkeypatch.setenv("PERKAMO_BASE_URL", sandbox.base_url)
+    return tmp_path

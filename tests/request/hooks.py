@@ -4,9 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from perkamo import (
-    RetryPolicy,
-)
+from perkamo import RetryPolicy
 
 QUICK = RetryPolicy(base_delay=0, max_delay=0)
 Hook = Callable[..., Awaitable[None]]
