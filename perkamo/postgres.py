@@ -9,9 +9,9 @@ import weakref
 from collections import deque
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from attrs import frozen
 
@@ -22,8 +22,10 @@ from perkamo.runtime.forks import ForkGuard
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from psycopg.abc import PQGen
 
 S = TypeVar("S")
+T = TypeVar("T")
 Rows: TypeAlias = list[tuple[object, ...]]
 
 DURABLE: Final = """
@@ -35,6 +37,8 @@ that was committed before it."""
 STATEMENT_SECONDS: Final = 30
 """How long a statement may take; one that waits for a lock may take ``LOCK_SECONDS``."""
 LOCK_SECONDS: Final = 5
+_ANSWER_SECONDS: Final = 45.0
+"""After how long without an answer a connection counts as lost: a database that is frozen acknowledges all bytes."""
 _BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; "
     f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"
@@ -196,10 +200,36 @@ class Database:
             connection.close()
 
     def _connect(self) -> "Connection[tuple[object, ...]]":
-        from psycopg import connect  # noqa: PLC0415 - an extra
-
         with self._guard:  # a child must not inherit one that is being made
-            return connect(self._dsn, autocommit=True, prepare_threshold=None)
+            return _limited_connection().connect(self._dsn, autocommit=True, prepare_threshold=None)
+
+
+@cache
+def _limited_connection() -> "type[Connection[tuple[object, ...]]]":
+    """Return the class of connections that wait for an answer only so long."""
+    from psycopg import Connection  # noqa: PLC0415 - an extra
+
+    class LimitedConnection(Connection[tuple[object, ...]]):
+        def wait(self, gen: "PQGen[T]", *args: Any, **options: Any) -> T:
+            return super().wait(_limited(gen, Clock()), *args, **options)
+
+    return LimitedConnection
+
+
+def _limited(steps: "PQGen[T]", clock: Clock) -> "PQGen[T]":
+    """Pass on what psycopg's steps wait for; about ten times a second it is told that nothing is ready yet."""
+    from psycopg import OperationalError  # noqa: PLC0415 - an extra
+
+    until = clock.now() + _ANSWER_SECONDS
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if not ready and clock.now() > until:
+                raise OperationalError(f"no answer within {_ANSWER_SECONDS:g} seconds")
+            wanted = steps.send(ready)
+    except StopIteration as end:
+        return cast("T", end.value)
 
 
 def _close_all(idle: "deque[tuple[float, Connection[tuple[object, ...]]]]") -> None:

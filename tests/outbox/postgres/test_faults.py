@@ -120,6 +120,23 @@ def test_lost_connections_have_no_state_and_pass(server: Server) -> None:
     killed.close()
 
 
+def test_a_database_that_is_frozen_is_a_connection_lost(
+    server: Server, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its system goes on to acknowledge what is sent; catches a relay that hangs in silence, and at its end."""
+    monkeypatch.setattr("perkamo.postgres._ANSWER_SECONDS", 0.1)
+    [[(frozen,)]] = database.run("SELECT pg_backend_pid()", {})
+    os.kill(cast("int", frozen), signal.SIGSTOP)
+    try:
+        with pytest.raises(DatabaseFailure, match="no answer") as caught:
+            database.run("SELECT 1", {})
+    finally:
+        os.kill(cast("int", frozen), signal.SIGCONT)
+
+    assert caught.value.retryable
+    assert database.run("SELECT 1", {}) == [[(1,)]]
+
+
 async def test_a_connection_lost_at_each_statement_loses_nothing(
     server: Server, service: Service, client: AsyncPerkamoClient, outbox: OwnOutbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
