@@ -4,6 +4,7 @@ Each driver's own error reaches the application, which knows what to do about a 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, Final, TypeAlias, cast
 
@@ -14,6 +15,8 @@ from perkamo.postgres import Rows
 Ask: TypeAlias = Callable[[Query], Answer]
 AskAsync: TypeAlias = Callable[[Query], Awaitable[Answer]]
 
+_IDLE: Final = 0
+"""libpq's status of a connection without an open transaction."""
 _TAKEN: Final = (
     "a SQLAlchemy Session or Connection, Django's connection, or a connection of psycopg or psycopg2; "
     "and aput takes an AsyncSession, an AsyncConnection, an async connection of psycopg, or one of asyncpg"
@@ -76,33 +79,38 @@ def _answer(query: Query, cursor: Any) -> Answer:
     return Answer(rows=cast("Rows", cursor.fetchall())) if query.returns_rows else Answer(cursor.rowcount)
 
 
-def _psycopg(connection: Any, autocommit: bool) -> Ask:
-    from psycopg import Cursor  # noqa: PLC0415 - it is loaded already
-    from psycopg.pq import TransactionStatus  # noqa: PLC0415
+@cache
+def _plain_cursors() -> "tuple[Callable[[Any], Any], Callable[[Any], Any]]":
+    """Return what makes psycopg's cursors that return tuples, whatever the connection's own factories are."""
+    from psycopg import AsyncCursor, Cursor  # noqa: PLC0415 - it is loaded already
     from psycopg.rows import tuple_row  # noqa: PLC0415
 
-    is_idle = connection.info.transaction_status == TransactionStatus.IDLE
-    _refuse_autocommit(connection.autocommit and is_idle, autocommit)
+    return partial(Cursor, row_factory=tuple_row), partial(AsyncCursor, row_factory=tuple_row)
+
+
+def _is_psycopg_in_autocommit(connection: Any) -> bool:
+    return bool(connection.autocommit and connection.info.transaction_status == _IDLE)
+
+
+def _psycopg(connection: Any, autocommit: bool) -> Ask:
+    cursor_of, _ = _plain_cursors()
+    _refuse_autocommit(_is_psycopg_in_autocommit(connection), autocommit)
 
     def ask(query: Query) -> Answer:
-        with Cursor(connection, row_factory=tuple_row) as cursor:  # whatever the connection's own factories are
-            cursor.execute(query.statement.named.encode(), _named(query))
+        with cursor_of(connection) as cursor:
+            cursor.execute(query.statement.named_bytes, _named(query))
             return _answer(query, cursor)
 
     return ask
 
 
 async def _psycopg_async(connection: Any, autocommit: bool) -> AskAsync:
-    from psycopg import AsyncCursor  # noqa: PLC0415 - it is loaded already
-    from psycopg.pq import TransactionStatus  # noqa: PLC0415
-    from psycopg.rows import tuple_row  # noqa: PLC0415
-
-    is_idle = connection.info.transaction_status == TransactionStatus.IDLE
-    _refuse_autocommit(connection.autocommit and is_idle, autocommit)
+    _, cursor_of = _plain_cursors()
+    _refuse_autocommit(_is_psycopg_in_autocommit(connection), autocommit)
 
     async def ask(query: Query) -> Answer:
-        async with AsyncCursor(connection, row_factory=tuple_row) as cursor:
-            await cursor.execute(query.statement.named.encode(), _named(query))
+        async with cursor_of(connection) as cursor:
+            await cursor.execute(query.statement.named_bytes, _named(query))
             return Answer(rows=await cursor.fetchall()) if query.returns_rows else Answer(cursor.rowcount)
 
     return ask

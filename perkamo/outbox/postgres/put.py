@@ -82,6 +82,8 @@ class Statement:
         escaped = {name: value.replace("%", "%%") for name, value in names.items()}
         self.named: str = fill(_NUMBERED.sub(r"%(p\1)s", text), escaped)
         """With ``%(p1)s``, for values in a dict."""
+        self.named_bytes: bytes = self.named.encode()
+        """The same, as psycopg takes it."""
 
 
 @frozen(repr=False)
