@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -202,6 +203,9 @@ class PutsBack(Pool):
         else:
             self.put_back(connection, 30.0)
 
+    def doubt(self, connection: HTTP1Connection | None) -> None:
+        """Let the next call use it, which would connect afresh."""
+
 
 class Blind:
     """A stream that never sees that something came in between two calls, as where it comes a moment later."""
@@ -237,13 +241,42 @@ class KeepsPlaces(Pool):
 
 @situations
 async def test_the_check_sees_a_connection_that_is_put_back_after_a_cancel(situation: str) -> None:
-    """The control: with this bug planted, the tests above must fail."""
+    """The control: with this bug planted, and an answer that comes after the cancel, the check above must fail."""
+    asked, cancelled = threading.Event(), threading.Event()
+
+    def hold_mine(connection: RawConnection) -> None:
+        while (request := connection.read_request()) is not None:
+            if request.body == b"mine":
+                asked.set()
+                cancelled.wait(20)
+            connection.send(answer(request.body))
 
     def connector(clock: Clock) -> Connector:
         return BlindConnector(shared_context, clock=clock)
 
-    with pytest.raises((AssertionError, httpx.TransportError, ExceptionGroup)):
-        await cancel_everywhere(by_scope, situation, pool=PutsBack, connector=connector)
+    async def call() -> None:
+        with scope:
+            await ask(client, server.base_url, "mine")
+
+    scope = anyio.CancelScope()
+    transport = GivenTransport(max_connections=1 if situation == "queued" else 3, pool=PutsBack, connector=connector)
+    with RawServer(hold_mine) as server:
+        async with client_over(transport) as client:
+            if situation != "cold":
+                await ask(client, server.base_url, "warm")
+            async with anyio.create_task_group() as group:
+                if situation == "queued":
+                    async with client.stream("POST", server.base_url, content=HELD) as holder:
+                        group.start_soon(call)
+                        await until(lambda: state(transport).waiting)
+                        await holder.aread()
+                else:
+                    group.start_soon(call)
+                await until(asked.is_set)
+                scope.cancel()
+            cancelled.set()
+            with pytest.raises((AssertionError, httpx.TransportError, ExceptionGroup)):
+                await assert_sound(transport, client, server.base_url)
 
 
 @situations
