@@ -11,6 +11,8 @@ from typing import Final
 
 from attrs import frozen
 
+from perkamo.sandbox.trials.strike import DISTURBANCES
+
 # Plugins that take most of a second to load, or change the order of what is written here, have no part in this.
 INI: Final = """
 [pytest]
@@ -19,6 +21,8 @@ asyncio_default_fixture_loop_scope = function
 addopts = --strict-markers --strict-config -p no:cacheprovider -p no:hypothesispytest -p no:respx -p no:pytest_httpx
   -p no:randomly
 """
+PER_REQUEST: Final = len(DISTURBANCES)
+"""How many runs the mark makes for each request."""
 _COUNTS: Final = re.compile(r"([0-9]+) (passed|failed|xfailed|error|skipped)")
 
 
