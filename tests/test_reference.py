@@ -7,11 +7,31 @@ import re
 from collections import Counter
 from typing import Final
 
+import pytest
 from attrs import fields
 
-from perkamo import AsyncPerkamoClient, CustomerStream, Event, Outbox, PostgresOutbox
+from perkamo import AsyncPerkamoClient, CustomerStream, Event, Outbox, PostgresOutbox, RetryPolicy, Transport
+from perkamo.cli.import_input import MAX_LINE
+from perkamo.cli.import_job import GRACE
+from perkamo.encoding import encode, parse
+from perkamo.events import (
+    MAX_BATCH_EVENTS,
+    MAX_EVENT_BYTES,
+    MAX_EVENT_LENGTH,
+    MAX_TRANSACTION_ID_LENGTH,
+    MAX_USER_ID_LENGTH,
+)
 from perkamo.integrations.settings import Settings
+from perkamo.outbox.outbox import DEFAULT_MAX_BYTES
+from perkamo.outbox.relay import FINISH_SECONDS
+from perkamo.postgres import LOCK_SECONDS, STATEMENT_SECONDS
+from perkamo.request.body import MAX_BODY_BYTES
+from perkamo.request.retry import rule_of_status
 from perkamo.sandbox import Sandbox
+from perkamo.sandbox.ledger import MAX_LOGGED_EVENTS
+from perkamo.sandbox.requestlog import MAX_RECORDED_BYTES, MAX_RECORDS
+from perkamo.transport.transport import MAX_CONNECTIONS
+from perkamo.webhooks import MAX_WEBHOOK_BYTES, MemoryDeliveryLog, SqliteDeliveryLog
 from tests.guides import BLOCKS, GUIDES, README, ROOT
 
 CLIENT: Final = GUIDES["perkamo/README.md"]
@@ -123,6 +143,65 @@ def test_the_commands_variables_and_errors_of_the_prose_exist() -> None:
     assert {one for one in settings if one.lower() not in known and f"PERKAMO_{one}" not in code} == set()
     assert {one for one in errors if f"class {one}(" not in code} == set()
     assert {f"{name}.{call}" for name, call in calls if not any(hasattr(kind, call) for kind in kinds[name])} == set()
+
+
+DEFAULTS: Final = inspect.signature(AsyncPerkamoClient).parameters
+TRANSPORT: Final = inspect.signature(Transport).parameters
+MEMORY: Final = inspect.signature(MemoryDeliveryLog).parameters
+SQLITE: Final = inspect.signature(SqliteDeliveryLog).parameters
+FIGURES: Final = {
+    "perkamo/request/README.md": (
+        f"`timeout` | `{DEFAULTS['timeout'].default}` seconds",
+        str(RetryPolicy()).removeprefix("RetryPolicy(").removesuffix(")"),
+        f"`max_connections` | `{MAX_CONNECTIONS}`",
+        f"the age of a connection | {TRANSPORT['max_connection_age'].default / 60:g} minutes",
+        f"| {MAX_BODY_BYTES >> 20} MiB, also after decompression",
+        f"at most {parse.MAX_DEPTH} levels |",
+        f"a batch | {MAX_BATCH_EVENTS} events",
+        f"{MAX_USER_ID_LENGTH}, {MAX_EVENT_LENGTH} and {MAX_TRANSACTION_ID_LENGTH} UTF-16",
+        f"a context, traits | {encode.MAX_DEPTH} levels, {MAX_EVENT_BYTES >> 10} KiB of JSON",
+    ),
+    "perkamo/outbox/postgres/README.md": (
+        f"end after {STATEMENT_SECONDS} seconds, and wait for a lock for {LOCK_SECONDS}.",
+    ),
+    "README.md": (f"at most {MAX_BODY_BYTES >> 20} MiB, also after decompression",),
+    "perkamo/cli/README.md": (
+        f"within {GRACE:g} seconds",
+        f"a line of more than {MAX_LINE >> 20} MiB",
+    ),
+    "perkamo/outbox/recipes/README.md": (
+        f"`--grace` ({FINISH_SECONDS:g} s)",
+        f"takes {DEFAULT_MAX_BYTES >> 30} GiB of events",
+    ),
+    "perkamo/sandbox/README.md": (
+        f"the last {MAX_LOGGED_EVENTS:,} events and {MAX_RECORDS:,} requests",
+        f"at most {MAX_RECORDED_BYTES // 1_000_000} MB",
+    ),
+    "perkamo/webhooks/README.md": (
+        f"remembers {MEMORY['max_entries'].default:,} ids",
+        f"its `lease` ({SQLITE['lease'].default:g} s",
+        f"at most {MAX_WEBHOOK_BYTES >> 10} kB",
+    ),
+}
+
+
+@pytest.mark.parametrize("guide", FIGURES)
+def test_the_figures_of_a_guide_are_those_of_the_code(guide: str) -> None:
+    """Limits and defaults; catches one that was changed in one of the two."""
+    text = " ".join(GUIDES[guide].split())
+
+    assert [words for words in FIGURES[guide] if words not in text] == []
+
+
+def test_the_statuses_that_are_retried_are_those_of_the_guide() -> None:
+    """Each status by itself, and the range; catches a status that was added or taken out."""
+    text = " ".join(GUIDES["perkamo/request/README.md"].split())
+    [told] = re.findall(r"timeouts, ([\d, andto]+) are retried", text)
+    first, last = map(int, re.findall(r"(\d+) to (\d+)", told)[0])
+    single = {int(one) for one in re.findall(r"\d+", told)}
+    retried = {status for status in range(100, 600) if rule_of_status(status, has_retry_after=False).call}
+
+    assert retried == {*single, *range(first, last + 1)}
 
 
 def test_the_fixtures_and_marks_of_the_plugin_are_in_its_guide() -> None:
