@@ -1,4 +1,4 @@
-"""The outbox in PostgreSQL: rows 27 to 34. The server's own work is in the time on the wall, not in this process's."""
+"""The outbox in PostgreSQL: rows 27 to 35. The server's own work is in the time on the wall, not in this process's."""
 
 import asyncio
 import time
@@ -11,6 +11,7 @@ from typing import Final
 
 import psycopg
 
+from benchmarks.postgres_peers import peer_rows
 from benchmarks.postgres_puts import Way, by_asyncpg, by_psycopg, by_sqlalchemy
 from benchmarks.request import API_KEY, CONTEXT, NAME, USER
 from benchmarks.results import Row, ratio_row
@@ -30,7 +31,7 @@ _AT_ONCE: Final = 5_000
 
 
 def measure(server: CannedServer, effort: Effort) -> Sequence[Row]:
-    """Measure rows 27 to 34."""
+    """Measure rows 27 to 35."""
     database = Server(18, {"shared_buffers": "512MB", "max_wal_size": "4GB", "autovacuum_naptime": "15s"})
     try:
         database.start()
@@ -43,6 +44,7 @@ def measure(server: CannedServer, effort: Effort) -> Sequence[Row]:
             _idle(database, server, effort),
             _many_relays(database, server, effort),
             _at_once(database, server, effort),
+            *_beside_peers(database, server, effort),
         ]
     finally:
         database.remove()
@@ -262,6 +264,14 @@ def _at_once(server: Server, service: CannedServer, effort: Effort) -> Row:
         rate = _drained(server, service.url + SLOW_PREFIX, number, time.perf_counter, concurrency=8)
     what = "wall: one relay from PostgreSQL, events per second; the service takes 20 ms, eight requests"
     return _rate_row("34", what, [rate], 15_000)
+
+
+def _beside_peers(server: Server, service: CannedServer, effort: Effort) -> list[Row]:
+    number = effort.times(20_000)
+    with _tables(server) as connection:
+        _fill(connection, number)
+        ours = _drained(server, service.url, number, time.perf_counter)
+    return peer_rows(server, effort, ours)
 
 
 if __name__ == "__main__":

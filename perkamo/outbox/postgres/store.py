@@ -46,8 +46,8 @@ _SWEEP_SHARE: Final = 10
 """A sweep that takes long, as with a million dead rows, is made less often: every this many times its own duration."""
 _LONGEST_PAUSE: Final = 5.0
 """For how many seconds of a pause the database is not asked again whether it lasts."""
-_COUNT_SECONDS: Final = 0.3
-"""For how long an empty table is not counted again, which costs an idle relay a third of its time."""
+_COUNT_SECONDS: Final = 1.0
+"""For how long an empty table is not counted again: counting costs as much as a look does."""
 _SUM_UP_SECONDS: Final = 30.0
 _AT_ONCE: Final = 5_000
 _HEADS: Final = 4
