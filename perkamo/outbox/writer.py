@@ -18,7 +18,7 @@ import anyio
 
 from perkamo.outbox.errors import PerkamoOutboxError, PerkamoOutboxFullError, PerkamoOutboxStorageError
 from perkamo.runtime.event_loop import Wakeup, caller_into_loop
-from perkamo.runtime.forks import ForkGuard
+from perkamo.runtime.forks import ForkGuard, notice_fork
 from perkamo.runtime.threads import start_thread
 
 LOOK_EVERY: Final = 0.1
@@ -135,6 +135,7 @@ class Writer(Generic[T]):
     @contextmanager
     def watch(self) -> Generator[Wakeup]:
         """Return what is woken by each change, of this process or another, for as long as the block lasts."""
+        notice_fork()
         wakeup = Wakeup()
         self._watchers.add(wakeup.notify)
         try:
@@ -161,6 +162,7 @@ class Writer(Generic[T]):
             self._ended.wait(seconds)
 
     def _submit(self, job: Job[T]) -> None:
+        notice_fork()
         self._jobs.append(job)
         if not self._is_running:
             with self._starting:
@@ -187,6 +189,7 @@ class Writer(Generic[T]):
 
     def _close(self, notify: Callable[[], object]) -> bool:
         """Ask the thread to end, and tell whether there is one."""
+        notice_fork()
         with self._starting:
             if not self._is_running:
                 return False

@@ -2,6 +2,8 @@
 
 A forked child has one thread and a copy of all memory: a lock that another thread held stays locked in it, and whatever
 that thread was in the middle of stays halfway. So a fork waits until nobody is inside a ``ForkGuard``.
+
+Python calls no hooks where C code forks, as uWSGI does. Such a child begins again when it first uses something here.
 """
 
 import os
@@ -12,6 +14,16 @@ from types import TracebackType
 
 _guards: "weakref.WeakSet[ForkGuard]" = weakref.WeakSet()
 _entered: "list[ForkGuard]" = []
+_noticing = threading.Lock()
+_pid = os.getpid()
+
+
+def notice_fork() -> None:
+    """Do in a forked child what the hooks do, where none were called."""
+    if _pid != os.getpid():
+        with _noticing:
+            if _pid != os.getpid():
+                _begin_in_child()
 
 
 class ForkGuard:
@@ -32,6 +44,7 @@ class ForkGuard:
         _guards.add(self)
 
     def __enter__(self) -> None:
+        notice_fork()
         self._lock.acquire()
 
     def __exit__(
@@ -64,9 +77,17 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
+    global _noticing  # noqa: PLW0603 - another thread of the parent's may have held it
+    _noticing = threading.Lock()
+    _begin_in_child()
+
+
+def _begin_in_child() -> None:
+    global _pid  # noqa: PLW0603 - the process is one
     _entered.clear()
     for guard in list(_guards):
         guard.begin_in_child()
+    _pid = os.getpid()  # last: other threads wait until all have begun
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Final
 
+from perkamo import Event, SyncOutbox
 from perkamo.errors import PerkamoClosedError, PerkamoError
 from perkamo.sync import portal
 from perkamo.sync.portal import iterate, run, wrap_async_context_manager
@@ -206,14 +207,18 @@ def forks_with_lock(port: str, state: str) -> None:
     say(f"codes {codes}")
 
 
+def wait_until_idle(functions: set[str]) -> None:
+    """Wait until all other threads are in these functions, where they wait for work."""
+    main = threading.main_thread().ident
+    while not {frame.f_code.co_name for thread, frame in sys._current_frames().items() if thread != main} <= functions:
+        time.sleep(0.001)
+
+
 def forks_unseen(port: str) -> None:
     """Fork past the interpreter, as C code may: no hook is called, and the parent's threads seem alive to the child."""
     run(ask, int(port), "warm")
     fork = ctypes.PyDLL(None).fork  # keeps the interpreter's lock, which no other thread may hold or wait for here
-    main = threading.main_thread().ident
-    idle = {"select", "_worker"}  # where the loop and the thread that looked the name up wait for more
-    while not {frame.f_code.co_name for thread, frame in sys._current_frames().items() if thread != main} <= idle:
-        time.sleep(0.001)
+    wait_until_idle({"select", "_worker"})  # where the loop and the thread that looked the name up wait for more
     children: list[int] = []
     for _ in range(3):
         child: int = fork()
@@ -222,6 +227,29 @@ def forks_unseen(port: str) -> None:
             os._exit(0)
         children.append(child)
     say(f"codes {wait_for(children)}")
+
+
+def forks_unseen_outbox(directory: str) -> None:
+    """Use an outbox before a fork that calls no hook, as uWSGI's, and in the children, each with three threads."""
+    outbox = SyncOutbox(directory)
+    outbox.put(Event("u", "e", "parent"))
+    fork = ctypes.PyDLL(None).fork
+    wait_until_idle({"select", "_worker", "_run"})
+    children: list[int] = []
+    for number in range(2):
+        child: int = fork()
+        if child == 0:
+            events = [Event("u", "e", f"child_{number}_{n}") for n in range(3)]
+            threads = [threading.Thread(target=outbox.put, args=(event,), daemon=True) for event in events]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(10)
+            os._exit(sum(thread.is_alive() for thread in threads))
+        children.append(child)
+    codes = wait_for(children)
+    outbox.put(Event("u", "e", "again"))
+    say(f"codes {codes}, waiting {outbox.stats().pending}")
 
 
 def forks_within_a_call(port: str) -> None:
@@ -305,6 +333,7 @@ PROGRAMS: Final[dict[str, Callable[..., None]]] = {
     "forks": forks,
     "forks_with_lock": forks_with_lock,
     "forks_unseen": forks_unseen,
+    "forks_unseen_outbox": forks_unseen_outbox,
     "forks_within_a_call": forks_within_a_call,
     "interrupted": interrupted,
     "late_caller": late_caller,

@@ -1,6 +1,7 @@
 """portal: forked children, of a process whose threads are calling."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,13 @@ def test_a_child_that_no_hook_has_seen_calls(port: str) -> None:
     ended = run(PROGRAM, "forks_unseen", port, options=STRICT)
 
     assert (ended.code, ended.out) == (0, "codes [0, 0, 0]\n"), ended.err
+
+
+def test_an_outbox_that_no_hook_has_seen_forked_is_used_by_parent_and_children(tmp_path: Path) -> None:
+    """All is kept, by a thread and a connection of each one's own; catches a put that waits for its parent's thread."""
+    ended = run(PROGRAM, "forks_unseen_outbox", str(tmp_path / "outbox"), options=STRICT)
+
+    assert (ended.code, ended.out) == (0, "codes [0, 0], waiting 8\n"), ended.err
 
 
 @pytest.mark.parametrize("state", ["warm", "cold"])

@@ -43,6 +43,7 @@ class Database:
         self._path = directory.path
         self._files: list[int] = []
         self._lost: list[Tables] = []
+        self._of_parents: list[Tables] = []
         self._is_suspect = False
         self._seen = -1
 
@@ -119,6 +120,9 @@ class Database:
 
     def _begin_in_child(self) -> None:
         self.directory.begin_in_child()
+        tables, self._tables = self._tables, None
+        # SQLite's connections must not even be closed in a child. One is open here only where the fork called no hook.
+        self._of_parents += [*self._lost, *([] if tables is None else [tables])]
         self._lost.clear()
 
     def _current(self) -> Tables:
