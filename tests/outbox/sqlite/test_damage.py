@@ -1,0 +1,261 @@
+"""What happens to an outbox whose files are damaged, deleted, copied or put back."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from perkamo.outbox.errors import (
+    PerkamoOutboxCorruptError,
+    PerkamoOutboxError,
+)
+from perkamo.outbox.record import Counts
+from tests.outbox.sqlite.box import Box, ids
+from tests.outbox.sqlite.files import Other, file, files
+
+
+def _truncate(path: Path, size: int) -> None:
+    os.truncate(path, size)
+
+
+def _overwrite(path: Path, offset: int, size: int) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(os.urandom(size))
+
+
+def _overwrite_middle(path: Path) -> None:
+    _overwrite(path, path.stat().st_size // 2, 8192)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda _: None,
+    "database deleted": lambda path: file(path).unlink(),
+    "log deleted": lambda path: file(path, "*-wal").unlink(),
+    "index deleted": lambda path: file(path, "*-shm").unlink(),
+    "lock deleted": lambda path: file(path, "outbox.lock").unlink(),
+    "all but the lock deleted": lambda path: _delete(*files(path, "outbox-*")),
+    "database emptied": lambda path: _truncate(file(path), 0),
+    "database cut": lambda path: _truncate(file(path), file(path).stat().st_size // 2 // 4096 * 4096),
+    "log emptied": lambda path: _truncate(file(path, "*-wal"), 0),
+    "log cut": lambda path: _truncate(file(path, "*-wal"), file(path, "*-wal").stat().st_size // 2),
+    "database overwritten at its head": lambda path: _overwrite(file(path), 0, 4096),
+    "database overwritten": lambda path: _overwrite_middle(file(path)),
+    "log overwritten": lambda path: _overwrite_middle(file(path, "*-wal")),
+    "something else in its place": lambda path: file(path).write_text("hello" * 1000),
+    "another database in its place": lambda path: _replace(file(path)),
+}
+
+
+def _delete(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
+
+
+def _replace(path: Path) -> None:
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs(a)")
+    connection.close()
+
+
+@pytest.mark.parametrize("end", ["kill", "close"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_was_damaged_while_nobody_ran_is_saved_or_said_to_be_missing(
+    damage: str, end: str, tmp_path: Path, start: Callable[[], Other], caplog: pytest.LogCaptureFixture
+) -> None:
+    """To one event: what was acknowledged waits, or is counted as missing, loudly; catches every silent loss."""
+    path = tmp_path / "outbox"
+    kept = [f"event-{number}" for number in range(300)]
+    first = start()
+    first("put", *kept[:200])
+    first("close")
+    first("put", *kept[200:])
+    if end == "close":
+        first("close")
+        if "log" in damage or "index" in damage:
+            pytest.skip("there is none")
+    first.kill()
+    DAMAGE[damage](path)
+    caplog.clear()
+
+    box = Box(path)
+    waiting, counts = box.waiting(), box.counts
+    box.put("next")
+    box.database.close()
+    again = Box(path)
+    counts_again = again.counts
+    again.database.close()
+
+    assert set(waiting) <= set(kept)
+    assert len(waiting) + counts.missing == len(kept)
+    assert (counts.pending, counts.accepted) == (len(waiting), 300)
+    assert counts_again == Counts(pending=counts.pending + 1, missing=counts.missing, size=counts.size + 2)
+    assert (f"{counts.missing} events that were acknowledged are missing" in caplog.text) == (counts.missing > 0)
+    if damage in {"nothing", "index deleted", "lock deleted"}:
+        assert counts.missing == 0
+    for aside in box.database.directory.set_aside():  # nothing is ever deleted
+        assert aside.stat().st_size > 0
+
+
+def test_a_copy_without_its_lock_file_works(box: Box, tmp_path: Path) -> None:
+    """A backup of the database alone is restored by putting it into an empty directory."""
+    box.put("a", "b")
+    box.database.close()
+    restored = tmp_path / "restored"
+    restored.mkdir(mode=0o700)
+    shutil.copy(file(tmp_path / "outbox"), restored)
+
+    copy = Box(restored)
+
+    assert copy.waiting() == ["a", "b"]
+    assert copy.counts == Counts(pending=2, size=4)
+    copy.database.close()
+
+
+def test_a_copy_of_everything_knows_that_nobody_holds_its_leases(box: Box, tmp_path: Path) -> None:
+    """Taken while in use; catches a copy that waits for a process that never had it open."""
+    box.put("a", "b")
+    box.take(seconds=600.0)
+    shutil.copytree(tmp_path / "outbox", tmp_path / "copy")
+
+    copy = Box(tmp_path / "copy")
+
+    assert ids(copy.take()) == ["a", "b"]
+    copy.database.close()
+
+
+def test_a_lost_database_that_is_put_back_is_taken_in(box: Box, tmp_path: Path) -> None:
+    """What was missing is found; catches events that are counted twice."""
+    box.put("a", "b")
+    box.database.close()
+    path = file(tmp_path / "outbox")
+    path.rename(tmp_path / path.name)
+    box.put("c")
+    lost = box.counts
+    box.database.close()
+    shutil.copy(tmp_path / path.name, path)
+
+    found = box.counts
+
+    assert (lost.missing, lost.pending) == (2, 1)
+    assert found == Counts(pending=3, size=6)
+    assert len(files(tmp_path / "outbox", "*.sqlite3")) == 1
+
+
+def test_an_older_copy_beside_it_gives_back_what_waits_in_it(box: Box, tmp_path: Path) -> None:
+    """A backup laid into the directory of an outbox that goes on; an event that is in both is kept once."""
+    box.put("a", "b")
+    box.database.close()
+    backup = tmp_path / "outbox-99999999.sqlite3"
+    shutil.copy(file(tmp_path / "outbox"), backup)
+    box.deliver(box.take(max_bytes=1))
+    box.database.close()
+    shutil.copy(backup, tmp_path / "outbox")
+
+    counts = box.counts
+
+    assert sorted(box.waiting()) == ["a", "b"]  # the service knows that a counted
+    assert (counts.delivered, counts.pending, counts.missing) == (1, 2, 0)
+
+
+TAKEN = {
+    "all": ["*"],
+    "the database": ["*.sqlite3"],
+    "the log": ["*-wal"],
+    "the index": ["*-shm"],
+    "the lock": ["outbox.lock"],
+    "the locks of the processes": ["process-*"],
+    "database and lock": ["*.sqlite3", "outbox.lock"],
+    "log and lock": ["*-wal", "outbox.lock"],
+    "all but the database": ["*-wal", "*-shm", "*.lock"],
+}
+
+
+@pytest.mark.parametrize("first", ["the one that had it", "another", "a new one"])
+@pytest.mark.parametrize("taken", TAKEN)
+def test_files_that_are_taken_away_in_use_are_written_anew_with_all_that_was_kept(
+    taken: str, first: str, box: Box, start: Callable[[], Other], tmp_path: Path
+) -> None:
+    """F73: whoever puts first afterwards, all that was acknowledged is found under its name, once.
+
+    Catches a process that overwrites what another kept, and SQLite's own writing into files that have no name any more.
+    """
+    other = start()
+    box.put("a")
+    other("put", "b")
+    for pattern in TAKEN[taken]:
+        for path in files(tmp_path / "outbox", pattern):
+            path.unlink()
+    new = start()
+    puts: dict[str, Callable[[], object]] = {
+        "the one that had it": lambda: box.put("c"),
+        "another": lambda: other("put", "d"),
+        "a new one": lambda: new("put", "e"),
+    }
+    order = sorted(puts, key=lambda name: name != first)
+    for name in order:
+        puts[name]()
+    box.put("f")
+    box.database.has_changed()  # as each process looks once a second
+    other("look")
+    other("put", "g")
+    waiting = sorted(box.waiting())
+    other.kill()
+    new.kill()
+    box.database.close()
+
+    after = Box(tmp_path / "outbox")
+    assert waiting == sorted(after.waiting()) == list("abcdefg")
+    assert after.counts == Counts(pending=7, size=14)
+    after.database.close()
+    assert len(files(tmp_path / "outbox", "*.sqlite3")) == 1
+
+
+def test_an_idle_process_carries_over_what_it_has(box: Box, tmp_path: Path) -> None:
+    """F73: without a put of its own, at its next look or its end; catches events that go with a long outage."""
+    for end in (box.database.has_changed, box.database.close):
+        box.put(f"before {end.__name__}")
+        for path in files(tmp_path / "outbox"):
+            path.unlink()
+        end()
+
+    after = Box(tmp_path / "outbox")
+    assert after.waiting() == ["before has_changed", "before close"]
+    after.database.close()
+
+
+def test_a_vanished_directory_is_an_error_until_it_is_back(box: Box, tmp_path: Path) -> None:
+    """F73: no answer without a name on the disk; what was kept before is not forgotten."""
+    box.put("a")
+    (tmp_path / "outbox").rename(tmp_path / "away")
+
+    with pytest.raises(PerkamoOutboxError):
+        box.put("b")
+    (tmp_path / "outbox").mkdir(mode=0o700)
+    box.put("c")
+
+    assert sorted(box.waiting()) == ["a", "c"]
+
+
+def test_a_database_that_breaks_in_use_is_set_aside_and_what_can_be_read_is_saved(box: Box, tmp_path: Path) -> None:
+    """The call that met the damage keeps nothing and says so; the next one works."""
+    events = [f"event-{number}" for number in range(500)]
+    box.put(*events)
+    box.database.close()
+    box.waiting()
+    path = file(tmp_path / "outbox")
+    _overwrite(path, 4096, path.stat().st_size - 4096)
+
+    with pytest.raises(PerkamoOutboxCorruptError) as caught:
+        box.put(*events)
+    box.put("next")
+
+    assert caught.value.retryable
+    counts = box.counts
+    assert counts.accepted == counts.pending + counts.missing == 501
+    assert counts.pending >= 1
+    assert len(box.database.directory.set_aside()) == 1
