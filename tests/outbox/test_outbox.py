@@ -1,13 +1,10 @@
-"""The outbox against the sandbox: what is delivered, what waits, what becomes a dead letter."""
+"""Outbox: what was put is delivered once, whoever relays it and whatever ends a process."""
 
-import logging
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import anyio
@@ -16,51 +13,19 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import (
-    PerkamoAuthenticationError,
-    PerkamoConfigurationError,
     PerkamoServerError,
     PerkamoValidationError,
 )
-from perkamo.events import Event
 from perkamo.outbox.errors import PerkamoOutboxConflictError, PerkamoOutboxFullError
 from perkamo.outbox.outbox import Outbox
-from perkamo.outbox.relay import PAUSE
-from perkamo.outbox.settling import MAX_SOLO_FAILURES
 from perkamo.outbox.sqlite.tables import Tables
 from perkamo.outbox.store import OutboxStats
 from perkamo.runtime.event_loop import caller_into_loop
-from perkamo.sandbox import Lost, Reset, Sandbox, Status
-from perkamo.sandbox.messages import Request, Response
-from tests.outbox.clocks import HardlyWaiting
-from tests.outbox.service import running_service
+from perkamo.sandbox import Sandbox, Status
+from perkamo.sandbox.messages import Request
+from tests.outbox.putting import BATCH, event, settled
 
 pytestmark = pytest.mark.anyio
-BATCH = "POST /v1/events:batch"
-
-
-def event(number: int, **context: str) -> Event:
-    """Make an event with an id of its own."""
-    return Event(f"customer_{number}", "purchase.completed", f"order_{number}", {"amount": 5, **context})
-
-
-def refuse(sandbox: Sandbox, marker: bytes, status: int) -> None:
-    """Let the sandbox refuse every request with a marker in it, as the service refuses an event it does not like."""
-
-    def handler(request: Request) -> Response | None:
-        return Response(status, body=b'{"message":"no"}') if marker in request.body else None
-
-    sandbox.add_handler(handler)
-
-
-async def settled(outbox: Outbox, condition: Callable[[OutboxStats], bool]) -> OutboxStats:
-    """Wait until the counts are as wished, checking the law of conservation all the while."""
-    with anyio.fail_after(20):
-        while True:
-            stats = await outbox.stats()
-            assert stats.accepted == stats.delivered + stats.pending + stats.dead
-            if condition(stats):
-                return stats
-            await anyio.sleep(0.005)
 
 
 async def test_what_was_put_is_delivered_while_the_relay_runs(
@@ -148,294 +113,6 @@ async def test_a_full_outbox_refuses_and_takes_again_once_it_has_room(
 
         stats = await outbox.stats()
         assert (stats.accepted, stats.delivered, stats.pending) == (3, 2, 1)
-
-
-@pytest.mark.parametrize(
-    "fault", [Status(503), Status(429, {"retry-after": "0"}), Status(500), Lost(), Reset(before="apply")]
-)
-async def test_faults_that_pass_are_waited_for_and_nothing_is_applied_twice(
-    sandbox: Sandbox,
-    client: AsyncPerkamoClient,
-    outbox: Outbox,
-    fault: Status | Lost | Reset,
-) -> None:
-    """P1, P3: whatever became of the request, the same bytes go again and count once."""
-    outbox._clock = HardlyWaiting()
-    sandbox.faults.next(BATCH, fault, times=3)
-    for number in range(5):
-        await outbox.put(event(number))
-
-    stats = await outbox.drain(client)
-
-    assert (stats.delivered, len(sandbox.events()), len(sandbox.requests)) == (5, 5, 4)
-    assert len({record.body for record in sandbox.requests}) == 1
-
-
-@pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_key_pauses_everything_and_keeps_everything(
-    sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox, status: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    """F34: trackers drop such batches for good; we keep them, say so loudly once, and try no more for a while."""
-    sandbox.faults.next(BATCH, Status(status), times=1)
-    for number in range(3):
-        await outbox.put(event(number))
-
-    async with outbox.relay(client) as relay:
-        with anyio.fail_after(10):
-            while relay.trouble is None:  # noqa: ASYNC110 - users poll it too
-                await anyio.sleep(0.005)
-        await outbox.put(event(3))
-        await anyio.wait_all_tasks_blocked()
-        stats = await outbox.stats()
-        assert relay._pace.seconds > PAUSE / 2
-
-    assert (stats.pending, stats.dead, len(sandbox.requests)) == (4, 0, 1)
-    assert [record.levelno for record in caplog.records if record.name == "perkamo.outbox"] == [logging.ERROR]
-    assert (await outbox.drain(client)).delivered == 4
-
-
-async def test_drain_raises_what_patience_does_not_mend(
-    sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox
-) -> None:
-    """An operator's drain must not wait for ever with a wrong key; nothing is lost by the error."""
-    sandbox.faults.next(BATCH, Status(401), times=1)
-    await outbox.put(event(1))
-
-    with pytest.raises(PerkamoAuthenticationError):
-        await outbox.drain(client)
-
-    assert (await outbox.stats()).pending == 1
-
-
-@pytest.mark.parametrize("status", [400, 413, 422])
-async def test_one_poison_event_of_a_hundred_becomes_a_dead_letter_and_the_others_pass(
-    sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox, status: int
-) -> None:
-    """F35, F36: at most fifteen requests find the rejected one; it is kept with the reason and blocks nobody."""
-    refuse(sandbox, b"poison", status)
-    for number in range(100):
-        await outbox.put(event(number, **({"kind": "poison"} if number == 37 else {})))
-
-    stats = await outbox.drain(client)
-
-    (letter,) = [letter async for letter in outbox.dead()]
-    assert (stats.delivered, stats.dead, stats.pending) == (99, 1, 0)
-    assert len(sandbox.requests) <= 15
-    assert letter.transaction_id == "order_37"
-    assert str(status) in letter.reason
-    assert "customer_37" not in letter.reason + repr(letter)
-
-
-async def test_dead_letters_wait_again_on_request(sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox) -> None:
-    """After the cause was mended, the very same bytes are sent."""
-    sandbox.faults.next(BATCH, Status(422), times=1)
-    kept = await outbox.put(event(1))
-    await outbox.drain(client)
-
-    assert await outbox.requeue("no such id") == 0
-    assert await outbox.requeue("order_1") == 1
-    stats = await outbox.drain(client)
-
-    assert (stats.delivered, stats.dead) == (1, 0)
-    assert sandbox.requests[-1].body == b'{"events":[' + kept.to_bytes() + b"]}"
-
-
-async def test_an_event_that_breaks_the_service_does_not_block_the_others_for_ever(
-    sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox
-) -> None:
-    """Pitfall 16: a steady 500 for one event becomes a dead letter once the others are seen to pass."""
-    outbox._clock = HardlyWaiting()
-    refuse(sandbox, b"poison", 500)
-    for number in range(10):
-        await outbox.put(event(number, **({"kind": "poison"} if number == 0 else {})))
-
-    stats = await outbox.drain(client)
-
-    assert (stats.delivered, stats.dead) == (9, 1)
-
-
-async def test_an_outage_makes_no_dead_letters(sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox) -> None:
-    """When nothing passes, no single event is to blame, however long it lasts."""
-    outbox._clock = HardlyWaiting()
-    sandbox.faults.next(BATCH, Status(500), times=40)
-    for number in range(4):
-        await outbox.put(event(number))
-
-    stats = await outbox.drain(client)
-
-    assert (stats.delivered, stats.dead) == (4, 0)
-
-
-async def test_a_conflict_is_given_five_chances(sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox) -> None:
-    """F33: what 409 means is unpublished; it may pass, and if it does not, it blocks nobody."""
-    outbox._clock = HardlyWaiting()
-    refuse(sandbox, b"poison", 409)
-    await outbox.put(event(1, kind="poison"))
-    await outbox.put(event(2))
-
-    async with outbox.relay(client):
-        stats = await settled(outbox, lambda stats: not stats.pending)
-
-    alone = [record for record in sandbox.requests if b"poison" in record.body and b"order_2" not in record.body]
-    assert (stats.delivered, stats.dead, len(alone)) == (1, 1, MAX_SOLO_FAILURES)
-
-
-async def test_a_wrong_number_of_results_settles_nothing(
-    sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox
-) -> None:
-    """F37: never guess by position; sending again is safe."""
-    outbox._clock = HardlyWaiting()
-    one = (
-        b'{"applied":true,"duplicate":false,"delta":[],"leveled_up":false,"unlocked":[],"wallet_state":{},"level":null}'
-    )
-    sandbox.faults.sequence(
-        BATCH, [Status(200, body=b'{"results":[' + one + b"]}"), Status(200, body=b"{}"), Status(200, body=b"<html>")]
-    )
-    for number in range(2):
-        await outbox.put(event(number))
-
-    stats = await outbox.drain(client)
-
-    assert (stats.delivered, len(sandbox.events()), len(sandbox.requests)) == (2, 2, 4)
-
-
-async def accepted_by(outbox: Outbox, client: AsyncPerkamoClient, sandbox: Sandbox, number: int) -> None:
-    """Let an event wait for this client's key: the service accepted the key, and could not take the event."""
-    sandbox.faults.sequence(BATCH, [Status(200, body=UNDECIDED), Status(503)])
-    await outbox.put(event(number))
-    async with outbox.relay(client):
-        await settled(outbox, lambda _: len(sandbox.requests) > 1)
-
-
-UNDECIDED = (
-    b'{"results":[{"applied":false,"duplicate":false,"delta":[],"leveled_up":false,"unlocked":[],"wallet_state":{}}]}'
-)
-
-
-async def test_events_are_never_sent_with_another_key(
-    sandbox: Sandbox, client: AsyncPerkamoClient, tmp_path: Path
-) -> None:
-    """Pitfall 23: staging's rows stay where they are when production's key comes along, in this process or the next."""
-    with Sandbox(seed=1) as other_sandbox:
-        async with (
-            AsyncPerkamoClient(other_sandbox.api_key, base_url=other_sandbox.base_url) as other,
-            Outbox(tmp_path) as outbox,
-        ):
-            await accepted_by(outbox, other, other_sandbox, 1)
-            await outbox.aclose()
-            later = Outbox(tmp_path)
-            await later.put(event(2))
-
-            stats = await later.drain(client)
-            stats_of_others = await later.drain(other)
-            await later.aclose()
-
-        assert [sent.transaction_id for sent in sandbox.events()] == ["order_2"]
-        assert [sent.transaction_id for sent in other_sandbox.events()] == ["order_1"]
-        assert (stats.pending, stats_of_others.pending) == (1, 0)
-
-
-async def test_a_relay_with_a_wrong_key_captures_nothing(
-    sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox
-) -> None:
-    """Events are bound to a key once the service has accepted it; catches an outbox that one wrong start blocks."""
-    sandbox.faults.next(BATCH, Status(401), times=1)
-    async with AsyncPerkamoClient("sk_test_wrong", base_url=sandbox.base_url) as wrong:
-        await outbox.put(event(1))
-        with pytest.raises(PerkamoAuthenticationError):
-            await outbox.drain(wrong)
-        await outbox.put(event(2))
-
-    stats = await outbox.drain(client)
-
-    assert (stats.delivered, stats.pending, len(sandbox.events())) == (2, 0, 2)
-
-
-async def test_a_key_that_rotates_while_a_relay_runs_needs_nothing_further(outbox: Outbox, tmp_path: Path) -> None:
-    """One function supplied both keys, so they are of one Space: all arrives, also what waited under the old one."""
-    key = ["sk_test_old"]
-    is_down = False
-    outbox._clock = HardlyWaiting()
-    with running_service() as service:
-        service.answer = lambda _, __: 503 if is_down else None
-        async with AsyncPerkamoClient(lambda: key[0], base_url=service.url) as rotating, outbox.relay(rotating):
-            await outbox.put(event(1))
-            await settled(outbox, lambda stats: not stats.pending)
-            is_down = True
-            await outbox.put(event(2))
-            await settled(outbox, lambda _: len(service.requests) > 1)
-            key[0] = "sk_test_new"
-            for number in range(3, 12):
-                await outbox.put(event(number))
-            is_down = False
-            await settled(outbox, lambda stats: not stats.pending)
-            is_down = True
-            await outbox.put(event(12))  # it waits, bound to the new key
-
-        is_down = False
-        async with Outbox(tmp_path / "outbox") as restarted, AsyncPerkamoClient(key[0], base_url=service.url) as new:
-            stats = await restarted.drain(new)
-
-    assert (stats.delivered, stats.pending) == (12, 0)
-    assert sorted(service.applied.values()) == [1] * 12
-
-
-async def test_a_named_space_needs_nothing_when_the_key_changes(
-    sandbox: Sandbox, client: AsyncPerkamoClient, tmp_path: Path
-) -> None:
-    """Events are bound to the name: the next key delivers them, and an outbox of another name does not."""
-    async with AsyncPerkamoClient("sk_test_former", base_url=sandbox.base_url) as former:
-        async with Outbox(tmp_path, space="commerce-live") as outbox:
-            await accepted_by(outbox, former, sandbox, 1)
-        async with Outbox(tmp_path, space="commerce-test") as other:
-            elsewhere = await other.drain(client)
-    sandbox.faults.clear()
-
-    async with Outbox(tmp_path, space="commerce-live") as outbox:
-        stats = await outbox.drain(client)
-
-    assert (elsewhere.pending, stats.delivered, stats.pending) == (1, 1, 0)
-
-
-@pytest.mark.parametrize("name", ["", "key:abc", "a\nb", "x" * 101, 5])
-async def test_what_is_no_name_of_a_space_is_refused(name: str, tmp_path: Path) -> None:
-    """A wrong name is told at once, and nothing is made."""
-    with pytest.raises(PerkamoConfigurationError, match="space must"):
-        Outbox(tmp_path / "outbox", space=name)
-
-    assert not (tmp_path / "outbox").exists()
-
-
-async def test_events_of_a_former_key_are_said_to_wait_and_can_be_rebound(
-    sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox, caplog: pytest.LogCaptureFixture
-) -> None:
-    """After a change of the key nothing is stuck in silence: it is logged once, and one call hands the events over."""
-    async with AsyncPerkamoClient("sk_test_former", base_url=sandbox.base_url) as former:
-        await accepted_by(outbox, former, sandbox, 1)
-    sandbox.faults.clear()
-    caplog.clear()
-
-    stuck = await outbox.drain(client)
-    said = [record.getMessage() for record in caplog.records if record.name == "perkamo.outbox"]
-    rebound = await outbox.rebind(client)
-    stats = await outbox.drain(client)
-
-    assert (stuck.pending, rebound, stats.delivered, len(sandbox.events())) == (1, 1, 1, 1)
-    assert len(said) == 1
-    assert "another Space or key" in said[0]
-
-
-async def test_the_key_is_nowhere_in_the_files(sandbox: Sandbox, client: AsyncPerkamoClient, tmp_path: Path) -> None:
-    """P10: neither the key nor a plain hash of it is kept."""
-    async with Outbox(tmp_path) as outbox:
-        await accepted_by(outbox, client, sandbox, 1)
-
-        kept = b"".join([await file.read_bytes() async for file in anyio.Path(tmp_path).iterdir()])
-
-    assert b"order_1" in kept
-    for secret in (sandbox.api_key, sha256(sandbox.api_key.encode()).hexdigest()):
-        assert secret.encode() not in kept
-    assert sha256(sandbox.api_key.encode()).digest() not in kept
 
 
 async def test_a_relay_delivers_what_a_killed_process_left(
