@@ -1,14 +1,22 @@
 """Fixtures: a server of each version for each process of the tests, and a schema for each test."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from typing import Any
 
 import psycopg
 import pytest
 
-from perkamo import AsyncPerkamoClient, Event, PostgresOutbox, outbox_schema
+from perkamo import (
+    AsyncPerkamoClient,
+    Event,
+    PostgresOutbox,
+    outbox_schema,
+)
+from perkamo.outbox.postgres.store import Order, PostgresStore
+from perkamo.postgres import Database
 from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.postgres.claiming import OwnTime
 from tests.outbox.postgres.server import Server
 from tests.outbox.service import Service, running_service
 
@@ -98,3 +106,42 @@ async def client(service: Service) -> AsyncIterator[AsyncPerkamoClient]:
     """A client of it that is not patient."""
     async with AsyncPerkamoClient("sk_test_x", base_url=service.url, timeout=0.5) as client:
         yield client
+
+
+@pytest.fixture
+def clock() -> OwnTime:
+    """The test's clock."""
+    return OwnTime()
+
+
+@pytest.fixture
+def new_store(server: Server, schema: str, clock: OwnTime) -> Iterator[Callable[..., PostgresStore]]:
+    """Make stores, each as in a process of its own."""
+    databases: list[Database] = []
+
+    def make(order_by: Order = None, dsn: str = server.dsn) -> PostgresStore:
+        databases.append(Database(dsn))
+        return PostgresStore(databases[-1], schema, order_by, clock)
+
+    yield make
+    for database in databases:
+        database.close()
+
+
+@pytest.fixture
+def store(new_store: Callable[..., PostgresStore]) -> PostgresStore:
+    """One of them."""
+    return new_store()
+
+
+@pytest.fixture
+def put(schema: str, connection: "psycopg.Connection[Any]") -> Callable[..., list[str]]:
+    """Put events of these names and commit; return their transaction ids."""
+
+    def put(*names: object, customer: str = "customer", space: str | None = None) -> list[str]:
+        events = [Event(customer, "review.created", f"review_{name}") for name in names]
+        PostgresOutbox(schema=schema, space=space).put_many(connection, events)
+        connection.commit()
+        return [str(event.transaction_id) for event in events]
+
+    return put
