@@ -53,9 +53,11 @@ class EnteredContext(AbstractContextManager[T, bool]):
     ) -> bool:
         """Leave the context manager; return whether it swallowed the exception.
 
-        In a forked child, what the parent entered is the parent's, and nothing happens.
+        In a forked child, what the parent entered is the parent's, and nothing happens. Nor does it where a generator
+        that holds it is collected at the interpreter's exit: the loop's end has left the context manager.
         """
-        if self._thread.pid != os.getpid():
+        if self._thread.pid != os.getpid() or (kind is GeneratorExit and self._thread.ending):
+            self._entered = False
             return False
         self._entered = False
         self._task.error = error

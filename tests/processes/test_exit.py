@@ -1,5 +1,7 @@
 """sync_client: a process ends when its own work ends, however that is (P15)."""
 
+from pathlib import Path
+
 import pytest
 
 from perkamo.sandbox import Sandbox
@@ -138,5 +140,25 @@ def test_finalizers_that_come_late_say_nothing() -> None:
     """A module-level client is collected when modules have lost their names, as under uWSGI; catches a TypeError."""
     with RawServer(answering(answer(b'{"user_id":"ada"}'))) as server:
         ended = run(LATE, server.base_url, options=())
+
+    assert (ended.code, ended.err) == (0, "")
+
+
+NEVER_LEFT = """
+import logging, sys
+from perkamo import Event, PerkamoClient, SyncOutbox
+
+logging.getLogger("perkamo").addHandler(logging.NullHandler())
+outbox = SyncOutbox(sys.argv[2])
+relay = outbox.relay(PerkamoClient("sk_test_exit", base_url=sys.argv[1]))
+relay.__enter__()
+outbox.put(Event("u", "e", "t"))
+"""
+
+
+def test_a_relay_that_nobody_stopped_ends_with_the_process(tmp_path: Path) -> None:
+    """An application enters it at its start and just ends; catches "Exception ignored in" on the way out."""
+    with RawServer(answering(answer(b"{}"))) as server:
+        ended = run(NEVER_LEFT, server.base_url, str(tmp_path / "outbox"), options=())
 
     assert (ended.code, ended.err) == (0, "")
