@@ -7,8 +7,8 @@ import pytest
 
 from perkamo import AsyncPerkamoClient, Event, RetryPolicy
 from tests.faults.rawserver import RESULT, Connection, RawServer, answer
+from tests.transport.cancelling import Cancel, Way, by_scope, by_task, by_task_soon, by_timeout, on_asyncio
 from tests.transport.pool import HELD, inside, lost_places, state, stepping
-from tests.transport.test_cancellation import Cancel, Way, by_scope, by_task, by_task_soon, by_timeout, on_asyncio
 
 pytestmark = pytest.mark.anyio
 
