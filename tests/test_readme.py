@@ -132,7 +132,7 @@ def test_the_commands_of_a_guide_work(block: Block, sandbox: Sandbox, tmp_path: 
 
 
 def test_every_named_block_is_used_by_another() -> None:
-    """Catches a file that a guide shows and nothing of it reads."""
+    """Catches a file that a guide shows and none of its blocks reads."""
     unused = [
         str(block)
         for block in FILES

@@ -1,5 +1,5 @@
 # pyright: reportPrivateUsage=false
-"""A stream of events in, a stream of what became of each out, for synchronous code.
+"""A stream of events in, a stream of their outcomes out, for synchronous code.
 
 Written by hand, unlike the other twins: the stream is the caller's own code and must be read in the caller's thread.
 """

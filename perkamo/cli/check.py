@@ -1,4 +1,4 @@
-"""``python -m perkamo check``: find out what a service does of all that is published, and of all that we assume."""
+"""``python -m perkamo check``: compare a service with what is published and with what we assume."""
 
 import json
 import os

@@ -30,7 +30,7 @@ class Command(Protocol):
 
 COMMANDS: Final = {
     "catalog": ("perkamo.cli.catalog", "show which events earn, and which facts they need"),
-    "check": ("perkamo.cli.check", "find out what a service does, and what differs"),
+    "check": ("perkamo.cli.check", "compare a service with what is published and assumed"),
     "completion": ("perkamo.cli.completion", "print a script that completes commands in bash, zsh or fish"),
     "customer": ("perkamo.cli.customer", "show a customer's wallets, level, perks and traits"),
     "demo": ("perkamo.cli.demo", "see events earn points, in three seconds, on this machine"),

@@ -108,7 +108,9 @@ def show_moved(args: Namespace, moved: Moved) -> int:
     else:
         print_lines(f"Events that wait in the database now: {moved.moved:,}.")
     if moved.refused:
-        problem = f"Events that are dead letters in the directory, as their ids have other events: {moved.refused:,}."
+        problem = (
+            f"Events that are dead letters in the directory, because another event has their id: {moved.refused:,}."
+        )
         return print_error("outbox", problem, FAILED)
     return DONE
 

@@ -23,7 +23,7 @@ class SchemaHandler(Protocol):
 class Serializable:
     """Lets an attrs class be returned by a web handler, dumped as JSON, and be a field of a pydantic model.
 
-    A field that does not count for equality, as ``raw`` and ``meta`` do not, is no part of the value and is left out.
+    A field that does not count for equality, as ``raw`` and ``meta`` do not, is not part of the value and is left out.
     """
 
     __slots__ = ()

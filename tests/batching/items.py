@@ -43,7 +43,7 @@ def answer_batches(
 
 
 def break_at_poison(sandbox: Sandbox, status: int) -> None:
-    """Answer each batch that holds an event of poison with an error, and apply nothing of it.
+    """Answer each batch that holds an event of poison with an error, and apply none of it.
 
     Args:
         sandbox: The sandbox.

@@ -224,7 +224,7 @@ async def test_an_exception_in_the_block_reaches_the_caller_as_it_is(client: Asy
 
 
 async def test_a_batcher_that_is_not_open_says_so(client: AsyncPerkamoClient) -> None:
-    """Before and after its block, and when its block was cancelled, nobody waits for ever."""
+    """Before and after its block, and when its block was cancelled, nobody waits forever."""
     batcher = Batcher(client, max_delay=60)
     with pytest.raises(PerkamoClosedError):
         await batcher.emit("customer", "review.created")

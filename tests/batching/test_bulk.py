@@ -119,7 +119,7 @@ async def test_a_429_slows_the_whole_stream(sandbox: Sandbox, client: AsyncPerka
 
 
 async def test_an_outage_ends_in_errors_that_can_be_tried_again(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
-    """A request is made eight times and halved at last, not for ever, and its events are told."""
+    """A request is made eight times and halved at last, not forever, and its events are told."""
     halves = 8  # 50, 25, 12, 6, 3, 1 and 2, 1 events, of which two fail alone
     sandbox.faults.next(BATCH, Status(503), times=ATTEMPTS + halves)
     pipe = Pipe(client, 1, ordered=True, clock=NoBackoff())

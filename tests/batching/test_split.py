@@ -245,7 +245,7 @@ async def test_an_outage_while_an_event_is_sent_alone_is_waited_out(
 
 
 async def test_undecided_events_are_sent_alone_a_few_times(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
-    """One that passes alone is accepted, one that never does is given up after three; catches one sent for ever."""
+    """One that passes alone is accepted, one that never does is given up after three; catches one sent forever."""
     answer_batches(sandbox, None)
     sent = events(4, 1)
     results: list[EventResult] = [GOOD, PerkamoEventError("no"), PerkamoEventError("no"), GOOD]

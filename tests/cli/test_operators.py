@@ -273,7 +273,7 @@ RECEIVED: list[tuple[str, str]] = []
 
 
 def wait_for(number: int) -> None:
-    """Wait until so many deliveries have come, but not for ever."""
+    """Wait until so many deliveries have come, but not forever."""
     deadline = time.monotonic() + 20
     while len(RECEIVED) < number and time.monotonic() < deadline:
         time.sleep(0.01)

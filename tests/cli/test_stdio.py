@@ -159,7 +159,7 @@ def test_an_import_without_standard_input_says_so(sandbox: Sandbox) -> None:
 
 
 def test_every_command_writes_what_the_encoding_lacks_as_an_escape(sandbox: Sandbox) -> None:
-    """Text and JSON of a stream, too; catches a UnicodeEncodeError in the midst of it."""
+    """Text and JSON of a stream, too; catches a UnicodeEncodeError in the middle of it."""
     sandbox.faults.next("GET /v1/program", Status(200, {}, PROGRAM))
 
     done = shell(sandbox, "perkamo catalog", encoding="ascii")

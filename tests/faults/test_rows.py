@@ -87,7 +87,7 @@ MATRIX = [(row, operation) for row in ROWS for operation in sorted(row.operation
 
 @pytest.mark.parametrize(("row", "operation"), MATRIX, ids=[f"{row.name}: {operation}" for row, operation in MATRIX])
 async def test_a_fault_ends_in_its_error(row: Row, operation: str, way: str) -> None:
-    """The typed error, in so many attempts, within the deadline, with what became of a write; catches any other end."""
+    """The typed error, in so many attempts, within the deadline, with the outcome of a write; catches any other end."""
     with RawServer(row.script) as server:
         began = time.monotonic()
         with pytest.raises(PerkamoError) as caught:

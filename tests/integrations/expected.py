@@ -22,7 +22,7 @@ DELIVERIES: Final = (
 
 
 def check_outage(buy: Callable[[str], tuple[int, str, str]], sandbox: Sandbox) -> None:
-    """While Perkamo is down, a view that did not catch the error is 503 with Retry-After, and says nothing of it.
+    """While Perkamo is down, a view that did not catch the error is 503 with Retry-After, and says nothing about it.
 
     Args:
         buy: Posts to a path; returns status, Retry-After and body of the answer.

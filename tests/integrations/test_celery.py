@@ -1,4 +1,4 @@
-"""integrations.celery: tasks in a worker of this process, and what becomes of each error."""
+"""integrations.celery: tasks in a worker of this process, and what happens to each error."""
 
 import logging
 import subprocess
@@ -139,7 +139,7 @@ def test_an_eager_task_fails_with_the_error(celery: Celery) -> None:
 def test_what_was_refused_is_rejected(
     error: PerkamoError, tries: int, celery: Celery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For a broker's dead letters, and the log says why; catches a task that is tried for ever."""
+    """For a broker's dead letters, and the log says why; catches a task that is tried forever."""
     told = settle(error, tries=tries)
 
     assert isinstance(told, Reject)

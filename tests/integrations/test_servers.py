@@ -24,7 +24,7 @@ def send(client: PerkamoClient, event: Event) -> None:
 
 
 def forget(client: PerkamoClient, event: Event) -> None:
-    """Accept the order, whatever becomes of the event."""
+    """Accept the order, whatever happens to the event."""
     try:
         client.emit_event(event)
     except PerkamoError:

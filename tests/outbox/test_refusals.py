@@ -38,7 +38,7 @@ async def test_faults_that_pass_are_waited_for_and_nothing_is_applied_twice(
     outbox: Outbox,
     fault: Status | Lost | Reset,
 ) -> None:
-    """P1, P3: whatever became of the request, the same bytes go again and count once."""
+    """P1, P3: whatever happened to the request, the same bytes go again and count once."""
     outbox._clock = HardlyWaiting()
     sandbox.faults.next(BATCH, fault, times=3)
     for number in range(5):
@@ -76,7 +76,7 @@ async def test_a_refused_key_pauses_everything_and_keeps_everything(
 async def test_drain_raises_what_patience_does_not_mend(
     sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox
 ) -> None:
-    """An operator's drain must not wait for ever with a wrong key; nothing is lost by the error."""
+    """An operator's drain must not wait forever with a wrong key; nothing is lost by the error."""
     sandbox.faults.next(BATCH, Status(401), times=1)
     await outbox.put(event(1))
 

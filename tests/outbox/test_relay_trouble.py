@@ -223,7 +223,7 @@ async def test_a_relay_that_stands_still_holds_up_nobody(
             assert stopped.stdout is not None
             await BufferedByteReceiveStream(stopped.stdout).receive_until(b"relaying\n", 100)
             await settled(outbox, lambda stats: not stats.pending)
-            with lock:  # so not in the midst of a commit
+            with lock:  # so not in the middle of a commit
                 stopped.send_signal(signal.SIGSTOP)
                 os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)  # noqa: ASYNC222 - it is about to be so
             lock.forget()

@@ -1,4 +1,4 @@
-"""Who is to blame: what becomes of each event of a request, without a service and without a store."""
+"""Who is to blame: what happens to each event of a request, without a service and without a store."""
 
 from collections.abc import Sequence
 
@@ -258,7 +258,7 @@ def test_the_last_event_that_waits_is_given_up_if_others_passed_without_it(trial
 
 @by_error
 def test_in_an_outage_nothing_is_given_up(trial: Trial, error: PerkamoError) -> None:
-    """Though others passed before it; catches a drain that ends in the midst of an outage."""
+    """Though others passed before it; catches a drain that ends in the middle of an outage."""
     events = [evolve(event, failures=ALONE) for event in stored(2)]
     trial.others_pass()
     trial.send(events, error)

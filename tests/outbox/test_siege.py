@@ -303,7 +303,7 @@ def complaints(outcome: Outcome) -> list[str]:
 
 
 def siege(path: Path, seconds: float, seed: int) -> None:
-    """Besiege an outbox, and judge what became of each event."""
+    """Besiege an outbox, and judge what happened to each event."""
     chance = random.Random(seed)
     faults = random.Random(seed + 1)
     is_besieged = True

@@ -79,7 +79,7 @@ async def numbers() -> AsyncIterator[str]:
 
 
 def call_in_handler() -> None:
-    """Call, and iterate; tell what came of it."""
+    """Call, and iterate; tell its result."""
     say(run(where))
     try:
         say(",".join(iterate(numbers())))

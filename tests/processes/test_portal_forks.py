@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 @pytest.mark.parametrize("children", [50, pytest.param(200, marks=pytest.mark.stress)])
 def test_children_of_a_calling_process_get_their_own_answers(children: int, port: str) -> None:
-    """Every child calls over a loop of its own, the parent undisturbed; catches a child that waits for ever."""
+    """Every child calls over a loop of its own, the parent undisturbed; catches a child that waits forever."""
     ended = run(PROGRAM, "forks", port, str(children), options=STRICT)
 
     assert (ended.code, ended.out) == (0, f"children {children}, failed 0, parent wrong 0\n"), ended.err
@@ -39,14 +39,14 @@ def test_an_outbox_that_no_hook_has_seen_forked_is_used_by_parent_and_children(t
 
 @pytest.mark.parametrize("state", ["warm", "cold"])
 def test_a_child_takes_no_lock_of_its_parent(state: str, port: str) -> None:
-    """A lock that another thread held at the fork is held for ever in the child; catches a child that takes it."""
+    """A lock that another thread held at the fork is held forever in the child; catches a child that takes it."""
     ended = run(PROGRAM, "forks_with_lock", port, state, options=STRICT)
 
     assert (ended.code, ended.out) == (0, "codes [0, 0]\n"), ended.err
 
 
 def test_a_fork_in_the_midst_of_a_call_leaves_the_answer_to_the_parent(port: str) -> None:
-    """The child's copy of the call ends in a clear error and its next call works; catches a wait for ever."""
+    """The child's copy of the call ends in a clear error and its next call works; catches a wait forever."""
     ended = run(PROGRAM, "forks_within_a_call", port, options=STRICT)
 
     assert sorted(ended.out.splitlines()) == ["PerkamoError, unknown", "codes [0]", "the parent's"], ended.err

@@ -112,7 +112,7 @@ async def test_tls_that_is_refused_is_final(
 
 
 async def test_a_stream_ends_where_tls_is_refused() -> None:
-    """It would meet the same certificate for ever; catches twenty attempts at it."""
+    """It would meet the same certificate forever; catches twenty attempts at it."""
     with RawServer(secured(answering(answer()))) as server:
         url = server.base_url.replace("http://127.0.0.1", "https://localhost")
         async with AsyncPerkamoClient("sk_x", base_url=url) as client:

@@ -109,7 +109,7 @@ def test_a_failure_is_repeated_under_the_same_id(sandbox: Sandbox, receiver: Rec
 
 
 def test_a_receiver_that_is_gone_is_given_up(sandbox: Sandbox, receiver: Receiver) -> None:
-    """Five attempts and no more; catches a thread that tries for ever."""
+    """Five attempts and no more; catches a thread that tries forever."""
     sandbox.webhooks.send_to(receiver.url)
     receiver.close()
 

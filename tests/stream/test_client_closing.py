@@ -125,7 +125,7 @@ async def test_a_client_does_not_keep_streams_alive() -> None:
 
 
 def test_a_synchronous_stream_ends_with_its_client(sandbox: Sandbox) -> None:
-    """One thread iterates, another closes the client; catches an iteration that goes on for ever."""
+    """One thread iterates, another closes the client; catches an iteration that goes on forever."""
     sandbox.faults.next("GET /v1/client/customer/{user_id}/stream", Status(503))
     client = PerkamoClient(sandbox.api_key, base_url=sandbox.base_url)
     stream = client.subscribe_customer(

@@ -33,7 +33,7 @@ class Waiting(OwnedTime):
     """A clock whose sleeps last until they are cancelled."""
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep for ever."""
+        """Sleep forever."""
         self.slept.append(seconds)
         await anyio.sleep_forever()
 

@@ -170,7 +170,7 @@ async def test_any_byte_ends_the_silence() -> None:
 
 
 async def test_without_a_timeout_silence_may_last() -> None:
-    """None waits for ever; H3."""
+    """None waits forever; H3."""
     time = OwnedTime()
     go = threading.Event()
 

@@ -74,7 +74,7 @@ async def test_a_given_id_is_sent_and_stays_in_force() -> None:
 
 @pytest.mark.parametrize("wrong", ["a\r\nx: y", "a\nb", "a\0b", "\ud800", 7])
 async def test_an_id_that_would_be_another_header_is_refused(wrong: str) -> None:
-    """CR, LF, NUL and what is no text never reach a header; E8."""
+    """CR, LF, NUL and what is not text never reach a header; E8."""
     with RawServer(gone) as server, pytest.raises(PerkamoValidationError) as caught:
         subscribe(server, last_event_id=wrong)
 
@@ -112,7 +112,7 @@ def test_a_path_that_can_not_be_is_refused(wrong: str) -> None:
 
 
 async def test_204_ends_the_iteration() -> None:
-    """Nothing to subscribe to is a normal end, for ever; B1."""
+    """Nothing to subscribe to is a normal end, forever; B1."""
     with RawServer(gone) as server:
         stream = subscribe(server)
         updates = await collect(stream)

@@ -105,7 +105,7 @@ async def test_history_is_bounded(sandbox: Sandbox, client: AsyncPerkamoClient) 
 async def test_an_unknown_id_begins_with_the_customer_as_it_is(
     sandbox: Sandbox, client: AsyncPerkamoClient, unknown: str
 ) -> None:
-    """An id of another stream, or of the future, is no error."""
+    """An id of another stream, or of the future, is not an error."""
     async with client:
         await client.identify("customer_123", {"n": 1})
         token = await client.create_stream_token(sandbox.browser_key, "customer_123")

@@ -101,7 +101,7 @@ async def test_each_open_connection_earns_another_renewal() -> None:
 
 @pytest.mark.parametrize(("status", "requests"), [(401, 2), (403, 2)])
 async def test_a_fresh_token_that_is_refused_ends_the_stream(status: int, requests: int) -> None:
-    """Two refusals in a row are final; nothing asks for ever."""
+    """Two refusals in a row are final; nothing asks forever."""
     with RawServer(refusing(f"{status} No")) as server, pytest.raises(PerkamoStreamError) as caught:
         await collect(subscribe(server, lambda: "token_1"))
 

@@ -65,7 +65,7 @@ def test_a_context_manager_may_refuse_to_be_entered_or_swallow() -> None:
 
 
 class Slow:
-    """A context manager that is slow to enter or to leave, and tells what became of it."""
+    """A context manager that is slow to enter or to leave, and tells what happened to it."""
 
     def __init__(self, slow: str) -> None:
         self.slow = slow
@@ -161,7 +161,7 @@ def test_a_manager_that_the_exit_cuts_off_is_left_as_cancelled() -> None:
 
 
 def test_what_nobody_can_leave_any_more_is_left_and_complained_about() -> None:
-    """A held manager that is dropped is left in the background; catches a task that stays for ever."""
+    """A held manager that is dropped is left in the background; catches a task that stays forever."""
     manager = Slow("never")
 
     with pytest.warns(ResourceWarning, match="Slow was entered and never left; use it with 'with'"):

@@ -45,7 +45,7 @@ def test_a_timeout_ends_a_call(tool: str, client: PerkamoClient, sandbox: Sandbo
 
 
 def test_a_batcher_sends(tool: str, client: PerkamoClient, sandbox: Sandbox) -> None:
-    """Its delay passes; catches an emit that waits for company for ever."""
+    """Its delay passes; catches an emit that waits for company forever."""
     with TOOLS[tool](), client, SyncBatcher(client) as batcher:
         assert batcher.emit("customer_123", "purchase.completed", {"amount": 100}).applied
 

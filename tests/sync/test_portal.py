@@ -171,7 +171,7 @@ def test_a_loop_policy_of_the_application_is_not_asked(portal: Portal, monkeypat
 
 
 def test_a_finalizer_may_call_while_the_loop_is_being_started(portal: Portal) -> None:
-    """The collector may run one in the midst of anything; catches a lock that its own holder waits for."""
+    """The collector may run one in the middle of anything; catches a lock that its own holder waits for."""
     results: list[object] = []
 
     def call() -> None:

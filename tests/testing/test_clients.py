@@ -107,7 +107,7 @@ def test_the_sockets_of_a_loop_in_another_thread_are_closed_there(perkamo_sandbo
 
 
 def test_a_call_still_under_way_at_the_end_fails(perkamo_sandbox: Sandbox) -> None:
-    """A task that a test left behind; catches one that tries again in the next test's sandbox, or waits for ever."""
+    """A task that a test left behind; catches one that tries again in the next test's sandbox, or waits forever."""
     perkamo_sandbox.faults.next("POST /v1/events", Stall(0))
     with asyncio.Runner() as runner:
         loop = runner.get_loop()

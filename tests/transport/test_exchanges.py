@@ -67,7 +67,7 @@ async def test_a_body_that_comes_in_parts_is_sent_in_parts() -> None:
 
 
 async def test_an_answer_during_the_upload_is_heard() -> None:
-    """Row F13, with interim answers first; the rest of the body is not sent; catches a write that waits for ever."""
+    """Row F13, with interim answers first; the rest of the body is not sent; catches a write that waits forever."""
 
     def script(connection: Connection) -> None:
         connection.read_some(100)

@@ -109,7 +109,7 @@ def test_two_loops_at_the_same_time_have_connections_of_their_own() -> None:
 
 
 def test_a_loop_that_ended_leaves_nothing_behind() -> None:
-    """The transport lives on; catches a loop, or its sockets, that it keeps in memory for ever."""
+    """The transport lives on; catches a loop, or its sockets, that it keeps in memory forever."""
     transport = Transport()
     loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
     pools: list[weakref.ref[object]] = []

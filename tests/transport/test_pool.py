@@ -101,7 +101,7 @@ async def test_an_idle_connection_that_the_server_closed_is_passed_over() -> Non
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_dead_idle_connection_does_not_keep_the_loop_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop watches sockets between calls too; catches one that wakes it for ever once the server has hung up."""
+    """The loop watches sockets between calls too; catches one that wakes it forever once the server has hung up."""
     woken: list[int] = []
     wake = PlainSocket._wake
 
@@ -204,7 +204,7 @@ async def test_bytes_after_an_answer_in_one_piece_never_reach_the_next_call(case
 
 
 async def test_a_full_pool_gives_up_an_idle_connection_to_another_service() -> None:
-    """The longest idle goes; catches a call that waits for ever although nobody uses the connections."""
+    """The longest idle goes; catches a call that waits forever although nobody uses the connections."""
     transport = Transport(max_connections=2)
     with RawServer(echo) as first, RawServer(echo) as second:
         async with client_over(transport, pool=5) as client:

@@ -82,7 +82,7 @@ WRONG = {
     "no UTF-8": (b"\xff", "UTF-8"),
     "a lone surrogate": ('"\ud800"', "UTF-8"),
     "no id": (body(id=...), "lacks a field at id"),
-    "a type that is no text": (body(type=1), "at type"),
+    "a type that is not text": (body(type=1), "at type"),
     "a moment without a zone": (body(created_at="2026-06-01T10:00:00"), "at created_at"),
     "no data": (body(data=None), "at data"),
     "no customer": (data(user_id=...), "lacks a field at data.user_id"),

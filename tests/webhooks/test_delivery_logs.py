@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_the_memory_forgets_the_oldest_first() -> None:
-    """It is bounded; catches one that grows for ever, or drops the latest."""
+    """It is bounded; catches one that grows forever, or drops the latest."""
     log = MemoryDeliveryLog(max_entries=2)
 
     for name in ("a", "b", "c"):
@@ -225,7 +225,7 @@ def test_of_many_processes_one_gets_each(tmp_path: Path) -> None:
 
 
 def test_a_killed_handler_leaves_its_delivery_to_the_next(tmp_path: Path) -> None:
-    """After the lease, not before; catches a delivery that a dead process keeps for ever."""
+    """After the lease, not before; catches a delivery that a dead process keeps forever."""
     path = str(tmp_path / "deliveries.db")
     states: list[str] = []
 

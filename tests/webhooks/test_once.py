@@ -216,7 +216,7 @@ class SlowLog(MemoryDeliveryLog):
 
 
 def test_a_claim_that_nobody_waits_for_any_more_is_given_back() -> None:
-    """A cancel of asyncio leaves the thread alone; catches a delivery that stays busy for ever."""
+    """A cancel of asyncio leaves the thread alone; catches a delivery that stays busy forever."""
     log = SlowLog()
 
     async def enter() -> None:

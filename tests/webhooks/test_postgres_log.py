@@ -70,7 +70,7 @@ def test_a_dead_machines_claim_ends_with_its_lease(server: Server, schema: str, 
 
 
 def test_what_is_old_is_forgotten(server: Server, schema: str, log: PostgresDeliveryLog) -> None:
-    """By the way, and a little at a time; catches a table that grows for ever."""
+    """By the way, and a little at a time; catches a table that grows forever."""
     for number in range(5):
         log.done(f"dlv_{number}")
     server.execute(f"UPDATE \"{schema}\".webhook_deliveries SET until = clock_timestamp() WHERE id <> 'dlv_0'")

@@ -72,7 +72,7 @@ def test_what_time_mends_is_retryable(state: str, database: Database) -> None:
 
 @pytest.mark.parametrize("state", ["42501", "42P01", "3F000", "23514", "22P05", "XX000"])
 def test_what_a_person_must_mend_is_not(state: str, database: Database) -> None:
-    """A missing right or table, or a bug; catches a command that waits for ever."""
+    """A missing right or table, or a bug; catches a command that waits forever."""
     with pytest.raises(DatabaseFailure) as caught:
         database.run(RAISE.format(state), {})
 
@@ -170,7 +170,7 @@ async def test_a_pool_is_used_as_it_is_and_left_as_it_was(
 
 
 async def test_an_outbox_without_a_dsn_only_puts(client: AsyncPerkamoClient) -> None:
-    """And says so at everything else; catches a relay that waits for ever."""
+    """And says so at everything else; catches a relay that waits forever."""
     outbox = PostgresOutbox()
 
     for call in (outbox.stats(), outbox.check(), outbox.drain(client), outbox.requeue(), outbox.rebind(client)):

@@ -115,7 +115,7 @@ async def test_a_late_answer_changes_nothing(
 async def test_a_dead_relays_leases_run_out_by_the_databases_clock(
     server: Server, schema: str, new_store: Callable[..., PostgresStore], put: Callable[..., list[str]], clock: OwnTime
 ) -> None:
-    """Whatever this side's clock says; catches a lease that a machine with a wrong clock ends or keeps for ever."""
+    """Whatever this side's clock says; catches a lease that a machine with a wrong clock ends or keeps forever."""
     names = put("one")
     await take_all(new_store(), seconds=30.0)
 
