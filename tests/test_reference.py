@@ -22,6 +22,7 @@ from perkamo.events import (
     MAX_USER_ID_LENGTH,
 )
 from perkamo.integrations.settings import Settings
+from perkamo.outbox.directory import LOCK_PATIENCE
 from perkamo.outbox.outbox import DEFAULT_MAX_BYTES
 from perkamo.outbox.relay import FINISH_SECONDS
 from perkamo.postgres import LOCK_SECONDS, STATEMENT_SECONDS
@@ -161,6 +162,7 @@ FIGURES: Final = {
         f"{MAX_USER_ID_LENGTH}, {MAX_EVENT_LENGTH} and {MAX_TRANSACTION_ID_LENGTH} UTF-16",
         f"a context, traits | {encode.MAX_DEPTH} levels, {MAX_EVENT_BYTES >> 10} KiB of JSON",
     ),
+    "perkamo/outbox/README.md": (f"can be tried again after {LOCK_PATIENCE:g} seconds",),
     "perkamo/outbox/postgres/README.md": (
         f"end after {STATEMENT_SECONDS} seconds, and wait for a lock for {LOCK_SECONDS}.",
     ),

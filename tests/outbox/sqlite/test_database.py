@@ -35,6 +35,27 @@ def test_commits_are_durable(box: Box) -> None:
     assert settings == [2, "wal"]
 
 
+def test_a_lock_that_is_held_too_long_is_an_error_that_says_to_try_again(box: Box) -> None:
+    """As by a process that is stopped within a commit; catches a put that waits without end, or loses the outbox."""
+    box.put("before")
+    directory = box.database.directory
+    impatient = Database(Directory(directory.path))
+    impatient.directory.lock._patience = 0.05
+
+    with (
+        directory.lock,
+        pytest.raises(PerkamoOutboxStorageError, match=r"held the lock.* for 10 s.*try again") as caught,
+        impatient.transaction() as tables,
+    ):
+        tables.put("meanwhile", "", b"{}", 1 << 20)
+    with impatient.transaction() as tables:
+        tables.put("after", "", b"{}", 1 << 20)
+    impatient.close()
+
+    assert (caught.value.retryable, caught.value.outcome) == (True, "not_sent")
+    assert box.waiting() == ["before", "after"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the kernel lists descriptors")
 def test_an_outbox_that_was_closed_holds_no_descriptor(tmp_path: Path) -> None:
     """Nor does one whose last use failed; catches a lock file that stays open until the process ends."""
