@@ -13,7 +13,7 @@ from perkamo.batching.split import (
     MAX_REQUEST_BYTES,
     MAX_REQUEST_EVENTS,
     EventResult,
-    judge,
+    classify_result,
     may_break_at_one_event,
     send_batch,
     send_undecided,
@@ -198,7 +198,7 @@ class Batcher:
                 events = [emit.event for emit in emits]
                 results = await self._send(events)
                 for emit, result in zip(emits, results, strict=True):
-                    if judge(result) != "undecided":
+                    if classify_result(result) != "undecided":
                         emit.set_result(result)
                 await send_undecided(self._client, events, results)
         except Exception as error:  # noqa: BLE001 - a bug below us must not end the other callers' requests
@@ -216,13 +216,13 @@ class Batcher:
         if len(events) > 1 and all(_failed_repeatedly(result) for result in results):
             once = self._client.with_options(retry=RetryPolicy.none())
             again = await send_batch(once, events, halve=may_break_at_one_event, continue_on_error=False)
-            if any(judge(result) == "accepted" for result in again):
+            if any(classify_result(result) == "accepted" for result in again):
                 return again
         return results
 
 
 def _failed_repeatedly(result: EventResult) -> bool:
-    if not isinstance(result, PerkamoError) or judge(result) != "failed":
+    if not isinstance(result, PerkamoError) or classify_result(result) != "failed":
         return False
     return result.attempts > 1 and may_break_at_one_event(result)
 

@@ -12,7 +12,7 @@ from perkamo.batching.split import (
     MAX_REQUEST_BYTES,
     MAX_REQUEST_EVENTS,
     EventResult,
-    judge,
+    classify_result,
     may_be_one_event,
     may_break_at_one_event,
     send_batch,
@@ -175,8 +175,8 @@ class Pipe:
 
     async def _work(self, waiting: Iterable[list[tuple[int, Event]]]) -> None:
         for request in waiting:
-            told = await self._send([event for _, event in request])
-            for (position, event), answer in zip(request, told, strict=True):
+            results = await self._send([event for _, event in request])
+            for (position, event), answer in zip(request, results, strict=True):
                 if isinstance(answer, PerkamoError):
                     self._outcomes.append(Outcome(event, None, answer, position))
                 else:
@@ -199,13 +199,15 @@ class Pipe:
             failed = {
                 place: error
                 for place in left
-                if isinstance(error := results[place], PerkamoError) and judge(error) == "failed" and error.retryable
+                if isinstance(error := results[place], PerkamoError)
+                and classify_result(error) == "failed"
+                and error.retryable
             }
             if not failed:
                 self._pace.succeeded()
                 break
             self._pace.failed(next(iter(failed.values())), sent_at)
             left = list(failed)
-        told = [results[place] for place in range(len(events))]
-        await send_undecided(self._client, events, told, self._clock)
-        return told
+        settled = [results[place] for place in range(len(events))]
+        await send_undecided(self._client, events, settled, self._clock)
+        return settled

@@ -1,6 +1,6 @@
 """Events that travel in one request, and the result of each.
 
-The one judgement of a result is ``judge``: whoever delivers events settles each of them by it.
+The one judgement of a result is ``classify_result``: whoever delivers events settles each of them by it.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,12 +34,12 @@ SOLO_ATTEMPTS: Final = 3
 _OWN_BATCH: Final = AsyncPerkamoClient.batch
 
 EventResult: TypeAlias = EventIngestResponse | PerkamoError
-"""The result of one event, which the service accepted, or why there is none; see ``judge``."""
+"""The result of one event, which the service accepted, or why there is none; see ``classify_result``."""
 
 Verdict: TypeAlias = Literal["accepted", "rejected", "undecided", "failed"]
 
 
-def judge(result: EventResult) -> Verdict:
+def classify_result(result: EventResult) -> Verdict:
     """Say what to do with an event, by the type and the attributes of its result, never by a text.
 
     Returns:
@@ -125,7 +125,7 @@ async def send_batch(
                 continue
             if not halve(error):
                 stopped = None if continue_on_error else error
-            elif judge(error) == "failed":
+            elif classify_result(error) == "failed":
                 alone[len(results)] = error
                 stopped = error if len(alone) >= _HOPELESS and not answered else None
             results += [copy(error) for _ in part]
@@ -152,7 +152,7 @@ async def send_undecided(
         clock: What the waits go by.
     """
     pace = Pace(clock)
-    left = [place for place, result in enumerate(results) if judge(result) == "undecided"]
+    left = [place for place, result in enumerate(results) if classify_result(result) == "undecided"]
     for _ in range(SOLO_ATTEMPTS):
         if not left:
             return
@@ -164,7 +164,7 @@ async def send_undecided(
             if isinstance(result, PerkamoError) and _lies_in_this_event(before, result):
                 result = _of_this_event(result)
             results[place] = result
-        left = [place for place in left if judge(results[place]) in {"undecided", "failed"}]
+        left = [place for place in left if classify_result(results[place]) in {"undecided", "failed"}]
 
 
 def _for_batch_of(

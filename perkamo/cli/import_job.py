@@ -13,7 +13,7 @@ import anyio
 from attrs import define
 
 from perkamo.batching.bulk import Outcome, emit_many
-from perkamo.batching.split import judge
+from perkamo.batching.split import classify_result
 from perkamo.cli import import_state
 from perkamo.cli.import_input import MAX_LINE, STANDARD_INPUT, Input, InputError, Line
 from perkamo.cli.import_state import RejectedLines, State
@@ -163,7 +163,7 @@ class Import:
             self.state.applied += outcome.result.applied
             self.state.known += not outcome.result.applied
         elif outcome.error is not None:
-            verdict = judge(outcome.error)
+            verdict = classify_result(outcome.error)
             if verdict == "failed":
                 raise outcome.error
             if verdict == "accepted":

@@ -236,12 +236,12 @@ def _send_webhooks(sandbox: Sandbox, args: Namespace) -> None:
     def send() -> None:
         sandbox.webhooks.send_to(args.webhook, headers=dict(args.webhook_header), hosts=args.webhook_allow)
 
-    def go_on(change: object) -> None:
+    def continue_after(change: object) -> None:
         if isinstance(change, LedgerCleared):
             send()
 
     send()
-    sandbox.listen(go_on)
+    sandbox.listen(continue_after)
 
 
 def _greet(sandbox: Sandbox, *, as_json: bool, exposed: bool) -> None:

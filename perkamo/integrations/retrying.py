@@ -3,7 +3,7 @@
 from typing import Final
 
 from perkamo.batching.pacing import FIRST_WAIT, LONGEST_RETRY_AFTER
-from perkamo.batching.split import judge
+from perkamo.batching.split import classify_result
 from perkamo.errors import PerkamoApiError, PerkamoError
 from perkamo.runtime.clock import Clock
 
@@ -22,7 +22,7 @@ def wait_after(error: PerkamoError, tries: int) -> float | None:
         error: Why the call failed.
         tries: How often the task was tried again before.
     """
-    verdict = judge(error)
+    verdict = classify_result(error)
     if verdict == "rejected" or (verdict == "undecided" and tries >= MAX_UNDECIDED):
         return None
     asked = error.retry_after_seconds if isinstance(error, PerkamoApiError) else None

@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from perkamo.batching.pacing import Pace
-from perkamo.batching.split import MAX_REQUEST_BYTES, EventResult, judge, send_batch
+from perkamo.batching.split import MAX_REQUEST_BYTES, EventResult, classify_result, send_batch
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoError, PerkamoRateLimitError, PerkamoTimeoutError
 from perkamo.events import EncodedEvent
@@ -207,7 +207,7 @@ class Relay:
             results = await send_batch(
                 client,
                 [EncodedEvent(event.transaction_id, event.body) for event in events],
-                halve=lambda error: judge(error) in {"rejected", "undecided"},
+                halve=lambda error: classify_result(error) in {"rejected", "undecided"},
                 continue_on_error=False,
             )
         except Exception as error:  # noqa: BLE001 - such as that of a caller's hook

@@ -13,7 +13,7 @@ from typing import Final
 from attrs import define, field
 
 from perkamo.batching.pacing import FIRST_WAIT
-from perkamo.batching.split import MAX_REQUEST_EVENTS, EventResult, judge
+from perkamo.batching.split import MAX_REQUEST_EVENTS, EventResult, classify_result
 from perkamo.errors import (
     PerkamoConflictError,
     PerkamoError,
@@ -98,7 +98,7 @@ class Settler:
         if settled.is_answered:
             self._note_answer()
         for event, result in zip(events, results, strict=True):
-            verdict = judge(result)
+            verdict = classify_result(result)
             if not isinstance(result, PerkamoError) or verdict == "accepted":
                 settled.delivered.append(event)
             elif verdict == "rejected":
@@ -159,7 +159,7 @@ class Settler:
     def _put_off(self, settled: Settled, event: StoredEvent, failures: int, error: PerkamoError) -> None:
         """Let an event wait by itself, or for good if it is its own fault and was tried often enough."""
         solo = failures - ALONE
-        may_pass = judge(error) == "failed" and not _breaks_the_service(error)
+        may_pass = classify_result(error) == "failed" and not _breaks_the_service(error)
         if solo >= MAX_SOLO_FAILURES and not may_pass:
             settled.dead.append((event, str(error)))
             return

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from perkamo.batching.bulk import ATTEMPTS, Outcome, Outcomes, Pipe, emit_many
-from perkamo.batching.split import judge
+from perkamo.batching.split import classify_result
 from perkamo.batching.sync_bulk import sync_emit_many
 from perkamo.client import AsyncPerkamoClient
 from perkamo.encoding.encode import JSONValue
@@ -146,7 +146,7 @@ async def test_an_event_that_breaks_the_service_holds_up_no_other(
     assert [outcome.position for outcome in outcomes if outcome.result is None] == [37]
     error = outcomes[37].error
     assert isinstance(error, PerkamoEventError)
-    assert judge(error) == "undecided"
+    assert classify_result(error) == "undecided"
     assert str(status) in str(error)
 
 
@@ -331,7 +331,7 @@ async def test_an_odd_item_is_told_of_its_event_alone(
     assert [outcome.position for outcome in outcomes if outcome.result is None] == [5]
     error = outcomes[5].error
     assert isinstance(error, PerkamoEventError)
-    assert judge(error) == verdict
+    assert classify_result(error) == verdict
     assert len(sandbox.requests) == requests
 
 

@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from perkamo import AsyncPerkamoClient, Event, JSONValue, RetryPolicy
-from perkamo.batching.split import SOLO_ATTEMPTS, EventResult, Verdict, judge, send_batch, send_undecided
+from perkamo.batching.split import SOLO_ATTEMPTS, EventResult, Verdict, classify_result, send_batch, send_undecided
 from perkamo.errors import (
     PerkamoApiError,
     PerkamoAuthenticationError,
@@ -62,8 +62,8 @@ JUDGED: list[tuple[EventResult, Verdict]] = [
 @pytest.mark.parametrize(("result", "verdict"), JUDGED, ids=[f"{type(one).__name__}-{way}" for one, way in JUDGED])
 def test_each_result_has_one_judgement(result: EventResult, verdict: Verdict) -> None:
     """By type and attributes alone, and the same after a queue; catches a judgement by text."""
-    assert judge(result) == verdict
-    assert judge(copy.copy(result)) == judge(pickle.loads(pickle.dumps(result))) == verdict
+    assert classify_result(result) == verdict
+    assert classify_result(copy.copy(result)) == classify_result(pickle.loads(pickle.dumps(result))) == verdict
 
 
 ITEMS: list[tuple[JSONValue, Verdict]] = [
@@ -88,7 +88,7 @@ async def test_an_odd_item_concerns_its_event_alone(
 
     results = await send_batch(client, events(25, 7))
 
-    assert [judge(result) for result in results] == [verdict if n == 7 else "accepted" for n in range(25)]
+    assert [classify_result(result) for result in results] == [verdict if n == 7 else "accepted" for n in range(25)]
     assert len(sandbox.requests) == 1
     assert len(sandbox.events()) == 24
 
@@ -111,10 +111,10 @@ async def test_an_answer_that_cannot_be_told_apart_is_halved(
 
     results = await send_batch(client, events(100, 61))
 
-    assert [place for place, result in enumerate(results) if judge(result) != "accepted"] == [61]
+    assert [place for place, result in enumerate(results) if classify_result(result) != "accepted"] == [61]
     error = results[61]
     assert isinstance(error, PerkamoEventError)
-    assert (judge(error), error.retryable) == ("undecided", True)
+    assert (classify_result(error), error.retryable) == ("undecided", True)
     assert isinstance(error.__cause__, PerkamoResponseError)
     assert len(sandbox.requests) <= 15
 
@@ -128,7 +128,7 @@ async def test_a_service_that_answers_nothing_readable_is_not_asked_for_each_eve
 
     results = await send_batch(client, events(100))
 
-    assert [judge(result) for result in results] == ["failed"] * 100
+    assert [classify_result(result) for result in results] == ["failed"] * 100
     assert all(isinstance(result, PerkamoResponseError) and result.retryable for result in results)
     assert len(sandbox.requests) <= 10
 
@@ -149,7 +149,7 @@ async def test_results_of_a_subclass_that_cannot_be_told_apart_concern_no_other_
     async with Dropping(sandbox.api_key, base_url=sandbox.base_url) as client:
         results = await send_batch(client, events(9, 4))
 
-    assert [judge(result) for result in results] == ["accepted"] * 4 + ["undecided"] + ["accepted"] * 4
+    assert [classify_result(result) for result in results] == ["accepted"] * 4 + ["undecided"] + ["accepted"] * 4
     assert "batch() returned 0 results for 1 events." in str(results[4])
 
 
@@ -161,7 +161,7 @@ async def test_a_list_in_place_of_an_object_is_read_as_the_results(
 
     results = await send_batch(client, events(3))
 
-    assert [judge(result) for result in results] == ["accepted"] * 3
+    assert [classify_result(result) for result in results] == ["accepted"] * 3
     assert len(sandbox.requests) == 1
 
 
@@ -175,7 +175,7 @@ async def test_what_is_refused_is_halved_and_an_outage_of_one_half_leaves_the_ot
 
     results = await send_batch(client.with_options(retry=RetryPolicy.none()), events(10))
 
-    assert [judge(result) for result in results] == ["failed"] * 5 + ["accepted"] * 5
+    assert [classify_result(result) for result in results] == ["failed"] * 5 + ["accepted"] * 5
     assert len({id(result) for result in results}) == 10
 
 
@@ -186,7 +186,7 @@ async def test_an_outage_stops_a_careful_sender(sandbox: Sandbox, client: AsyncP
 
     results = await send_batch(client.with_options(retry=RetryPolicy.none()), events(10), continue_on_error=False)
 
-    assert [judge(result) for result in results] == ["failed"] * 10
+    assert [classify_result(result) for result in results] == ["failed"] * 10
     assert len(sandbox.requests) == 2
 
 
@@ -203,7 +203,7 @@ async def test_an_event_that_fails_alone_while_others_pass_is_undecided_whatever
 
     results = await send_batch(sender, events(20, 3), halve=lambda error: isinstance(error, PerkamoServerError))
 
-    assert [judge(result) for result in results] == ["undecided" if n == 3 else "accepted" for n in range(20)]
+    assert [classify_result(result) for result in results] == ["undecided" if n == 3 else "accepted" for n in range(20)]
     assert isinstance(results[3], PerkamoEventError)
     assert isinstance(results[3].__cause__, PerkamoServerError)
 
@@ -227,8 +227,8 @@ async def test_an_event_whose_answer_nobody_can_read_stays_undecided_alone(
 
     await send_undecided(client, sent, results, NoBackoff())
 
-    assert [place for place, result in enumerate(results) if judge(result) != "accepted"] == [4]
-    assert judge(results[4]) == "undecided"
+    assert [place for place, result in enumerate(results) if classify_result(result) != "accepted"] == [4]
+    assert classify_result(results[4]) == "undecided"
     assert len(sandbox.requests) - before == SOLO_ATTEMPTS
 
 
@@ -241,7 +241,7 @@ async def test_an_outage_while_an_event_is_sent_alone_is_waited_out(
 
     await send_undecided(client.with_options(retry=RetryPolicy.none()), events(1), results, NoBackoff())
 
-    assert [judge(result) for result in results] == ["accepted"]
+    assert [classify_result(result) for result in results] == ["accepted"]
 
 
 async def test_undecided_events_are_sent_alone_a_few_times(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
@@ -252,5 +252,5 @@ async def test_undecided_events_are_sent_alone_a_few_times(sandbox: Sandbox, cli
 
     await send_undecided(client, sent, results, NoBackoff())
 
-    assert [judge(result) for result in results] == ["accepted", "undecided", "accepted", "accepted"]
+    assert [classify_result(result) for result in results] == ["accepted", "undecided", "accepted", "accepted"]
     assert len(sandbox.requests) == 3 + 1

@@ -29,7 +29,7 @@ from perkamo import (
     emit_many,
     sync_emit_many,
 )
-from perkamo.batching.split import judge
+from perkamo.batching.split import classify_result
 from perkamo.cli.main import main
 from perkamo.models import BatchIngestResponse
 from perkamo.sandbox import Sandbox
@@ -78,7 +78,7 @@ class Report:
         *good, poison = outcomes
         self.note(f"{what}: an event is missing", fine=len(good) == NUMBER)
         self.note(f"{what}: a good event is not accepted", fine=all(one.result is not None for one in good))
-        settled = poison.error is not None and judge(poison.error) in {"rejected", "undecided"}
+        settled = poison.error is not None and classify_result(poison.error) in {"rejected", "undecided"}
         self.note(f"{what}: poison is not settled as a failure, {poison}", fine=settled)
 
     def ledger(self, sandbox: Sandbox, prefixes: Iterable[str]) -> None:
@@ -238,7 +238,9 @@ def _batcher(report: Report, settled: dict[str, object]) -> None:
     report.note("batcher: an event has no answer", fine=len(settled) == NUMBER)
     good = all(getattr(one, "accepted", False) and not isinstance(one, Exception) for one in settled.values())
     report.note(f"batcher: a good event is not accepted, {settled}", fine=good)
-    report.note("batcher: poison is accepted", fine=isinstance(failed, PerkamoError) and judge(failed) != "accepted")
+    report.note(
+        "batcher: poison is accepted", fine=isinstance(failed, PerkamoError) and classify_result(failed) != "accepted"
+    )
 
 
 def _import(report: Report, folder: Path) -> None:

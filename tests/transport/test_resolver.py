@@ -86,6 +86,32 @@ async def test_only_one_connection_is_kept() -> None:
         assert open_sockets() == before
 
 
+async def test_of_two_that_connect_in_the_same_moment_one_is_kept() -> None:
+    """Catches a loser that is forgotten because it was there before it could be cancelled."""
+    before = open_sockets()
+    with RawServer(echo) as server:
+        address = inet(int(server.base_url.rsplit(":", 1)[1]))
+        both = anyio.Event()
+
+        async def dial(address: Address) -> PlainSocket:
+            family, kind, protocol, where = address
+            connected = PlainSocket(socket.socket(family, kind, protocol), Deadlines(Clock()), Clock())
+            await connected.connect(where)
+            made.append(connected)
+            if len(made) == 2:
+                both.set()
+            with anyio.CancelScope(shield=True):
+                await both.wait()
+            return connected
+
+        made: list[PlainSocket] = []
+        kept = await connect_any([address] * 2, dial, 0)
+        assert len(made) == 2
+        kept.close()
+
+    assert open_sockets() == before
+
+
 async def test_a_connection_that_won_is_closed_when_the_call_is_cancelled_in_that_moment() -> None:
     """Nobody gets it any more; catches a socket that stays open until it is collected."""
     before = open_sockets()

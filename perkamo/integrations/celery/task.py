@@ -8,7 +8,7 @@ from celery import Celery, Task, shared_task
 from celery.exceptions import Reject
 from celery.signals import worker_process_shutdown, worker_shutdown
 
-from perkamo.batching.split import judge
+from perkamo.batching.split import classify_result
 from perkamo.errors import PerkamoError
 from perkamo.events import Event
 from perkamo.integrations.once_per_process import OncePerProcess
@@ -83,7 +83,7 @@ class PerkamoTask(_Task):
 
     def _settle(self, error: PerkamoError) -> None:
         """Reject the task or try it again, by raising what tells the worker so."""
-        if judge(error) == "accepted":
+        if classify_result(error) == "accepted":
             return
         wait = wait_after(error, self.request.retries)
         if wait is None:
