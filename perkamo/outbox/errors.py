@@ -13,6 +13,12 @@ from perkamo.errors import PerkamoError, WriteOutcome
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
+MISSING = (
+    "%d events that were acknowledged are missing from the outbox %s: its files were deleted, truncated or "
+    "overwritten. Put the events again, or restore a copy of the files beside the present ones"
+)
+"""Logged with a number and a directory when events are gone that nobody delivered."""
+
 
 class PerkamoOutboxError(PerkamoError):
     """The outbox could not do what it was asked; nothing was sent for this call."""

@@ -207,7 +207,7 @@ class SqliteDeliveryLog:
         try:
             with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
                 yield connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where it quotes damaged bytes
             reason = str(error)
         else:
             return

@@ -56,7 +56,7 @@ class Database:
                 with _transaction(tables):
                     yield tables
             except BaseException as error:
-                code: int = getattr(error, "sqlite_errorcode", 0)
+                code = _code(error)
                 if isinstance(error, PerkamoOutboxStorageError) or (code and code not in _NO_SPACE):
                     self._close()  # after a failed sync nobody knows what the page cache holds: read the file again
                     self._is_suspect = code & 0xFF in _DAMAGED
@@ -103,8 +103,8 @@ class Database:
             while self._lost:
                 try:
                     _carry(self._lost[0], tables)
-                except sqlite3.DatabaseError as error:
-                    if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                    if _code(error) & 0xFF not in _DAMAGED:
                         raise
                 self._lost.pop(0).connection.close()
             yield tables
@@ -165,11 +165,7 @@ class Database:
             raise
         directory.remove(*dead)
         if (missing := tables.counts.missing - last.missing) > 0 and not others_live and not self._lost:
-            _LOGGER.error(
-                "%d events that were acknowledged are missing from the outbox %s: its files were deleted, truncated or "
-                "overwritten. Put the events again, or restore a copy of the files beside the present ones",
-                *(missing, directory.path),
-            )
+            _LOGGER.error(errors.MISSING, missing, directory.path)
         return tables
 
     def _examine(self, path: Path) -> Literal["alone", "shared", "damaged"]:
@@ -217,13 +213,18 @@ def _translated(directory: Directory) -> Generator[None]:
         raise errors.locked(directory.path, LOCK_PATIENCE) from None
     except OSError as error:
         raise errors.of_system(error, directory.path) from error
-    except sqlite3.Error as error:
-        code: int = getattr(error, "sqlite_errorcode", 0)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        code = _code(error)
         if code in _NO_SPACE:
             raise errors.disk_full() from error
         if code & 0xFF in _DAMAGED:
             raise errors.damaged() from error
         raise errors.unusable(directory.path, error, retryable=True) from error
+
+
+def _code(error: BaseException) -> int:
+    """Return SQLite's code; a message that quotes damaged bytes is none of its errors, but one of decoding."""
+    return sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else getattr(error, "sqlite_errorcode", 0)
 
 
 def _connect(path: Path, directory: Directory, *, alone: bool = False) -> Tables:
@@ -283,7 +284,7 @@ def _transaction(tables: Tables) -> Generator[None]:
     except BaseException as error:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
-        if getattr(error, "sqlite_errorcode", 0) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}:
+        if _code(error) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}:
             raise errors.unknown() from error
         raise
 

@@ -70,11 +70,9 @@ class Tables:
         if self.counts != self._stored:
             self._run(f"UPDATE counts SET {' = ?, '.join(_NAMES)} = ?", astuple(self.counts))
 
-    def put(
-        self, transaction_id: str, space: str, body: bytes, max_size: int, trace_context: str | None = None
-    ) -> None:
+    def put(self, transaction_id: str, space: str, body: bytes, max_size: int, trace: str | None = None) -> None:
         """Keep an event that waits. The same event again is kept once, another one under its id is refused."""
-        row = (transaction_id, space, int(_wall_time() * 1000), None, trace_context, crc32(body), body)
+        row = (transaction_id, space, int(_wall_time() * 1000), None, trace, crc32(body), body)
         fits = self.counts.size + len(body) <= max_size
         if (fits and self.has_room and self._insert(row)) or (known := self._known(transaction_id)) == body:
             return
@@ -209,8 +207,8 @@ class Tables:
         try:
             for last, *row in other.connection.execute(f"{select} ORDER BY id"):  # noqa: B007 - where it broke off
                 found += self._take_over(row)
-        except sqlite3.DatabaseError:  # read on from the other end, up to the damage
-            with suppress(sqlite3.DatabaseError):
+        except (sqlite3.DatabaseError, UnicodeDecodeError):  # read on from the other end, up to the damage
+            with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                 for _, *row in other.connection.execute(f"{select} WHERE id > ? ORDER BY id DESC", (last,)):
                     found += self._take_over(row)
         if is_predecessor:

@@ -44,10 +44,20 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "log cut": lambda path: _truncate(file(path, "*-wal"), file(path, "*-wal").stat().st_size // 2),
     "database overwritten at its head": lambda path: _overwrite(file(path), 0, 4096),
     "database overwritten": lambda path: _overwrite_middle(file(path)),
+    "names in the schema overwritten": lambda path: _garble_schema(file(path)),
     "log overwritten": lambda path: _overwrite_middle(file(path, "*-wal")),
     "something else in its place": lambda path: file(path).write_text("hello" * 1000),
     "another database in its place": lambda path: _replace(file(path)),
 }
+
+
+def _garble_schema(path: Path) -> None:
+    """Damage that SQLite can't even tell in words: it quotes bytes that are no text."""
+    whole = path.read_bytes()
+    assert b"CREATE TABLE events" in whole
+    path.write_bytes(
+        whole.replace(b"tableevents", b"table\xd7vents").replace(b"CREATE TABLE events", b"CREATE \xd7ABLE ev")
+    )
 
 
 def _delete(*paths: Path) -> None:
