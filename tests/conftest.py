@@ -29,9 +29,10 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what is slow on trio, too, among the long tests, and give those the time that they need."""
+    """Put what is slow on trio, and what is for releases, among the long tests; give those the time they need."""
     for item in items:
-        if item.get_closest_marker("slow_on_each_backend") and "[trio" in item.name:
+        is_slow_twin = item.get_closest_marker("slow_on_each_backend") and "[trio" in item.name
+        if is_slow_twin or item.get_closest_marker("release"):
             item.add_marker(pytest.mark.stress)
         if item.get_closest_marker("stress") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))

@@ -12,7 +12,7 @@ _ROWS = {str(number) for number in range(1, 35)}
 _NEED_PEERS = {"8", "12", "15", "17", "19"}
 
 
-@pytest.mark.stress
+@pytest.mark.release
 def test_a_quick_run_of_the_benchmarks_prints_every_row(tmp_path: Path) -> None:
     """One command measures every row; one that breaks or is forgotten fails here, one that is slow does not."""
     saved = tmp_path / "found.json"

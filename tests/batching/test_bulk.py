@@ -192,7 +192,7 @@ anyio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]))
 
 
 @pytest.mark.no_cover
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_two_hundred_thousand_events_apply_once_in_bounded_memory() -> None:
     """429s and resets on the way: every business event counts once, and memory does not grow with the stream."""

@@ -72,7 +72,7 @@ def test_every_committed_order_counts_once(name: str, view: str, shop: dict[str,
     besiege(shop_of(name, shop), view, sandbox, orders=40, kills=1)
 
 
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("view", ["paid", "paid-without-outbox", "paid-async"])
 @pytest.mark.parametrize("name", SERVERS)
 def test_every_committed_order_counts_once_after_ten_kills(

@@ -33,7 +33,7 @@ def test_every_committed_order_counts_once(name: str, view: str, sandbox: Sandbo
     besiege(shop_of(name, sandbox, tmp_path), view, sandbox, orders=40, kills=1)
 
 
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("view", ["paid", "paid-without-outbox"])
 @pytest.mark.parametrize("name", SERVERS)
 def test_every_committed_order_counts_once_after_ten_kills(

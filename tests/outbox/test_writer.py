@@ -177,7 +177,7 @@ async def test_a_look_that_fails_ends_nothing(paper: Paper, monkeypatch: pytest.
     await writer.aclose()
 
 
-@pytest.mark.parametrize("number", [2_000, pytest.param(20_000, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("number", [2_000, pytest.param(20_000, marks=pytest.mark.release)])
 async def test_who_gave_up_before_it_began_is_passed_over(number: int, paper: Paper) -> None:
     """What was cancelled is not written, and thousands of them cost no more than each for itself."""
     writer = Writer(paper)

@@ -64,7 +64,7 @@ def echo(connection: Connection) -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.stress
+@pytest.mark.release
 def test_sixty_four_threads_get_their_own_answers() -> None:
     """64 x 1,000 calls on one client: each answer is of its request (P16); catches answers that cross."""
     with RawServer(echo) as server, PerkamoClient("sk_test", base_url=server.base_url) as client:

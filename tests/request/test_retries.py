@@ -185,7 +185,7 @@ async def test_nothing_was_sent_where_no_connection_came_about_in_time() -> None
     assert (caught.value.outcome, caught.value.retryable) == ("not_sent", True)
 
 
-@pytest.mark.parametrize("calls", [1_000, pytest.param(10_000, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("calls", [1_000, pytest.param(10_000, marks=pytest.mark.release)])
 async def test_an_outage_sees_hardly_more_attempts_than_calls(calls: int, dead_port: int, waits: NotedWaits) -> None:
     """Calls into a dead service make at most 200 attempts more than calls (P7); catches retries without a quota."""
     attempts = 0
@@ -324,7 +324,7 @@ KINDS: list[Fault] = [Status(503), Lost(), Reset(before="apply"), Reset(after="a
 
 
 @pytest.mark.no_cover
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_ten_thousand_faults_apply_every_event_once(sandbox: Sandbox) -> None:
     """Whatever strikes emits and batches, each order earns once and each call ends typed and in time (P3, P6).

@@ -78,7 +78,7 @@ def test_what_must_not_be_inherited_is_closed_before_and_begun_anew_after() -> N
         pass
 
 
-@pytest.mark.parametrize("forks", [50, pytest.param(400, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("forks", [50, pytest.param(400, marks=pytest.mark.release)])
 def test_many_forks_beside_busy_threads_leave_no_child_hanging(forks: int) -> None:
     """Every child takes the guard at once; catches one that inherits it locked in one fork of a hundred."""
     script = """

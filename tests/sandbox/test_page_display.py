@@ -98,7 +98,7 @@ def test_a_server_that_is_gone_is_told_and_found_again(browser: Browser) -> None
         again.faults.clear()
 
 
-@pytest.mark.stress
+@pytest.mark.release
 def test_the_first_view_of_100_000_events_is_bounded(browser: Browser) -> None:
     """Expect 200 rows of each, a bounded page and message, and any customer and event to be found by a filter."""
     with Sandbox() as sandbox, PerkamoClient(sandbox.api_key, base_url=sandbox.base_url) as client:

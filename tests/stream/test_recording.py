@@ -39,7 +39,7 @@ def test_the_recording_is_two_kilobytes() -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.release)])
 async def test_a_cut_after_any_byte_loses_and_doubles_nothing(step: int) -> None:
     """Cut the first connection after each seventh byte, or each: with the resume, the list of updates is identical."""
     cut = len(RECORDING)

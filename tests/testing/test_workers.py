@@ -108,7 +108,7 @@ def run_tests(directory: Path, workers: int, planted: str = "") -> Run:
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("time", range(1, 6))
+@pytest.mark.parametrize("time", [1, *(pytest.param(time, marks=pytest.mark.release) for time in range(2, 6))])
 def test_eight_workers_share_nothing(time: int, tmp_path: Path) -> None:
     """200 of 200 pass, each time."""
     run = run_tests(tmp_path, 8)

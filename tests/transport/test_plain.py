@@ -136,7 +136,7 @@ def test_mutated_answers_are_read_as_h11_reads_them() -> None:
     assert check(1, 10_000) > 2_000
 
 
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("seed", range(10, 20))
 def test_a_million_mutated_answers_are_read_as_h11_reads_them(seed: int) -> None:
     """The same with other seeds, 100,000 for each."""
