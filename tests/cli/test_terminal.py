@@ -66,6 +66,7 @@ def test_a_failure_stands_out_in_a_terminal(sandbox: Sandbox) -> None:
     assert shown.startswith("\x1b[31mperkamo customer: \x1b[0mGET /v1/customer/{user_id}: 401 ")
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_nothing_is_wider_than_the_terminal(sandbox: Sandbox, width: int) -> None:
     """Tables and lists are wrapped in their columns; catches lines that the terminal breaks anywhere."""

@@ -179,6 +179,7 @@ key: EventKey = "user.registred"
 """
 
 
+@pytest.mark.stress
 def test_a_wrong_event_or_field_is_a_type_error_and_a_right_one_is_not(tmp_path: Path) -> None:
     """Expect mypy --strict to pass the module and the right uses, and to report each line of the wrong ones."""
     (tmp_path / "my_events.py").write_text(write_module(shop_rules()), encoding="utf-8")

@@ -53,6 +53,7 @@ def kill_delivering(queue: Path, worker: Server, chance: random.Random) -> bool:
     return False
 
 
+@pytest.mark.stress
 def test_every_committed_order_counts_once(sandbox: Sandbox, tmp_path: Path) -> None:
     """A short siege of the shop and of the worker's processes; catches a task that is lost with its process."""
     siege(sandbox, tmp_path, orders=40, kills=1)

@@ -142,6 +142,7 @@ def sockets(process: int) -> int:
     return sum(str(path.readlink()).startswith("socket:") for path in paths if path.is_symlink())
 
 
+@pytest.mark.stress
 def test_five_hundred_purchases_with_clients_that_hang_up(server: Server, sandbox: Sandbox) -> None:
     """Whatever was answered counts once, and nothing twice; catches a lost or doubled event and a leaking client."""
     answered = asyncio.run(purchases(server.port))

@@ -65,6 +65,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
+@pytest.mark.slow_on_each_backend
 async def test_a_disk_that_the_outbox_itself_has_filled_drains(disk: Path, service: Service) -> None:
     """Everything passes, each once, also after a restart, and puts work again; catches rows that nobody can delete."""
     async with Outbox(disk / "outbox") as outbox:

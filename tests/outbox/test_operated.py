@@ -119,6 +119,7 @@ def check_age(read: Callable[[], float], first_put: tuple[float, float]) -> None
     assert before - first_put[1] - 0.01 <= age <= time.time() - first_put[0] + 0.01
 
 
+@pytest.mark.stress
 def test_an_outage_is_seen_to_one_event(shop: Shop) -> None:
     """By /healthz, /metrics, stats and spans alike, through it and after it; catches a figure that lags or is off."""
     began = shop.put("web-1", 5)[0]

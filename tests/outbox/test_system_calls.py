@@ -105,6 +105,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.release)])
 def test_a_kill_inside_a_checkpoint_loses_nothing(kills: int, tmp_path: Path) -> None:
     """F76: with a log beside it, the database file is written by checkpoints only; die at the nth of these writes."""

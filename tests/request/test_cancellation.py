@@ -99,6 +99,7 @@ async def test_workers_with_short_deadlines_leave_a_client_that_serves(seed: int
     assert succeeded == 50
 
 
+@pytest.mark.slow_on_each_backend
 async def test_groups_cancelled_by_a_failing_sibling_leave_a_client_that_serves() -> None:
     """40 task groups of 60 calls, each cancelled by a sibling that fails; catches places lost in a crowd."""
     with RawServer(service) as server:

@@ -199,6 +199,7 @@ async def test_an_outage_sees_hardly_more_attempts_than_calls(calls: int, dead_p
     assert calls < attempts <= calls + 200
 
 
+@pytest.mark.slow_on_each_backend
 async def test_a_few_failures_do_not_use_up_the_quota(client: AsyncPerkamoClient, sandbox: Sandbox) -> None:
     """At 10 % errors a call ends early for no quota; catches one that starves a healthy client."""
     sandbox.faults.rate(0.1, Status(503), seed=7)

@@ -137,6 +137,7 @@ ACTS = {
 }
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(find_spec("axe_core_python") is None, reason="axe-core is not installed: axe-core-python")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(scheme: str, sandbox: Sandbox, client: PerkamoClient, browser: Browser) -> None:
@@ -200,6 +201,7 @@ def test_everything_is_reached_by_keyboard(sandbox: Sandbox, client: PerkamoClie
     assert browser.run("return document.activeElement.textContent") == "user.registered"
 
 
+@pytest.mark.stress
 def test_nothing_is_cut_at_420_pixels_and_pictures_are_left(
     sandbox: Sandbox, client: PerkamoClient, browser: Browser, tmp_path: Path
 ) -> None:

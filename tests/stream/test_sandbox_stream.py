@@ -85,6 +85,7 @@ async def test_a_subscription_resumes_where_another_one_ended(sandbox: Sandbox, 
     assert [update.customer.traits["n"] for update in missed] == [0, 1, 2]
 
 
+@pytest.mark.slow_on_each_backend
 async def test_history_is_bounded(sandbox: Sandbox, client: AsyncPerkamoClient) -> None:
     """Who was away for more than a thousand changes gets the customer as it is, once."""
     async with client:

@@ -99,6 +99,7 @@ def check(directory: Path, mark: str, fixture: str, ini: str, *, backends: int =
     assert (run.code, run.counts) == (0, {"passed": PER_BACKEND * backends + 1}), run.text
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(("mode", "mark"), [("strict", "[pytest.mark.asyncio]"), ("auto", "[]")])
 def test_the_client_works_under_pytest_asyncio(mode: str, mark: str, tmp_path: Path) -> None:
     """In its strict mode, with a mark, and in its auto mode, without one."""
@@ -112,6 +113,7 @@ def test_the_client_works_under_anyio(tmp_path: Path) -> None:
     check(tmp_path, "[pytest.mark.anyio]", "pytest.fixture", "", backends=2)
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(find_spec("pytest_trio") is None, reason="pytest-trio is not installed")
 @pytest.mark.parametrize(("mode", "mark"), [("false", "[pytest.mark.trio]"), ("true", "[]")])
 def test_the_client_works_under_pytest_trio(mode: str, mark: str, tmp_path: Path) -> None:
@@ -119,6 +121,7 @@ def test_the_client_works_under_pytest_trio(mode: str, mark: str, tmp_path: Path
     check(tmp_path, mark, "pytest.fixture", f"trio_mode = {mode}")
 
 
+@pytest.mark.stress
 def test_a_loop_that_serves_a_whole_session_keeps_no_socket(tmp_path: Path) -> None:
     """60 tests in one loop open no more files than one; catches a run that ends with too many open files."""
     run = run_pytest(

@@ -197,6 +197,7 @@ class TestViews(SimpleTestCase):
 """
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(find_spec("django") is None, reason="Django is not installed")
 def test_it_works_with_djangos_clients_and_test_cases(tmp_path: Path) -> None:
     """Sync and async views, by functions and by SimpleTestCase; catches a method that a test case takes elsewhere."""

@@ -220,6 +220,7 @@ async def test_what_is_granted_to_a_task_that_is_cancelled_goes_to_the_next(*, s
     assert got[1:] == ["1", "2"]
 
 
+@pytest.mark.slow_on_each_backend
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_calls_with_the_shortest_deadlines_leave_a_sound_client(seed: int) -> None:
     """20 workers on 10 connections with deadlines of 0 to 30 ms; stock httpx is dead after a few seconds of it."""
@@ -275,6 +276,7 @@ async def test_tasks_cancelled_at_random_leave_a_sound_client() -> None:
             await assert_sound(transport, client, server.base_url)
 
 
+@pytest.mark.slow_on_each_backend
 async def test_groups_cancelled_by_a_failing_sibling_leave_a_sound_client() -> None:
     """40 groups of 60 calls, each cancelled at a random moment; catches places lost in a crowd."""
     chance = random.Random(4)

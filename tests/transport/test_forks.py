@@ -87,6 +87,7 @@ os._exit(0)
 WITHOUT_WARNINGS = ("-W", "ignore::DeprecationWarning")  # from 3.12 on, a fork with threads warns
 
 
+@pytest.mark.slow_on_each_backend
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_forked_children_of_a_busy_parent_get_their_own_answers(backend: str) -> None:
     """100 forks with six calls under way: 0 wrong answers in parent and children, 0 hangs (P14)."""

@@ -254,6 +254,7 @@ async def test_a_call_through_a_proxy_that_is_cancelled_at_any_point_costs_no_pl
     assert points >= 1
 
 
+@pytest.mark.slow_on_each_backend
 @through
 async def test_a_crowd_with_short_deadlines_leaves_a_sound_client_behind_a_proxy(way_through: str) -> None:
     """20 workers on 5 connections with deadlines of 0 to 30 ms; httpx's own pool is dead after a few seconds of it."""

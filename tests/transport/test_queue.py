@@ -110,6 +110,7 @@ async def calls_per_request(in_flight: int, requests: int) -> float:
     return count / requests
 
 
+@pytest.mark.slow_on_each_backend
 async def test_a_request_costs_the_same_in_a_crowd() -> None:
     """Function calls and not time, so that a slow machine can't fail it; catches a walk over waiters or connections."""
     alone = await calls_per_request(1, 64)

@@ -32,6 +32,7 @@ for name in sys.stdin:
 """Everything is loaded once, so that a shop takes orders within milliseconds."""
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("server_version", [18])
 @pytest.mark.parametrize("shop", ["shop_sqlalchemy", "shop_django"])
 def test_a_shop_that_is_killed_loses_no_order(shop: str, server: Server, sandbox: Sandbox) -> None:
