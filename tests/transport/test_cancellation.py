@@ -232,10 +232,11 @@ async def test_calls_with_the_shortest_deadlines_leave_a_sound_client(seed: int)
     async def work(number: int) -> None:
         nonlocal ended
         count = 0
-        while anyio.current_time() < end or not ended:  # on a busy machine the first may take long
+        while (is_early := anyio.current_time() < end) or not ended:
             count += 1
             text = f"{number} {count}"
-            with anyio.move_on_after(chance.uniform(0, 0.03)):
+            # On a busy machine none may have ended by then: connecting anew takes all of so short a time.
+            with anyio.move_on_after(chance.uniform(0, 0.03) if is_early else 10):
                 got = await ask(client, server.base_url, text)
                 ended += 1
                 if got != text:

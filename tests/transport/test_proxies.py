@@ -131,7 +131,7 @@ async def test_wrong_credentials_are_a_proxy_error_without_them(kind: str) -> No
                     assert not any(SECRET in text for frame in frames for text in (frame.locals or {}).values())
                 assert lost_places(transport) == 0
 
-    assert server.accepted == 0
+        assert proxy.asked == []  # the server's own count would take in whoever still tries its port
 
 
 def hang_up(connection: Connection) -> None:
