@@ -66,7 +66,7 @@ def test_a_worker_of_another_pool_delivers(pool: str, sandbox: Sandbox, tmp_path
     siege(sandbox, tmp_path, orders=10, kills=0, pool=pool)
 
 
-@pytest.mark.stress
+@pytest.mark.release
 def test_every_committed_order_counts_once_after_ten_kills(sandbox: Sandbox, tmp_path: Path) -> None:
     """The long siege."""
     siege(sandbox, tmp_path, orders=600, kills=10)

@@ -135,7 +135,7 @@ def committed(server: Server, query: LiteralString) -> set[str]:
         return {row[0] for row in connection.execute(query)}
 
 
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("make", [django_shop, fastapi_shop])
 def test_every_committed_order_counts_once_after_ten_kills(
     make: Callable[[Mapping[str, str], Server], Shop], shop: dict[str, str], server: Server, sandbox: Sandbox

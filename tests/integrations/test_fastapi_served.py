@@ -26,7 +26,7 @@ def test_every_committed_order_counts_once(sandbox: Sandbox, tmp_path: Path) -> 
     besiege(shop_of(sandbox, tmp_path), "paid", sandbox, orders=40, kills=1)
 
 
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("view", ["paid", "paid-without-outbox"])
 def test_every_committed_order_counts_once_after_ten_kills(view: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """The long siege of each way."""

@@ -368,7 +368,7 @@ def test_a_siege_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
     siege(tmp_path, float(os.environ.get("PERKAMO_SIEGE_SECONDS", "8")), SEED)
 
 
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [101, 102])

@@ -107,8 +107,8 @@ def run_tests(directory: Path, workers: int, planted: str = "") -> Run:
     return run_pytest(directory, files, "-n", str(workers), "-p", "no:trio")  # which loads hypothesis
 
 
-@pytest.mark.stress
-@pytest.mark.parametrize("time", [1, *(pytest.param(time, marks=pytest.mark.release) for time in range(2, 6))])
+@pytest.mark.release
+@pytest.mark.parametrize("time", range(1, 6))
 def test_eight_workers_share_nothing(time: int, tmp_path: Path) -> None:
     """200 of 200 pass, each time."""
     run = run_tests(tmp_path, 8)
@@ -116,7 +116,7 @@ def test_eight_workers_share_nothing(time: int, tmp_path: Path) -> None:
     assert (run.code, run.counts) == (0, {"passed": 200}), f"run {time}: {run.text}"
 
 
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("bug", PLANTED)
 def test_the_test_of_workers_sees_what_is_shared(bug: str, perkamo_sandbox: Sandbox, tmp_path: Path) -> None:
     """The control: with state that is kept, or a port that is another's, many of them fail."""
