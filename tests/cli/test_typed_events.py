@@ -192,7 +192,7 @@ def test_a_wrong_event_or_field_is_a_type_error_and_a_right_one_is_not(tmp_path:
     assert reported == {f"wrong.py:{number}" for number in (6, 7, 8, 9, 10, 11, 12, 15)}, done.stdout
 
 
-@pytest.mark.stress
+@pytest.mark.release
 def test_any_module_is_typed_formatted_and_tidy(tmp_path: Path) -> None:
     """Whatever the events and fields are called: ruff changes nothing, at two line lengths, and mypy finds nothing."""
     random = Random(20261124)

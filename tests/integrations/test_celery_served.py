@@ -59,7 +59,7 @@ def test_every_committed_order_counts_once(sandbox: Sandbox, tmp_path: Path) -> 
     siege(sandbox, tmp_path, orders=40, kills=1)
 
 
-@pytest.mark.stress
+@pytest.mark.release
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
 def test_a_worker_of_another_pool_delivers(pool: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """Threads and greenlets share one client; catches a client that hangs under gevent."""

@@ -197,7 +197,7 @@ def test_a_forked_child_has_connections_of_its_own(server: Server, schema: str) 
     database.close()
 
 
-@pytest.mark.stress
+@pytest.mark.release
 async def test_a_poison_event_among_many_thousand(service: Service, outbox: OwnOutbox) -> None:
     """100,000 others pass it by, each sent once by a client that is patient enough for a busy machine."""
     service.answer = lambda events, _: 422 if any(one["transaction_id"] == "review_50000" for one in events) else None
