@@ -5,12 +5,10 @@ import sys
 from contextlib import closing
 from typing import Any
 
-import django
 import psycopg
 import psycopg2
 import pytest
 import sqlalchemy
-from django.conf import settings
 from sqlalchemy.orm import Session
 
 from perkamo import (
@@ -21,13 +19,12 @@ from perkamo import (
     PostgresOutbox,
     SyncPostgresOutbox,
 )
+from tests.integrations import django_set_up
 from tests.outbox.postgres.drivers import DRIVERS, App, django_connection, sqlalchemy_url
 from tests.outbox.postgres.server import Server
 from tests.outbox.postgres.transactions import event, kept
 
-if not settings.configured:
-    settings.configure()
-    django.setup()
+django_set_up.set_up()
 
 pytestmark = pytest.mark.anyio
 

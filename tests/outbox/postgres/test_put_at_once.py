@@ -4,10 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import django
 import psycopg
 import pytest
-from django.conf import settings
 
 from perkamo import (
     Event,
@@ -16,12 +14,11 @@ from perkamo import (
 )
 from perkamo.outbox.postgres import connections
 from perkamo.outbox.postgres.put import Answer, Query
+from tests.integrations import django_set_up
 from tests.outbox.postgres.server import Server
 from tests.outbox.postgres.transactions import event, kept
 
-if not settings.configured:
-    settings.configure()
-    django.setup()
+django_set_up.set_up()
 
 pytestmark = pytest.mark.anyio
 
