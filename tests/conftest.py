@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +30,15 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what is slow on trio, and what is for releases, among the long tests; give those the time they need."""
+    """Put among the long tests what is slow on trio, most of a sample, and what is for releases; give them time."""
+    cases: Counter[str] = Counter()
     for item in items:
         is_slow_twin = item.get_closest_marker("slow_on_each_backend") and "[trio" in item.name
-        if is_slow_twin or item.get_closest_marker("release"):
+        test = item.nodeid.partition("[")[0]
+        sample = item.get_closest_marker("sample")
+        is_left_out = sample is not None and cases[test] % sample.args[0] > 0
+        cases[test] += 1
+        if is_slow_twin or is_left_out or item.get_closest_marker("release"):
             item.add_marker(pytest.mark.stress)
         if item.get_closest_marker("stress") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))

@@ -57,6 +57,7 @@ def test_every_row_is_confirmed_by_the_sandbox(
     assert named(facts, "differs") == {}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "way"),
     [
@@ -317,6 +318,7 @@ def test_a_sandbox_answers_like_what_was_saved(perkamo: Perkamo, sandbox: Sandbo
     assert json.loads(first.read_text())["dialect"] == json.loads(second.read_text())["dialect"] == dialect
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"dialect": {"customer.perks": "nothing"}}'])
 def test_a_file_that_check_did_not_write_is_refused(perkamo: Perkamo, tmp_path: Path, text: str) -> None:
     """One line that names the file or the fact; catches a sandbox that silently answers as ever."""

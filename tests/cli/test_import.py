@@ -34,6 +34,7 @@ def sent(sandbox: Sandbox) -> int:
     return sum(len(json.loads(record.body)["events"]) for record in sandbox.requests if record.status == 200)
 
 
+@pytest.mark.stress
 def test_another_file_of_the_same_name_is_imported_from_its_first_line(
     sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_the_input_of_a_pipe_is_not_begun_again_without_a_word(
     assert done.stderr == f"perkamo import: {resume} belongs to another input. Name another one, or remove it.\n"
 
 
+@pytest.mark.stress
 def test_an_input_that_was_refused_is_refused_again(sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path) -> None:
     """And the right one continues; catches a resume file that takes the hash of what it does not belong to."""
     path, resume = tmp_path / "events.jsonl", str(tmp_path / "resume")
@@ -133,6 +135,7 @@ def test_what_others_wrote_among_refused_lines_is_passed_over(
     assert rejected.read_bytes() == known + b"# ask Jan\n[1]\n\xff\n" + later
 
 
+@pytest.mark.stress
 def test_refused_lines_of_earlier_runs_are_kept(sandbox: Sandbox, perkamo: Perkamo, tmp_path: Path) -> None:
     """Each run adds its own; catches a run that overwrites what nobody has looked at yet."""
     path = tmp_path / "events.jsonl"

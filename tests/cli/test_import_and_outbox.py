@@ -273,6 +273,7 @@ def test_a_directory_that_is_not_there_is_not_made(sandbox: Sandbox, tmp_path: P
     assert not (tmp_path / "outbocks").exists()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("action", ["stats", "dead", "requeue"])
 def test_a_place_that_holds_no_outbox_is_not_touched(sandbox: Sandbox, tmp_path: Path, action: str) -> None:
     """Neither its mode nor its files change; catches an outbox that is made in /tmp by looking for one."""
@@ -288,6 +289,7 @@ def test_a_place_that_holds_no_outbox_is_not_touched(sandbox: Sandbox, tmp_path:
     assert [path.name for path in place.iterdir()] == ["other_app.txt"]
 
 
+@pytest.mark.stress
 def test_a_relay_that_leaves_events_waiting_says_so(sandbox: Sandbox, tmp_path: Path) -> None:
     """--until-empty exits non-zero while anything waits, with the command's own options in the message."""
     path = tmp_path / "outbox"
@@ -321,6 +323,7 @@ def test_missing_events_are_in_the_counts_and_in_the_exit_code(sandbox: Sandbox,
     assert "are missing: 3" in err
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("action", ["requeue", "stats", "dead", "relay"])
 def test_a_second_word_is_refused(sandbox: Sandbox, tmp_path: Path, action: str) -> None:
     """Only move takes one; catches ``requeue DIR ID``, which would queue all dead letters again."""

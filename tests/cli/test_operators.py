@@ -64,6 +64,7 @@ def words_of(name: str, events: str, outbox: str) -> list[str]:
 each_caller = pytest.mark.parametrize("name", ["import", "outbox", "watch"])
 
 
+@pytest.mark.sample(3)
 @posix
 @each_caller
 def test_a_wrong_key_is_told_in_one_line_with_the_request(
@@ -79,6 +80,7 @@ def test_a_wrong_key_is_told_in_one_line_with_the_request(
     assert find_canary(done.stdout + done.stderr) is None
 
 
+@pytest.mark.sample(3)
 @posix
 @each_caller
 def test_without_a_key_the_variable_is_named(perkamo: Perkamo, name: str, events: str, outbox: str) -> None:
@@ -90,6 +92,7 @@ def test_without_a_key_the_variable_is_named(perkamo: Perkamo, name: str, events
     assert (done.stderr.count("\n"), "api_key" in done.stderr) == (1, False)
 
 
+@pytest.mark.sample(3)
 @posix
 @each_caller
 def test_what_the_service_refuses_shows_nobody(
@@ -153,6 +156,7 @@ def test_a_damaged_archive_is_told_in_one_line(here: Perkamo, tmp_path: Path, da
     assert done.stderr.startswith("perkamo import: cannot read or write: ")
 
 
+@pytest.mark.stress
 @posix
 def test_the_outbox_speaks_json_in_every_action(sandbox: Sandbox, perkamo: Perkamo, outbox: str) -> None:
     """One document, or one object a line; catches an action that mixes sentences into it."""
@@ -176,6 +180,7 @@ def test_the_outbox_speaks_json_in_every_action(sandbox: Sandbox, perkamo: Perka
     assert find_canary(relayed.stdout + relayed.stderr + dead.stdout + dead.stderr) is None
 
 
+@pytest.mark.stress
 @posix
 def test_dead_letters_are_a_table_for_people(sandbox: Sandbox, perkamo: Perkamo, outbox: str) -> None:
     """Id and reason, and the event on request only; catches personal data that nobody asked for."""
@@ -194,6 +199,7 @@ def test_dead_letters_are_a_table_for_people(sandbox: Sandbox, perkamo: Perkamo,
     assert CANARY_EMAIL in whole.stdout
 
 
+@pytest.mark.stress
 @posix
 def test_dead_letters_of_a_busy_process_are_listed_and_requeued(
     sandbox: Sandbox, perkamo: Perkamo, outbox: str
@@ -348,6 +354,7 @@ def test_the_demo_as_json_holds_the_answers(here: Perkamo) -> None:
     assert "purchase.completed" in [rule["event"] for rule in shown["catalog"]]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="it takes a device that is always full")
 @posix
 @pytest.mark.parametrize("name", ["demo", "import", "outbox", "sandbox", "watch"])

@@ -223,6 +223,7 @@ def test_a_wrong_program_and_a_file_that_is_not_there_fail(tmp_path: Path, capsy
     assert "none" in capsys.readouterr().err
 
 
+@pytest.mark.stress
 def test_the_memory_does_not_grow_with_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """Expect eight times as many events and customers to need hardly more: catches a set of ids, a dict of users."""
     monkeypatch.setattr(program_diff, "BATCH", 500)

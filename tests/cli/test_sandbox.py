@@ -310,6 +310,7 @@ def test_wrong_values_are_wrong_usage(words: list[str]) -> None:
     assert end.value.code == 2
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "words", [[], ["nonsense"], ["sandbox", "--port", "65536"], ["sandbox", "--port", "x"], ["sandbox", "--nope"]]
 )

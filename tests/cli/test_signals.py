@@ -120,6 +120,7 @@ def test_watching_ends_with_0(sandbox: Sandbox, *, as_process_1: bool) -> None:
     assert (code, out, err) == (0, "", "perkamo watch: connected\n")
 
 
+@pytest.mark.sample(2)
 @as_any_process
 def test_an_import_finishes_its_requests_and_goes_on_later(
     sandbox: Sandbox, tmp_path: Path, *, as_process_1: bool

@@ -34,6 +34,7 @@ def shell(
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("output", ["> /dev/full", ">&-"])
 def test_an_event_that_counts_is_no_failure_although_its_result_can_not_be_shown(
@@ -83,6 +84,7 @@ def test_a_customer_who_was_identified_is_no_failure_either(sandbox: Sandbox) ->
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("words", ["customer customer_123", "catalog --python", "--help", "emit --help", "--version"])
 @pytest.mark.parametrize("output", [">/dev/full", ">&-"])
 def test_a_command_that_only_shows_something_fails_where_it_can_not(sandbox: Sandbox, words: str, output: str) -> None:
@@ -93,6 +95,7 @@ def test_a_command_that_only_shows_something_fails_where_it_can_not(sandbox: San
     assert re.match(r"perkamo( \w+)?: cannot write: (No space left on device|standard output is closed)", done.stderr)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("errors", ["2>&-", "2>/dev/full"])
 def test_notes_are_dropped_where_standard_error_does_not_take_them(sandbox: Sandbox, errors: str) -> None:
     """The token stands alone on stdout, and exit codes stay what they are; catches a note within the output."""

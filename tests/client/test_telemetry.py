@@ -165,6 +165,7 @@ print(json.dumps(sent))
 """
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("way", ["ours", "external"])
 def test_sentry_shows_each_request_and_nobodys_id(way: str, sandbox: Sandbox) -> None:
     """Spans, breadcrumbs and the frames of an error, all local variables included; catches a URL with an id."""

@@ -21,6 +21,7 @@ def shop_of(sandbox: Sandbox, folder: Path) -> Shop:
     return Shop(SERVER, "Application startup complete", env, lambda: saved(database), relay)
 
 
+@pytest.mark.stress
 def test_every_committed_order_counts_once(sandbox: Sandbox, tmp_path: Path) -> None:
     """A short siege; catches an event that is lost with its worker, and one that counts twice."""
     besiege(shop_of(sandbox, tmp_path), "paid", sandbox, orders=40, kills=1)

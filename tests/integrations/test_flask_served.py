@@ -25,6 +25,7 @@ def shop_of(name: str, sandbox: Sandbox, folder: Path) -> Shop:
     return Shop(SERVERS[name], "Booting worker", env, lambda: saved(database), relay)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("name", "view"), [pytest.param("preload", "paid", marks=pytest.mark.stress), ("gthread", "paid-without-outbox")]
 )

@@ -159,6 +159,7 @@ def test_five_hundred_purchases_with_clients_that_hang_up(server: Server, sandbo
         assert all(sockets(worker) <= 100 + 20 for worker in workers)
 
 
+@pytest.mark.stress
 def test_tokens_and_webhooks_work_in_every_worker(server: Server, sandbox: Sandbox) -> None:
     """The other routes over real HTTP, and nothing personal in uvicorn's output; catches a leak in a log."""
     token = asyncio.run(post(server.port, request("/api/perkamo/token", {"x-user": CANARY_EMAIL})))

@@ -203,6 +203,7 @@ def test_the_judge_catches_planted_bugs(
     assert getattr(verdict, harm) > 0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_a_named_point_loses_nothing(point: str, tmp_path: Path) -> None:
     """F76: twenty deaths at the same point, each worker taking over what the last one left."""

@@ -360,6 +360,7 @@ def test_one_outbox_serves_several_threads_and_loops(tmp_path: Path) -> None:
     anyio.run(outbox.aclose)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "ending", ["return", "sys.exit(3)", "raise ValueError", "os._exit(0)", "os.kill(os.getpid(), 15)"]
 )

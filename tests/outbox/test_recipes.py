@@ -67,6 +67,7 @@ ON_DISK = [command for command in commands() if not is_for_postgres(command)]
 IN_POSTGRES = [command for command in commands() if is_for_postgres(command)]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("command", ON_DISK, ids=" ".join)
 def test_a_command_of_the_guide_runs(command: list[str], sandbox: Sandbox, tmp_path: Path) -> None:
     """With a directory and a port of the test's own; catches an option that was renamed, or never was."""

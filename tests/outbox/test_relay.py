@@ -39,6 +39,7 @@ async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
         yield outbox
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("how", ["relay", "drain"])
 @pytest.mark.parametrize("kind", POISONS)
 async def test_one_event_holds_up_no_other(

@@ -41,6 +41,7 @@ else:
 CODES = {"return": 0, "exit": 3, "exception": 1, "SIGTERM": -15, "_exit": 4}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("state", ["idle", "in flight"])
 @pytest.mark.parametrize("closing", ["closed", "left open"])
 @pytest.mark.parametrize("ending", CODES)

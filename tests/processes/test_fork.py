@@ -98,6 +98,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_multiprocessing_works_by_every_start_method(method: str, tmp_path: Path) -> None:
     """A pool of workers shares a module-level client; catches a child that hangs in its parent's loop."""

@@ -15,6 +15,7 @@ LINGER = 5.0
 CODES = {"return": 0, "sys.exit": 3, "exception": 1, "SIGTERM": -signal.SIGTERM, "os._exit": 4}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("state", ["idle", "held by the server", "refusing to end"])
 @pytest.mark.parametrize("ending", CODES)
 def test_a_process_ends_at_its_end(ending: str, state: str, echo: Echo, port: str) -> None:

@@ -14,6 +14,7 @@ STRICT = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarn
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("children", [50, pytest.param(200, marks=pytest.mark.stress)])
 def test_children_of_a_calling_process_get_their_own_answers(children: int, port: str) -> None:
     """Every child calls over a loop of its own, the parent undisturbed; catches a child that waits forever."""
@@ -64,6 +65,7 @@ def test_a_child_leaves_alone_what_its_parent_entered_and_began() -> None:
     ], ended.err
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_workers_of_multiprocessing_call(method: str, port: str) -> None:
     """Pools of every kind work under a warm parent; catches state that does not survive the way to a worker."""

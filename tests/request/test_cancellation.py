@@ -72,6 +72,7 @@ async def test_a_cancel_is_never_taken_for_a_failure_of_the_service() -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.stress
 @pytest.mark.slow_on_each_backend
 @pytest.mark.parametrize("seed", [1])
 async def test_workers_with_short_deadlines_leave_a_client_that_serves(seed: int) -> None:

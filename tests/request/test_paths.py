@@ -77,6 +77,7 @@ def test_the_label_of_a_request_names_method_and_endpoint_only(method: str, path
     assert call.is_write is (method != "GET")
 
 
+@pytest.mark.stress
 def test_any_number_of_paths_takes_no_memory() -> None:
     """60,000 different writes leave nothing behind; catches a cache of URLs that only grows (75 MB)."""
     addresses = Addresses("https://api.test/pfx")

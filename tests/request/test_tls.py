@@ -210,6 +210,7 @@ def run(url: str, kind: str, proxy: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("variable", "kind", "problem"),
     [

@@ -126,6 +126,7 @@ async def test_a_compressed_stream_comes_out_promptly(encoding: str) -> None:
     assert points([one, two]) == [1, 2]
 
 
+@pytest.mark.sample(2)
 async def test_a_compressed_bomb_is_taken_in_small_pieces() -> None:
     """A hundred megabytes of comments in a hundred kilobytes are read without holding them; G2."""
     bomb = gzip.compress(b":" + b"x" * 100_000_000 + b"\n" + event(1))

@@ -38,6 +38,7 @@ def test_the_recording_is_two_kilobytes() -> None:
     assert 1900 <= len(RECORDING) <= 2300
 
 
+@pytest.mark.stress
 @pytest.mark.slow_on_each_backend
 @pytest.mark.no_cover
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.release)])

@@ -81,6 +81,7 @@ CHANGES: list[tuple[str, str, Callable[[str], str]]] = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("name", "module", "change"), CHANGES, ids=[row[0] for row in CHANGES])
 def test_check_notices(name: str, module: str, change: Callable[[str], str], copy: Path) -> None:
     """Each kind of difference fails the check, and generating again mends it; catches a check that can't fail."""

@@ -97,6 +97,7 @@ BUGS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("test", BUGS)
 def test_a_planted_bug_is_found_and_right_code_passes(test: str, planted: Run) -> None:
     """A random id, a swallowed error, an emit before the order is saved, a handler that is not repeatable."""
@@ -182,6 +183,7 @@ def test_wrong_marks_and_options_are_told(tmp_path: Path) -> None:
     assert "was never reached: the flow makes no such request" in never.text
 
 
+@pytest.mark.stress
 def test_a_known_bug_can_be_marked_as_expected(tmp_path: Path) -> None:
     """Expect a difference to be the expected failure, and none a surprise; catches one that is strict and not tried."""
     run = run_pytest(
@@ -216,6 +218,7 @@ def test_a_known_bug_can_be_marked_as_expected(tmp_path: Path) -> None:
     assert f"test_right: 9 faults of {PER_REQUEST}, 0 differences" in run.text
 
 
+@pytest.mark.stress
 def test_a_fixture_of_a_wider_scope_is_torn_down_before_the_next_module(tmp_path: Path) -> None:
     """Its errors are told, and the next module finds nothing standing; catches runs that leave the last one's up."""
     run = run_pytest(

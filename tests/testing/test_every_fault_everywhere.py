@@ -112,6 +112,7 @@ async def test_fixture(shop, perkamo_sandbox):
 """
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.stress), "2"])
 def test_it_works_with_functions_classes_unittest_and_fastapi(workers: str, tmp_path: Path) -> None:
     """Each run as new under each of them, and under xdist; catches a test case whose method is not disturbed."""
@@ -121,6 +122,7 @@ def test_it_works_with_functions_classes_unittest_and_fastapi(workers: str, tmp_
     assert run.text.count(f": 5 faults of {PER_REQUEST}, 0 differences") == 6, run.text
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("mark", "fixture", "ini", "passed"),
     [

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from perkamo.sandbox import Sandbox
 from tests.testing.runs import run_pytest
 
@@ -48,6 +50,7 @@ def test_the_short_summary_says_enough_in_eighty_columns(tmp_path: Path) -> None
     assert run.summary == ["FAILED test_a.py::test_it - AssertionError: purchase.completed: found 0, expe..."]
 
 
+@pytest.mark.stress
 def test_a_fault_that_never_fired_fails_a_test_that_passes_otherwise(tmp_path: Path) -> None:
     """It says which, without our source; one that failed already keeps its own reason alone."""
     run = run_pytest(
@@ -111,6 +114,7 @@ def test_a_fault_that_never_fired_fails_a_test_that_passes_otherwise(tmp_path: P
     assert "pytest.fail" not in run.text
 
 
+@pytest.mark.stress
 def test_no_failure_shows_the_key(tmp_path: Path) -> None:
     """Not with every local of every frame; catches a key in a repr, in a frame's locals, or in an error."""
     run = run_pytest(

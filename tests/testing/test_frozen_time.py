@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.testing.runs import run_pytest
 
 TESTS = """
@@ -77,6 +79,7 @@ def test_code_that_builds_its_own_client(frozen, perkamo_env):
 """
 
 
+@pytest.mark.stress
 def test_the_fixtures_hold_where_time_is_frozen(tmp_path: Path) -> None:
     """Sync and async, one request a call; catches a signature of another time, and a wait that never ends."""
     run = run_pytest(tmp_path, {"test_frozen.py": TESTS}, "--timeout=30")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.testing.runs import run_pytest
 
 PROGRAMS = """
@@ -23,6 +25,7 @@ PROGRAMS = """
 """
 
 
+@pytest.mark.stress
 def test_the_closest_mark_that_names_an_argument_decides_about_it(tmp_path: Path) -> None:
     """Module, class, method; None brings back the default; catches a mark that is forgotten or sticks."""
     run = run_pytest(
@@ -88,6 +91,7 @@ WRONG_MARKS = {
 }
 
 
+@pytest.mark.stress
 def test_a_wrong_mark_is_a_clear_error_of_its_own_test(tmp_path: Path) -> None:
     """A usage error that says what is wrong, in the last lines too; other tests run."""
     tests = [
@@ -144,6 +148,7 @@ def test_nothing_of_one_test_is_left_in_the_next(tmp_path: Path) -> None:
     assert (run.code, run.counts) == (0, {"passed": 3}), run.text
 
 
+@pytest.mark.stress
 def test_one_sandbox_serves_all_programs_of_a_process(tmp_path: Path) -> None:
     """One port and one thread, whatever the marks say; catches a thread for every program."""
     run = run_pytest(

@@ -237,6 +237,7 @@ THROUGH: dict[str, tuple[Callable[[], ProxyServer], bool]] = {
 through = pytest.mark.parametrize("way_through", THROUGH)
 
 
+@pytest.mark.sample(3)
 @through
 @pytest.mark.parametrize("situation", ["cold", "warm", "queued"])
 @pytest.mark.parametrize(("anyio_backend", "way"), WAYS)
@@ -254,6 +255,7 @@ async def test_a_call_through_a_proxy_that_is_cancelled_at_any_point_costs_no_pl
     assert points >= 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow_on_each_backend
 @through
 async def test_a_crowd_with_short_deadlines_leaves_a_sound_client_behind_a_proxy(way_through: str) -> None:

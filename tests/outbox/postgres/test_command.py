@@ -60,6 +60,7 @@ def test_the_commands_make_the_tables_deliver_and_see_to_the_dead(server: Server
     assert json.loads(requeued.stdout) == {"requeued": stats["dead"]}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "dsn",
     [

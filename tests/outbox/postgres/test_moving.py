@@ -111,6 +111,7 @@ async def test_broken_off_before_the_directory_forgets_it_is_begun_again(
     assert (await outbox.stats()).pending == 6
 
 
+@pytest.mark.stress
 def test_the_command_moves_and_tells(server: Server, schema: str, tmp_path: Path) -> None:
     """From a directory to a database and no other way; catches a target that is taken for the source."""
     made = perkamo("move", str(tmp_path), server.dsn)

@@ -185,6 +185,7 @@ TAKEN = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("first", ["the one that had it", "another", "a new one"])
 @pytest.mark.parametrize("taken", TAKEN)
 def test_files_that_are_taken_away_in_use_are_written_anew_with_all_that_was_kept(
