@@ -121,10 +121,10 @@ def test_a_text_is_one_bounded_line() -> None:
 )
 def test_the_work_does_not_grow_with_the_text(text: str) -> None:
     """8 MB cost what 4 kB cost; catches a pattern that tries again at each character (12 s)."""
-    began = time.perf_counter()
+    began = time.thread_time()
     clean(text, *(f"secret{number}" for number in range(1_000)))
 
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0
 
 
 def test_the_work_grows_with_the_number_of_values_only() -> None:
@@ -143,11 +143,11 @@ def test_the_work_grows_with_the_number_of_values_only() -> None:
 def test_values_that_begin_alike_cost_no_more(head: str) -> None:
     """As the links in a context do; catches all pairs of values and places, which took minutes."""
     text = head * (4_000 // len(head))
-    began = time.perf_counter()
+    began = time.thread_time()
 
     shown = clean(text, *(f"{head}{number}" for number in range(19_000)))
 
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0
     assert shown == "***"
 
 

@@ -97,7 +97,7 @@ async def test_a_fault_ends_in_its_error(row: Row, operation: str, way: str) -> 
     error = caught.value
     assert isinstance(error, row.error)
     assert error.attempts == row.attempts
-    assert took < min(row.timeout, row.attempts * row.attempt_timeout) + 1.0
+    assert took < min(row.timeout, row.attempts * row.attempt_timeout) + 5.0  # a busy machine's own delays
     assert error.outcome is None if operation in READS else error.outcome in row.outcomes
     assert error.__cause__ is None
     assert KEY not in str(error)

@@ -54,7 +54,7 @@ def test_a_process_ends_with_its_own_work(ending: str, closing: str, state: str)
 
     assert ended.code == CODES[ending]
     assert ended.out.endswith("END\n")
-    assert ended.after_end < 2.0  # one second on a quiet machine
+    assert ended.after_end < 5.0  # one second on a quiet machine; a call under way would take 10
     complaints = [line for line in ended.err.splitlines() if "on purpose" not in line and "Traceback" not in line]
     told_to_close = [line for line in complaints if "was never closed" in line]
     rest = [line for line in complaints if line not in told_to_close and not line.startswith("  ")]

@@ -68,7 +68,7 @@ print(len(codes), set(codes), wrong)
 """
 
 
-@pytest.mark.stress
+@pytest.mark.release
 def test_two_hundred_children_of_a_busy_parent_get_their_own_answers() -> None:
     """0 wrong answers, 0 hangs, with four threads of the parent in mid-call; catches an inherited socket or lock."""
     with RawServer(echo) as server:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("children", [50, pytest.param(200, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("children", [50, pytest.param(200, marks=pytest.mark.release)])
 def test_children_of_a_calling_process_get_their_own_answers(children: int, port: str) -> None:
     """Every child calls over a loop of its own, the parent undisturbed; catches a child that waits forever."""
     ended = run(PROGRAM, "forks", port, str(children), options=STRICT)

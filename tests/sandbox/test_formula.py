@@ -202,8 +202,8 @@ def test_the_longest_formula_is_read_and_evaluated_at_once() -> None:
     """Expect no recursion and no quadratic time in a chain as long as a formula may be."""
     text = "+".join("1" * 250)
 
-    began = time.perf_counter()
+    began = time.thread_time()
     result = parse_formula(text).evaluate({})
 
     assert result == 250
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
