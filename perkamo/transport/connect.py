@@ -1,4 +1,4 @@
-"""From an origin to a stream that a request can be sent on."""
+"""Opens connections: from an origin to a stream that a request can be sent on."""
 
 import socket
 import ssl
@@ -19,11 +19,11 @@ class Connector:
 
     Args:
         ssl_context: Makes or finds the TLS context, when it is first needed.
-        proxy: What the connections go through, or None.
+        proxy: The proxy that connections go through, or None.
         local_address: The address of this machine to connect from, or None for the system's choice.
-        clock: What deadlines go by.
+        clock: The clock of the deadlines.
         find: Finds the addresses of a host.
-        head_start: Seconds that each address has before the next one is tried as well.
+        head_start: Seconds after which the next address is tried as well.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Connector:
         """Open a connection to a service: through the proxy, or to whichever of the host's addresses answers first.
 
         Raises:
-            OSError: It did not work; an ``ssl.SSLError`` when TLS is why.
-            httpx.ProxyError: The proxy refuses.
+            OSError: The connection failed; an ``ssl.SSLError`` if TLS failed.
+            httpx.ProxyError: The proxy refused.
         """
         tls, host, port = origin
         context = self._ssl_context() if tls else None
@@ -57,7 +57,7 @@ class Connector:
         return stream if context is None else await _secure(stream, context, host)
 
     def close(self) -> None:
-        """Leave nothing behind in the event loop."""
+        """Cancel the timer of the deadlines."""
         self._deadlines.close()
 
     async def _through(self, proxy: Proxy, origin: Origin) -> Stream:
@@ -91,10 +91,10 @@ class Connector:
 
 
 async def _secure(stream: Stream, context: ssl.SSLContext, host: str) -> TLSStream:
-    """Begin TLS over a stream, which is closed where that does not work.
+    """Begin TLS over a stream, and close the stream if that fails.
 
     Raises:
-        OSError: It did not work; an ``ssl.SSLError`` when TLS is why.
+        OSError: The connection failed; an ``ssl.SSLError`` if TLS failed.
     """
     try:
         secured = TLSStream(stream, context, host)

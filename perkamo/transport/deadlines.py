@@ -1,7 +1,7 @@
-"""What ends waits that take too long, on asyncio: one timer for all sockets of an event loop.
+"""Ends waits that take too long, on asyncio: one timer for all sockets of an event loop.
 
-A cancel scope for each wait costs more than everything else that a wait does. On trio, which has no callbacks, the
-sockets use scopes.
+A cancel scope for each wait would cost more than the rest of the wait. On trio, which has no callbacks, the sockets use
+cancel scopes.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     import asyncio
 
 FOREVER: Final = float("inf")
-"""A deadline that never comes."""
+"""A deadline that never passes."""
 
 _NO_STEPS: Final[Mapping[str, float | None]] = {}
 
 
 class Timeouts:
-    """What bounds one exchange, from now on.
+    """The time limits of one exchange, which begins now.
 
     Args:
-        extensions: Those of its request: ``timeout`` has seconds for each step, ``pool``, ``connect``, ``write`` and
-            ``read``; ``total`` is for all of them together, the answer's body included.
-        clock: What they go by.
+        extensions: The extensions of its request: ``timeout`` has the seconds for each step (``pool``, ``connect``,
+            ``write`` and ``read``), ``total`` those for all steps together, including the body of the answer.
+        clock: The clock that they use.
     """
 
     __slots__ = ("_clock", "_end", "_steps")
@@ -38,23 +38,23 @@ class Timeouts:
         self._end = FOREVER if total is None else clock.now() + total
 
     def until(self, step: str) -> float:
-        """Return when a step that begins now must be over."""
+        """Return the deadline of a step that begins now."""
         seconds = self._steps.get(step)
         return self._end if seconds is None else min(self._end, self._clock.now() + seconds)
 
 
 class Waiting(Protocol):
-    """What may wait too long."""
+    """Something that waits, and whose wait can be ended."""
 
     def expire(self) -> None:
-        """End the wait, unless it is over just now."""
+        """End the wait, unless it has just ended."""
 
 
 class Deadlines:
     """The deadlines of an event loop's sockets.
 
     Args:
-        clock: What they go by.
+        clock: The clock that they use.
     """
 
     __slots__ = ("_clock", "_timer", "_waits", "_when")
@@ -66,7 +66,7 @@ class Deadlines:
         self._timer: Callable[[], asyncio.TimerHandle | None] | None = None
 
     def begin(self, waiting: Waiting, deadline: float) -> None:
-        """Have a wait ended at a moment, unless ``end`` comes before."""
+        """End a wait at its deadline, unless ``end`` is called before."""
         self._waits[waiting] = deadline
         if deadline < self._when:
             self._set(deadline)
@@ -76,7 +76,7 @@ class Deadlines:
         self._waits.pop(waiting, None)
 
     def close(self) -> None:
-        """Leave no timer behind; whoever waits is ended otherwise."""
+        """Cancel the timer. Waits that are still under way must be ended in another way."""
         timer = None if self._timer is None else self._timer()
         if timer is not None:
             timer.cancel()
@@ -87,7 +87,7 @@ class Deadlines:
 
         self.close()
         seconds = max(0.0, when - self._clock.now())
-        # An empty context, or the timer would keep that of the call which came first.
+        # An empty context: otherwise the timer would keep the context of the first call alive.
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, context=Context())
         self._timer, self._when = _weak(timer), when
 
@@ -102,9 +102,9 @@ class Deadlines:
 
 
 def _weak(timer: "asyncio.TimerHandle") -> Callable[[], "asyncio.TimerHandle | None"]:
-    """Refer to a timer without keeping it: it knows the loop, which a pool must not keep alive that is filed under it.
+    """Refer to a timer without keeping it alive: it holds its loop, and a pool must not keep its own loop alive.
 
-    Not every event loop's timers can be referred to weakly (rloop's cannot). Such a one is kept until it has run out.
+    Some event loops' timers have no weak references (rloop's). Such a timer is kept until it has run.
     """
     try:
         return ref(timer)

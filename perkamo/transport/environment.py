@@ -1,4 +1,4 @@
-"""Which proxy the environment asks for, as httpx and curl read it."""
+"""The proxy that the environment asks for, read as httpx and curl read it."""
 
 import os
 import re
@@ -17,11 +17,11 @@ _PORTS: Final = {"http": 80, "https": 443}
 def environment_proxy(url: httpx.URL) -> Proxy | None:
     """Return the proxy for a service; None for a direct connection. This machine itself is never behind a proxy.
 
-    ``HTTPS_PROXY`` or ``HTTP_PROXY`` is read, by the scheme of the service, then ``ALL_PROXY``, and ``NO_PROXY``; in
-    small letters, too. Where none is set, the system's settings count on macOS and Windows.
+    ``HTTPS_PROXY`` or ``HTTP_PROXY`` is read, depending on the scheme of the service, then ``ALL_PROXY`` and
+    ``NO_PROXY``; each in lower case as well. If none is set, the system's settings apply on macOS and Windows.
 
     Args:
-        url: Where the service is.
+        url: The URL of the service.
     """
     proxies = getproxies()
     kind = url.scheme if proxies.get(url.scheme) else "all"
@@ -37,9 +37,9 @@ def is_exempt(url: httpx.URL, no_proxy: str) -> bool:
     """Return whether ``NO_PROXY`` exempts a service.
 
     Args:
-        url: Where the service is.
-        no_proxy: Names, which stand for their subdomains, too, addresses and networks, all with a port or without
-            (IPv6 in brackets then); ``*`` alone for everything. Commas or spaces stand between them.
+        url: The URL of the service.
+        no_proxy: Names (which include their subdomains), addresses and networks, separated by commas or spaces. Each
+            may have a port; an IPv6 address with a port is in brackets. ``*`` alone means everything.
     """
     return any(_is_meant(url, entry) for entry in re.split(r"[,\s]+", no_proxy) if entry)
 

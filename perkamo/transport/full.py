@@ -1,6 +1,6 @@
-"""HTTP/1.1 by h11, for requests and answers that are not plain. Loaded when the first of them comes.
+"""HTTP/1.1 by h11, for requests and answers that are not plain. Imported when the first of them is met.
 
-No error of h11 is passed on: they show headers in their texts, and their tracebacks lead into frames that hold the key.
+No error of h11 is passed on: its text may show headers, and its traceback leads into frames that hold the key.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class FullExchange:
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
 
     def write(self, method: str, target: bytes, headers: RawHeaders, body: Sequence[bytes]) -> bytes | None:
-        """Return the bytes of the request; None where it is not HTTP, as no error may lead into frames that hold it.
+        """Return the bytes of the request; None if it is not valid HTTP: an error would lead into frames with the key.
 
         Args:
             method: Its method.
@@ -40,14 +40,14 @@ class FullExchange:
             return None
 
     def feed(self, data: bytes) -> None:
-        """Take bytes of the answer; none are its end."""
+        """Take bytes of the answer; empty bytes mean that the connection ended."""
         self._connection.receive_data(data)
 
     def find_head(self) -> Head | None:
-        """Return the answer's head, or None where it is not there yet.
+        """Return the answer's head, or None if it is not complete yet.
 
         Raises:
-            httpx.RemoteProtocolError: It is not HTTP.
+            httpx.RemoteProtocolError: The answer is not valid HTTP.
         """
         while (event := self._next_event()) is not h11.NEED_DATA:
             if isinstance(event, h11.Response):
@@ -58,10 +58,10 @@ class FullExchange:
         return None
 
     def next_part(self) -> bytes | None:
-        """Return the next part of the answer's body; None at its end, and nothing where more must come first.
+        """Return the next part of the answer's body; None at its end, and empty bytes if more must be fed first.
 
         Raises:
-            httpx.RemoteProtocolError: It is not HTTP, or breaks off.
+            httpx.RemoteProtocolError: The answer is not valid HTTP, or is incomplete.
         """
         event = self._next_event()
         if isinstance(event, h11.Data):
@@ -73,7 +73,7 @@ class FullExchange:
         return self._connection.trailing_data != (b"", False)
 
     def is_done(self) -> bool:
-        """Return whether both sides have said all, and neither wants to end the connection."""
+        """Return whether both messages are complete, and neither side wants to end the connection."""
         return self._connection.our_state is self._connection.their_state is h11.DONE
 
     def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:

@@ -8,20 +8,20 @@ HTTP_1_1 = b"HTTP/1.1"
 
 
 class Head:
-    """The head of an answer. What is seldom asked for is made when it is.
+    """The head of an answer. Parts that are rarely needed are built when they are asked for.
 
     Args:
         status: The status code.
         reason: The reason phrase.
-        lines: The header lines, each with its end, as ``NAME: VALUE``; or names and values.
-        fields: Names in small letters and values, where they are known already.
+        lines: The header lines, each with its line end, as ``NAME: VALUE``; or names and values.
+        fields: Names in lower case and values, if they are known already.
         http_version: Such as ``b"HTTP/1.1"``.
 
     Attributes:
         status: The status code.
         reason: The reason phrase.
         http_version: Such as ``b"HTTP/1.1"``.
-        fields: Names in small letters, and values; those of repeated names are joined by a comma.
+        fields: Names in lower case, and values; the values of a repeated name are joined by a comma.
     """
 
     __slots__ = ("_lines", "fields", "http_version", "reason", "status")
@@ -50,7 +50,7 @@ class Head:
 
 
 def joined(headers: RawHeaders) -> dict[str, str]:
-    """Return names in small letters and values; those of repeated names are joined by a comma."""
+    """Return names in lower case and values; the values of a repeated name are joined by a comma."""
     fields: dict[str, str] = {}
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")

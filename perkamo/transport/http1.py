@@ -1,4 +1,4 @@
-"""HTTP/1.1 over one connection: one exchange at a time, plain ones the short way, all others by h11."""
+"""HTTP/1.1 over one connection, one exchange at a time: plain ones by the fast path, all others by h11."""
 
 import re
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ _CHUNK: Final = 65536
 _NO_HTTP: Final = "the request is not valid HTTP"
 _KEEP_ALIVE: Final = r"(?i)(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})(?![0-9])"
 _MARGIN: Final = 0.5
-"""Seconds by which a connection is left earlier than the server said, which counts from a moment before ours."""
+"""Seconds by which a connection is given up earlier than the server said, because the server began to count earlier."""
 
 
 class Exchange:
-    """One request and its answer, apart from the connection that carries them.
+    """One request and its answer, independent of the connection that carries them.
 
     Attributes:
-        head: The answer's head, once it is there.
+        head: The answer's head, once it is complete.
     """
 
     __slots__ = ("_data", "_full", "_missing", "_part", "_surplus", "head")
@@ -41,10 +41,10 @@ class Exchange:
         Args:
             request: Its head.
             body: The parts of its body.
-            proxy: What forwards it, if anything does.
+            proxy: The proxy that forwards it, or None.
 
         Raises:
-            httpx.LocalProtocolError: It is not HTTP.
+            httpx.LocalProtocolError: The request is not valid HTTP.
         """
         self.head: Head | None = None
         self._full: FullExchange | None = None  # None as long as the short way is good enough
@@ -58,14 +58,14 @@ class Exchange:
         self._data = data
 
     def put_on(self, stream: Stream) -> None:
-        """Have a stream send the request."""
+        """Give the request to a stream, to be sent."""
         stream.put(self._data)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes of the answer; none are its end.
+        """Take bytes of the answer; empty bytes mean that the connection ended.
 
         Raises:
-            httpx.RemoteProtocolError: There is no answer, or its body breaks off.
+            httpx.RemoteProtocolError: There is no answer, or its body is incomplete.
         """
         if not data and self.head is None:
             raise httpx.RemoteProtocolError("the server closed the connection without an answer")
@@ -77,25 +77,25 @@ class Exchange:
             self.head, self._part, self._missing = found
         else:
             self._full = _full()
-            # What plain.write has written is read as the answer to any request that changes nothing of how it is read.
+            # h11 must send a request before it reads an answer. Any plain one will do, as their answers read alike.
             self._full.write("GET", b"/", [(b"Host", b"")], ())
             self._full.feed(data)
 
     def find_head(self) -> Head | None:
-        """Return the answer's head, or None where it is not there yet.
+        """Return the answer's head, or None if it is not complete yet.
 
         Raises:
-            httpx.RemoteProtocolError: It is not HTTP.
+            httpx.RemoteProtocolError: The answer is not valid HTTP.
         """
         if self.head is None and self._full is not None:
             self.head = self._full.find_head()
         return self.head
 
     def next_part(self) -> bytes | None:
-        """Return the next part of the answer's body; None at its end, and nothing where more must come first.
+        """Return the next part of the answer's body; None at its end, and empty bytes if more must be fed first.
 
         Raises:
-            httpx.RemoteProtocolError: It is not HTTP, or breaks off.
+            httpx.RemoteProtocolError: The answer is not valid HTTP, or is incomplete.
         """
         if self._full is not None:
             return self._full.next_part()
@@ -103,7 +103,7 @@ class Exchange:
         return part if part or self._missing else None
 
     def take_body(self) -> bytes | None:
-        """Return the whole body where it came along with the head; None where it must be read in parts."""
+        """Return the whole body if it came with the head; None if it must be read in parts."""
         if self._full is not None or self._missing:
             return None
         return self.next_part() or b""
@@ -119,7 +119,7 @@ class Exchange:
         return self._full.is_done() if self._full is not None else self.head is not None and not self._missing
 
     def keep_alive(self) -> float:
-        """Return for how many seconds the server keeps the idle connection, as far as it says so."""
+        """Return for how many seconds the server says that it keeps the idle connection, if it says so."""
         said = None if self.head is None else self.head.fields.get("keep-alive")
         found = None if said is None else re.search(_KEEP_ALIVE, said)
         return FOREVER if found is None else max(int(found[1]) - _MARGIN, int(found[1]) / 2)
@@ -144,7 +144,7 @@ class Exchange:
 
 
 def _full() -> "FullExchange":
-    """Make what handles anything. Importing h11 takes a tenth of what httpx does, and a plain service needs none."""
+    """Make an exchange by h11, whose import takes a tenth of httpx's time, and which a plain service never needs."""
     from perkamo.transport.full import FullExchange  # noqa: PLC0415 - see above
 
     return FullExchange()
@@ -154,11 +154,11 @@ class HTTP1Connection:
     """One connection to one service.
 
     Attributes:
-        origin: Where it leads.
-        aged: When it must no longer be used for a further exchange.
-        taken_at: When a call took it from among the idle ones; 0 for one that is new.
+        origin: The service that it leads to.
+        aged: The time from which it is not used for a further exchange.
+        taken_at: When a call took it from the idle ones; 0 if it is new.
         idle_since: When its last exchange ended.
-        good_until: When it must no longer be used, unless it is used before.
+        good_until: The time from which it is not used, if it stays idle until then.
     """
 
     __slots__ = ("_exchange", "_sent", "_stream", "aged", "good_until", "idle_since", "origin", "taken_at")
@@ -174,12 +174,12 @@ class HTTP1Connection:
         self._sent = False
 
     async def send(self, exchange: Exchange, deadline: float) -> None:
-        """Begin an exchange: send its request, until it is sent or the peer has answered it already.
+        """Begin an exchange: send its request, until all is sent or the peer answers early.
 
         Raises:
-            NothingSentError: The connection had been used before, and was broken before anything left.
-            httpx.WriteTimeout: Sending took longer.
-            httpx.TransportError: The answer that came meanwhile cannot be used.
+            NothingSentError: The connection had been used before, and was broken before anything was sent.
+            httpx.WriteTimeout: Sending took too long.
+            httpx.TransportError: The early answer cannot be used.
         """
         self._exchange = exchange
         self._sent = False
@@ -206,7 +206,7 @@ class HTTP1Connection:
         """Return the head of the answer.
 
         Raises:
-            httpx.TransportError: There is none, or it is not HTTP.
+            httpx.TransportError: There is no answer, or it is not valid HTTP.
         """
         exchange = self._under_way()
         while (head := exchange.find_head()) is None:
@@ -217,7 +217,7 @@ class HTTP1Connection:
         """Return the next part of the answer's body, or None at its end.
 
         Raises:
-            httpx.TransportError: It breaks off, or is not HTTP.
+            httpx.TransportError: The body is incomplete, or is not valid HTTP.
         """
         exchange = self._under_way()
         while (part := exchange.next_part()) == b"":
@@ -225,13 +225,13 @@ class HTTP1Connection:
         return part
 
     def take_body(self) -> bytes | None:
-        """Return the whole body where it came along with the head; None where it must be read in parts."""
+        """Return the whole body if it came with the head; None if it must be read in parts."""
         return self._under_way().take_body()
 
     def renew(self) -> float | None:
-        """Get ready for the next exchange; return for how long the server waits for it, None where there can't be one.
+        """Get ready for the next exchange; return for how long the server waits for it, None if there can't be one.
 
-        There can't where bytes came after the answer, which might be taken for the next.
+        There can't be one after surplus bytes, which could be taken for the next answer.
         """
         exchange, self._exchange = self._under_way(), None
         return exchange.keep_alive() if self._sent and exchange.leaves_connection() else None

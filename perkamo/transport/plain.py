@@ -1,7 +1,7 @@
-"""The short way for what nearly all requests and answers look like; everything else goes to h11 from its first byte.
+"""The fast path for plain requests and answers, which nearly all are. h11 handles all others from their first byte.
 
-What is written or accepted here, h11 would write or accept alike: a fuzz compares the two. Where this module sees
-anything but plain HTTP/1.1, it returns None and leaves the verdict to h11.
+What this module writes or accepts, h11 would write or accept in the same way: a fuzz test compares the two. If it sees
+anything but plain HTTP/1.1, it returns None, and h11 decides.
 """
 
 import re
@@ -19,13 +19,13 @@ _MAX_DIGITS: Final = 15
 
 _BODILESS: Final = frozenset({204, 304})
 _OWN_RULES: Final = frozenset({"HEAD", "CONNECT"})
-"""Methods whose answers are read by rules of their own."""
+"""Methods whose answers have special rules."""
 _CHANGING: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
-"""Headers of a request that change what may follow."""
+"""Headers of a request that change how the connection continues."""
 
 
 def write(method: str, target: bytes, headers: RawHeaders, body: bytes) -> bytes | None:
-    """Return the bytes of a request, or None where h11 must write it or refuse it.
+    """Return the bytes of a request, or None if h11 must write or refuse it.
 
     Args:
         method: Its method.
@@ -48,20 +48,20 @@ def write(method: str, target: bytes, headers: RawHeaders, body: bytes) -> bytes
     head = b"".join(lines)
     if hosts != 1 or lengths != (1 if body else lengths & 1) or method in _OWN_RULES:
         return None
-    # A line end within a name or a value would be one more header, or the end of the head.
+    # A line end within a name or a value would add a header, or end the head.
     is_whole = _REQUEST.fullmatch(head) and head.count(b"\r\n") == len(lines)
     return head + body if is_whole else None
 
 
 def read(data: bytes) -> tuple[Head, bytes, int] | None:
-    """Read an answer's head, and what is there of its body.
+    """Read an answer's head, and the part of its body that has arrived.
 
     Args:
-        data: Everything that came so far.
+        data: Everything that has arrived so far.
 
     Returns:
-        The head, the bytes of the body, and how many are still to come; None where h11 must read it, also where the
-        head is not there to its end or bytes follow the body.
+        The head, the bytes of the body, and how many are still to come; None if h11 must read the answer, also if the
+        head is incomplete or bytes follow the body.
     """
     found = _ANSWER.match(data)
     if found is None:
@@ -80,7 +80,7 @@ def read(data: bytes) -> tuple[Head, bytes, int] | None:
 
 
 def _counted(data: bytes, start: int, fields: dict[str, str]) -> tuple[bytes, int] | None:
-    """Return what is there of a body with a length, and how many bytes are still to come."""
+    """Return the part of a body with a length that has arrived, and how many bytes are still to come."""
     length = fields.get("content-length", "")
     if not length.isdecimal() or len(length) > _MAX_DIGITS:
         return None
@@ -90,7 +90,7 @@ def _counted(data: bytes, start: int, fields: dict[str, str]) -> tuple[bytes, in
 
 
 def _chunked(data: bytes, start: int, fields: dict[str, str]) -> tuple[bytes, int] | None:
-    """Return a body in chunks that is there to its end, without extensions and trailers."""
+    """Return a body in chunks, if it is complete and has neither extensions nor trailers."""
     if fields["transfer-encoding"] != "chunked" or "content-length" in fields:
         return None
     parts: list[bytes] = []

@@ -1,7 +1,7 @@
-"""The connections of one transport in one event loop: bounded in number, handed out first come, first served.
+"""The connections of one transport in one event loop: limited in number, first come, first served.
 
-A connection is taken off a stack, used by one call alone, and put back only after an answer that was read to its end;
-all other ends close it. Taking, putting back and closing are plain statements between two awaits, so a cancelled call
+A connection is taken from a stack, used by one call alone, and put back only after its answer was read to the end.
+Otherwise it is closed. Taking, putting back and closing are plain statements between two awaits, so a cancelled call
 costs its own connection and nothing else.
 """
 
@@ -27,10 +27,10 @@ class ConnectionsClosedError(httpx.TransportError):
 
 @frozen
 class Limits:
-    """What bounds a pool.
+    """The limits of a pool.
 
     Attributes:
-        connections: The most connections at a time; further calls wait in the order in which they came.
+        connections: The most connections at a time; further calls wait, first come, first served.
         idle: Seconds after which an idle connection is no longer used.
         age: Seconds after which no connection is used for a further call.
     """
@@ -42,7 +42,7 @@ class Limits:
 
 @frozen
 class Usage:
-    """What a pool's places are used for; those of calls that are still to connect are counted nowhere.
+    """How a pool's places are used; those of calls that are still connecting are not counted.
 
     Attributes:
         free: Places that nobody holds.
@@ -58,14 +58,14 @@ class Usage:
 
 
 class Pool:
-    """The connections of one event loop in one process. No await stands within a change of its state.
+    """The connections of one event loop in one process. No change of its state contains an await.
 
     A call holds a place from ``take`` to ``put_back`` or ``drop``. An idle connection holds one too.
 
     Args:
-        connector: What opens connections.
-        limits: What bounds it.
-        clock: What idle times, ages and deadlines go by.
+        connector: Opens connections.
+        limits: The limits of this pool.
+        clock: The clock of idle times, ages and deadlines.
     """
 
     def __init__(self, connector: Connector, limits: Limits, clock: Clock = Clock()) -> None:
@@ -81,7 +81,7 @@ class Pool:
 
     @property
     def usage(self) -> Usage:
-        """What the places are used for at this moment."""
+        """How the places are used at this moment."""
         idle = sum(map(len, self._idle.values()))
         return Usage(free=self._free, busy=len(self._busy), idle=idle, waiting=len(self._waiting))
 
@@ -89,7 +89,7 @@ class Pool:
         """Get a place, with an idle connection if there is one; wait for it when all are taken.
 
         Raises:
-            httpx.PoolTimeout: None came free in time.
+            httpx.PoolTimeout: No place became free in time.
             ConnectionsClosedError: The pool is closed.
         """
         self._check_open()
@@ -106,9 +106,9 @@ class Pool:
         """Connect, on a place that is held already.
 
         Raises:
-            httpx.ConnectTimeout: It took too long.
-            httpx.ConnectError: It did not work.
-            httpx.ProxyError: The proxy refuses.
+            httpx.ConnectTimeout: Connecting took too long.
+            httpx.ConnectError: Connecting failed.
+            httpx.ProxyError: The proxy refused.
         """
         try:
             with anyio.fail_after(self._seconds(deadline)):
@@ -127,7 +127,7 @@ class Pool:
         raise problem
 
     def finish(self, connection: HTTP1Connection) -> None:
-        """Give back a place after an answer was read to its end, with its connection if that can serve another call."""
+        """Give back a place after an answer was read whole, and keep the connection if it can serve another call."""
         keep_alive = connection.renew()
         if keep_alive is None:
             self.drop(connection)
@@ -135,7 +135,7 @@ class Pool:
             self.put_back(connection, keep_alive)
 
     def put_back(self, connection: HTTP1Connection, keep_alive: float) -> None:
-        """Give back a place whose connection is ready for another exchange, for which the server waits this long."""
+        """Give back a place whose connection is ready for another exchange; the server waits this long for it."""
         now = connection.idle_since = self._clock.now()
         connection.good_until = min(connection.aged, now + min(self._limits.idle, keep_alive))
         self._hand_on(connection, now)
@@ -145,8 +145,8 @@ class Pool:
 
         Args:
             connection: The connection, or None where there is none yet.
-            failed: Whether it failed in use. What ended a connection that had been idle has likely ended all that were
-                idle at the time, without a word from a firewall or a dead peer: these are closed, too.
+            failed: Whether it failed in use. If it had been idle before, the same cause (a firewall, a dead peer) has
+                probably ended all connections that were idle at the time, so these are closed, too.
         """
         if connection is not None:
             self._busy.discard(connection)
@@ -158,16 +158,16 @@ class Pool:
             self._free += 1
 
     def doubt(self, connection: HTTP1Connection | None) -> None:
-        """Take note that a call was given up while it waited for the first word on a connection from among the idle.
+        """Record that a call on a connection that had been idle was given up before any byte of the answer came.
 
         Its caller may just have been impatient, so older connections are kept. But they may all be dead, and impatient
-        callers would meet them one by one: for each such call the next one connects afresh, on the place that is free.
+        callers would meet them one by one. So for each such call, the next call opens a new connection.
         """
         if connection is not None and connection.taken_at:
             self._doubts[connection.origin] += 1
 
     def close(self) -> None:
-        """Close everything; calls under way and calls that wait end with an error."""
+        """Close all connections; calls that are under way or waiting end with an error."""
         self.close_sockets()
         for waiter in self._waiting:
             waiter.turn.set()
@@ -175,14 +175,14 @@ class Pool:
         self._connector.close()
 
     def close_sockets(self) -> None:
-        """Close everything in a loop that has ended, in which nobody waits any more."""
+        """Close all sockets of an event loop that has ended, in which nothing waits any more."""
         self._closed = True
         for connection in (*self._busy, *(one for idle in self._idle.values() for one in idle)):
             connection.close()
         self._idle.clear()
 
     def timeouts(self, extensions: Mapping[str, Any]) -> Timeouts:
-        """Return what bounds an exchange that begins now, by the extensions of its request."""
+        """Return the time limits of an exchange that begins now, from the extensions of its request."""
         return Timeouts(extensions, self._clock)
 
     def _hand_on(self, connection: HTTP1Connection, now: float) -> None:
@@ -219,7 +219,7 @@ class Pool:
         return None
 
     def _evict(self) -> bool:
-        """Free the place of the longest idle connection: another service's, or a doubtful one of one's own."""
+        """Free the place of the connection that was idle longest: another service's, or a doubtful one of the same."""
         longest = min((idle for idle in self._idle.values() if idle), key=lambda idle: idle[0].idle_since, default=None)
         if longest is None:
             return False
@@ -252,7 +252,7 @@ class Pool:
         return connection
 
     def _grant(self) -> "_Waiter | None":
-        """Pass a place on to the call that waits longest."""
+        """Pass a place to the call that has waited longest."""
         if not self._waiting:
             return None
         waiter, _ = self._waiting.popitem(last=False)
@@ -261,7 +261,7 @@ class Pool:
         return waiter
 
     def _withdraw(self, waiter: "_Waiter") -> None:
-        """Stop waiting; what was granted meanwhile goes to the next."""
+        """Stop waiting; a place that was granted meanwhile goes to the next call."""
         self._waiting.pop(waiter, None)
         if waiter.connection is not None:
             self._hand_on(waiter.connection, self._clock.now())
@@ -277,7 +277,7 @@ class Pool:
 
 
 class _Waiter:
-    """A call that waits for its turn: for a place, or for a connection that came free."""
+    """A call that waits for a place, or for a connection that becomes free."""
 
     __slots__ = ("connection", "granted", "origin", "turn")
 

@@ -1,4 +1,4 @@
-"""What a proxy is: where it stands, what it asks for, and what it is sent. No text of it shows credentials."""
+"""A proxy: its address, its credentials, and the requests that it gets. No repr or error shows the credentials."""
 
 import ssl
 from base64 import b64encode
@@ -14,21 +14,21 @@ _PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 class Proxy:
-    """An HTTP proxy, spoken to in plain text or over TLS, or a SOCKS5 proxy.
+    """An HTTP proxy, reached in plain text or over TLS, or a SOCKS5 proxy.
 
     Making one never fails, because the arguments, which may hold a password, are in the frame.
 
     Args:
         given: Its URL, whose user name and password are percent-decoded, or httpx's object for it.
-        name: What it is called in errors.
+        name: Its name in errors.
 
     Attributes:
         problem: Why it can't be used, or None.
         host: Its host, in ASCII.
         port: Its port.
-        is_socks: Whether it speaks SOCKS5; else HTTP.
-        uses_tls: Whether it is spoken to over TLS.
-        ssl_context: What it must prove, or None for what the service must.
+        is_socks: Whether it speaks SOCKS5; otherwise HTTP.
+        uses_tls: Whether it is reached over TLS.
+        ssl_context: The TLS context for it, or None for the same as for the service.
     """
 
     def __init__(self, given: str | httpx.URL | httpx.Proxy, name: str = "the proxy") -> None:
@@ -58,7 +58,7 @@ class Proxy:
         return self._login is not None
 
     def forwards(self, scheme: str) -> bool:
-        """Return whether it is sent such requests itself, in absolute form; else they go through a tunnel."""
+        """Return whether such requests are sent to the proxy itself, in absolute form, and not through a tunnel."""
         return scheme == "http" and not self.is_socks
 
     def forwarded(self, request: httpx.Request, target: bytes) -> tuple[bytes, RawHeaders]:
@@ -87,9 +87,10 @@ class Proxy:
 
 
 def hide_proxy(proxy: str | None) -> str | None:
-    """Put the URL of a proxy, which may hold a password, where no traceback shows it.
+    """Wrap the URL of a proxy, which may hold a password, so that no traceback shows it.
 
-    What takes one begins with this, because arguments are in frames. The result is of use to ``Transport`` alone.
+    A function that takes one calls this first, because its arguments are in its frame. Only ``Transport`` takes the
+    result.
     """
     return proxy if proxy is None or isinstance(proxy, Proxy) else cast("str", Proxy(proxy))
 

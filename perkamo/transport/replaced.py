@@ -1,12 +1,12 @@
-"""What tools put in the place of httpx's and httpcore's own classes, so that they see the requests of our pool, too.
+"""Finds tools that replace methods of httpx and httpcore, so that they see the requests of our own pool, too.
 
 Test tools (respx, pytest-httpx, vcrpy) and telemetry (OpenTelemetry) replace methods of stock classes that our own pool
-does not use. Before each request this module looks whether httpx's own code is in these places. If not, the request
-takes the way that the tool watches. Names say nothing here: a wrapper made by ``functools.wraps`` has the name of what
-it wraps. What counts is the function itself and the module whose code it is.
+does not use. Before each request, this module checks whether these methods are still the original ones. If not, the
+request is sent through the method that the tool watches. Names do not help: a wrapper made by ``functools.wraps`` has
+the name of the function that it wraps. So the function itself is checked, and the module that its code is from.
 
-A request may carry the extension ``target``, the path that is sent; its URL then shows a template without ids.
-Telemetry sees the template. A test tool, which answers by the URL, sees what is sent.
+A request may have the extension ``target``, the path that is sent; its URL then shows a template without ids.
+Telemetry sees the template. A test tool, which answers by the URL, sees the path that is sent.
 """
 
 import sys
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import httpcore
 
 Place: TypeAlias = Literal["telemetry", "transport", "below"]
-"""Where a tool stands: around httpx's transport and looking on, in its place, or anywhere below it."""
+"""Where a tool is: around httpx's transport as an observer, in its place, or anywhere below it."""
 
 Send: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
@@ -34,8 +34,8 @@ _ABOVE: Final = ("_send_single_request", "_transport_for_url")
 
 
 def tool_in_place() -> Place | None:
-    """Tell where a tool has replaced something of httpx's or httpcore's, or None."""
-    core = sys.modules.get("httpcore")  # never imported to find out: who replaces something in it has imported it
+    """Return where a tool has replaced a method of httpx or httpcore, or None."""
+    core = sys.modules.get("httpcore")  # not imported here: a tool that replaces something has imported it
     if core is not None and not all(_is_own(getattr(core, name, None), "httpcore.") for name in _BELOW):
         return "below"
     if httpx.AsyncHTTPTransport is not _STOCK:
@@ -46,12 +46,12 @@ def tool_in_place() -> Place | None:
 
 
 def tool_above() -> bool:
-    """Return whether a tool stands where httpx's clients choose a transport: it answers by the URL, instead of ours."""
+    """Return whether a tool replaces how httpx's clients choose a transport: it then answers, by the URL."""
     return not all(_is_of(getattr(httpx.AsyncClient, name, None), "httpx.") for name in _ABOVE)
 
 
 def reveal(request: httpx.Request, place: Place | None) -> None:
-    """Give a request the URL that is sent in place of its template, unless only telemetry looks on."""
+    """Replace the template in a request's URL by the path that is sent, unless the tool is telemetry."""
     target = request.extensions.get("target")
     if target is None or (place == "telemetry" and httpcore_heeds_target()):
         return
@@ -60,18 +60,18 @@ def reveal(request: httpx.Request, place: Place | None) -> None:
 
 
 class StandIn(httpx.AsyncHTTPTransport):
-    """httpx's own transport, as tools know it, over another pool than httpx's.
+    """httpx's own transport, as tools know it, over our own pool.
 
-    A tool that is in the place of ``handle_async_request`` sees the request; what it lets through continues as if
-    there were no tool.
+    A tool that replaces ``handle_async_request`` sees the request; requests that it lets through continue as without
+    the tool.
 
     Args:
         send: Sends a request.
     """
 
     def __init__(self, send: Send) -> None:
-        # Not httpx's own construction, which would make a pool and a TLS context that nobody uses.
-        self._pool = _Pool(send)  # type: ignore[assignment]  # what httpx calls of it is there
+        # httpx's own __init__ is not called: it would make a pool and a TLS context that nobody uses.
+        self._pool = _Pool(send)  # type: ignore[assignment]  # it has the methods that httpx calls
 
 
 class _Pool:
@@ -81,7 +81,7 @@ class _Pool:
         self._send = send
 
     async def handle_async_request(self, request: "httpcore.Request") -> "httpcore.Response":
-        import httpcore  # noqa: PLC0415 - httpx has imported it by now, and nobody else needs it
+        import httpcore  # noqa: PLC0415 - only tools need it, and httpx has imported it by now
 
         assert isinstance(request.stream, httpx.AsyncByteStream)
         url, extensions = request.url, cast("dict[str, object]", request.extensions)
@@ -107,23 +107,23 @@ class _Pool:
         )
 
     async def aclose(self) -> None:
-        """Keep the pool: it belongs to whoever sends."""
+        """Leave the pool open: it belongs to our own transport."""
 
 
 def _is_own(cls: object, package: str) -> bool:
-    """Return whether a class handles requests by code of its own package."""
+    """Return whether the code with which a class handles requests is from its own package."""
     return _is_of(getattr(cls, _METHOD, None), package)
 
 
 def _is_of(method: object, package: str) -> bool:
-    """Return whether a method is code of a package."""
+    """Return whether the code of a method is from a package."""
     return type(method) is FunctionType and str(method.__globals__.get("__name__")).startswith(package)
 
 
 def _is_watched() -> bool:
-    """Return whether what stands around httpx's own method only looks on.
+    """Return whether the wrapper of httpx's own method only observes.
 
-    Telemetry wraps a method into an object that stands for it (wrapt); test tools put a function or a mock there.
+    Telemetry replaces a method by a proxy object (wrapt); test tools replace it by a function or a mock.
     """
     method: object = getattr(_STOCK, _METHOD)
     while type(method) is not FunctionType and (inner := getattr(method, "__wrapped__", None)) is not None:

@@ -1,4 +1,4 @@
-"""Requests for an httpx client that cost less to make than httpx's own."""
+"""Requests for an httpx client that are cheaper to make than httpx's own."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -10,11 +10,11 @@ RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 
 class Request(httpx.Request):
-    """A request whose headers are made when somebody asks for them. Any transport can send it.
+    """A request whose headers object is built when somebody asks for it. Any transport can send it.
 
     Args:
         method: Its method.
-        url: What it shows as its URL.
+        url: The URL that it shows.
         headers: Names and values, as they are sent; nothing is added to them.
         stream: Its body.
         extensions: As httpx has them.
@@ -34,7 +34,7 @@ class Request(httpx.Request):
 
     @property
     def headers(self) -> httpx.Headers:
-        """The headers. From now on it is these that are sent, with all that is done to them."""
+        """The headers object. Once it was asked for, its contents are sent, with all changes."""
         if self._headers is None:
             self._headers = httpx.Headers(list(self._raw))
         return self._headers

@@ -14,16 +14,16 @@ from perkamo.runtime.event_loop import InLoop, caller_into_loop
 from perkamo.transport.sockets import PlainSocket, reason
 
 HEAD_START: Final = 0.25
-"""Seconds that an address has before the next one is tried as well, as in RFC 8305."""
+"""Seconds after which the next address is tried as well, as in RFC 8305."""
 
 Address: TypeAlias = tuple[int, int, int, tuple[str | int | bytes, ...]]
-"""Family, kind and protocol of a socket, and where it connects to."""
+"""Family, kind and protocol of a socket, and the address that it connects to."""
 
 Find: TypeAlias = Callable[[str, int, int], Sequence[Address]]
-"""Finds the addresses of a host and a port, with the flags of ``getaddrinfo``; raises OSError where there are none."""
+"""Finds the addresses of a host and a port, with the flags of ``getaddrinfo``; raises OSError if there are none."""
 
 Dial: TypeAlias = Callable[[Address], Awaitable[PlainSocket]]
-"""Connects to one address; raises OSError where that does not work."""
+"""Connects to one address; raises OSError if that fails."""
 
 
 def find_addresses(host: str, port: int, flags: int) -> Sequence[Address]:
@@ -31,7 +31,7 @@ def find_addresses(host: str, port: int, flags: int) -> Sequence[Address]:
 
     Raises:
         OSError: There are none.
-        UnicodeError: The name has no form in DNS.
+        UnicodeError: The name cannot be written in DNS.
     """
     return [
         (family, kind, protocol, address)
@@ -42,13 +42,13 @@ def find_addresses(host: str, port: int, flags: int) -> Sequence[Address]:
 
 
 class Resolver:
-    """Looks host names up in daemon threads, which neither a cancelled call nor the interpreter's exit waits for.
+    """Looks up host names in daemon threads: neither a cancelled call nor the interpreter's exit waits for them.
 
-    An instance belongs to one event loop. It looks each name up once at a time, so that a resolver that hangs holds one
-    thread and not one for every call.
+    An instance belongs to one event loop. It has at most one lookup of a name at a time, so that a system resolver that
+    hangs blocks one thread, and not one for each call.
 
     Args:
-        find: What is asked.
+        find: Finds the addresses.
     """
 
     def __init__(self, find: Find = find_addresses) -> None:
@@ -102,17 +102,17 @@ class _LookUp:
 
 
 def in_turn(found: Sequence[Address]) -> list[Address]:
-    """Put the addresses of both families in turn, so that a family that leads nowhere costs one head start."""
+    """Alternate the addresses of both families, so that a family without a route costs one head start only."""
     favoured = [one for one in found if one[0] == found[0][0]]
     others = [one for one in found if one[0] != found[0][0]]
     return [one for one in chain.from_iterable(zip_longest(favoured, others)) if one is not None]
 
 
 async def connect_any(addresses: Sequence[Address], dial: Dial, head_start: float) -> PlainSocket:
-    """Connect to whichever address answers first, giving each this many seconds before the next is tried as well.
+    """Connect to the address that answers first; after so many seconds without an answer, try the next one as well.
 
     Raises:
-        OSError: None answers.
+        OSError: No address answers.
     """
     if len(addresses) == 1:
         return await dial(addresses[0])
@@ -147,7 +147,7 @@ async def connect_any(addresses: Sequence[Address], dial: Dial, head_start: floa
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, by its address or by the name that never means another."""
+    """Return whether a host is this machine: a loopback address, or ``localhost``."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What an httpx client gets back: the head of an answer, and its body, whole or as it comes."""
+"""The responses that an httpx client gets: the head of an answer, and its body, whole or as it arrives."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -13,7 +13,7 @@ from perkamo.transport.pool import Pool
 
 
 class WholeBody(httpx.AsyncByteStream):
-    """A body that is there already. It may be read any number of times.
+    """A body that has arrived already. It may be read any number of times.
 
     Args:
         data: The body.
@@ -27,7 +27,7 @@ class WholeBody(httpx.AsyncByteStream):
 
 
 class _Once:
-    """An iterator and no generator, which would live on when a cancelled call leaves it."""
+    """An iterator, because a generator would stay alive if a cancelled call left it."""
 
     __slots__ = ("_data",)
 
@@ -45,19 +45,19 @@ class _Once:
 
 
 class ComingBody(httpx.AsyncByteStream):
-    """A body that is still to come. At its end the connection is put back; broken off, it is closed.
+    """A body that is still to come. Read to its end, it puts the connection back; otherwise the connection is closed.
 
     Args:
-        pool: Where the connection belongs.
-        connection: What it comes on.
-        timeouts: What bounds the exchange.
-        deadline: When whoever made the request gives it up.
+        pool: The pool of the connection.
+        connection: The connection that it comes on.
+        timeouts: The time limits of the exchange.
+        deadline: When the caller gives the request up.
     """
 
     __slots__ = ("_deadline", "_held", "_timeouts")
 
     def __init__(self, pool: Pool, connection: HTTP1Connection, timeouts: Timeouts, deadline: float) -> None:
-        # Let go of at the end, or an answer that somebody keeps would keep an event loop's connections alive.
+        # Released at the end: otherwise an answer that somebody keeps would keep an event loop's connections alive.
         self._held: tuple[Pool, HTTP1Connection] | None = (pool, connection)
         self._timeouts = timeouts
         self._deadline = deadline
@@ -89,20 +89,20 @@ class ComingBody(httpx.AsyncByteStream):
 
 
 def is_failure(error: BaseException, deadline: float) -> bool:
-    """Return whether the connection failed a request, and was not just left by a caller who had no more need of it.
+    """Return whether a request failed, and was not just cancelled by a caller who did not need it any more.
 
     Args:
-        error: What ended the request.
-        deadline: When whoever made the request gives it up, by ``anyio.current_time``: what is cancelled then has
-            timed out.
+        error: The error that ended the request.
+        deadline: The ``anyio.current_time`` at which the caller gives the request up: a cancellation after that is a
+            timeout.
     """
-    if isinstance(error, httpx.TransportError | GeneratorExit):  # at the latter there may be no event loop any more
+    if isinstance(error, httpx.TransportError | GeneratorExit):  # at GeneratorExit the event loop may have ended
         return not isinstance(error, GeneratorExit)
     return anyio.current_time() >= deadline
 
 
 class Response(httpx.Response):
-    """An answer, whose headers are made when somebody asks for them.
+    """An answer whose headers object is built when somebody asks for it.
 
     Args:
         head: Its head.
@@ -129,15 +129,15 @@ class Response(httpx.Response):
 
     @property
     def fields(self) -> Mapping[str, str]:
-        """The headers that nobody can have changed yet: names in small letters, and values."""
+        """The headers as they arrived, which nobody can have changed: names in lower case, and values."""
         return self._head.fields if self._headers is None else joined(self._headers.raw)
 
     @property
     def whole_body(self) -> bytes | None:
-        """The body, encoded as it came, where it came along with the head; else None."""
+        """The body, encoded as it came, if it came with the head; otherwise None."""
         return self._body.data if isinstance(self._body, WholeBody) else None
 
 
 def fields_of(response: httpx.Response) -> Mapping[str, str]:
-    """Return names in small letters and values, as httpx joins them, for less than it takes to ask httpx for each."""
+    """Return names in lower case and values, joined as httpx joins them; cheaper than asking httpx for each."""
     return response.fields if isinstance(response, Response) else joined(response.headers.raw)

@@ -1,7 +1,7 @@
 """Sockets for asyncio and trio: connecting, sending, receiving.
 
-Everything that ends a socket is a plain call and no coroutine, so no cancellation can come in between. Waiting for an
-answer costs one future on asyncio, as the event loop continues watching a socket from one answer to the next.
+Everything that closes a socket is a plain function, not a coroutine, so no cancellation can interrupt it. Waiting for
+an answer costs one future on asyncio: the event loop continues to watch a socket from one answer to the next.
 """
 
 import errno
@@ -26,31 +26,31 @@ _OPENSSL_MARKS: Final = r"^\[[^\]]*\] |\s*\(_ssl\.c:\d+\)$"
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says, without its number, and without the marks that OpenSSL's texts carry."""
+    """Return the text of an error, without its number and without OpenSSL's brackets and source lines."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return re.sub(_OPENSSL_MARKS, "", text)
 
 
 class Stream(Protocol):
-    """What a connection sends and receives by: a socket, or TLS over another stream.
+    """What a connection sends and receives on: a socket, or TLS over another stream.
 
-    Every deadline is a moment on the clock of ``Clock``; passing it raises ``TimeoutError``.
+    Every deadline is a time of ``Clock``; after it, ``TimeoutError`` is raised.
     """
 
     def put(self, data: bytes) -> None:
-        """Take bytes that are to be sent; kept here, they are in no frame that an error's traceback leads into."""
+        """Take bytes that are to be sent. They are kept here, so that no frame of an error's traceback shows them."""
 
     async def send(self, deadline: float) -> bool:
-        """Send what was put; return False when the peer speaks or hangs up before everything left.
+        """Send what was put; return False if the peer answers or closes the connection before all was sent.
 
         Raises:
-            NothingSentError: The connection is broken, and not a byte left.
+            NothingSentError: The connection is broken, and not a byte was sent.
             OSError: The connection is broken.
         """
         ...
 
     async def receive(self, limit: int, deadline: float) -> bytes:
-        """Wait for bytes; return none when the peer has ended the connection.
+        """Wait for bytes; return empty bytes when the peer has ended the connection.
 
         Raises:
             OSError: The connection is broken, or was closed meanwhile.
@@ -58,10 +58,10 @@ class Stream(Protocol):
         ...
 
     def receive_now(self, limit: int) -> bytes:
-        """Return the bytes that are there, without waiting; none when the peer has ended the connection.
+        """Return the bytes that have arrived, without waiting; empty bytes when the peer has ended the connection.
 
         Raises:
-            BlockingIOError: There are none.
+            BlockingIOError: None have arrived.
             OSError: The connection is broken.
         """
         ...
@@ -71,7 +71,7 @@ class Stream(Protocol):
         ...
 
     def close(self) -> None:
-        """Close at once; a call that waits meanwhile gets an OSError."""
+        """Close at once; a call that is waiting gets an OSError."""
 
 
 class NothingSentError(OSError):
@@ -96,16 +96,16 @@ class PlainSocket:
     )
 
     def __init__(self, plain: socket.socket, deadlines: Deadlines, clock: Clock) -> None:
-        import asyncio  # noqa: PLC0415 - a program on trio needs none, and any other has loaded it by now
+        import asyncio  # noqa: PLC0415 - a program on trio does not need it, and any other has imported it by now
 
         plain.settimeout(0)
         self._socket = plain
-        # Numbers go to the event loop and no objects: not every loop takes these.
+        # The event loop gets the socket's number: not every loop takes socket objects.
         self._number = plain.fileno()
         self._deadlines = deadlines
         self._clock = clock
         self._unsent: bytes | memoryview = b""
-        # Weak, or a pool would keep alive the loop that it is filed under.
+        # Weak: otherwise a pool would keep its own loop alive.
         loop = anyio.lowlevel.current_token().native_token
         self._loop = ref(loop) if isinstance(loop, asyncio.AbstractEventLoop) else None
         self._waiter: asyncio.Future[bytes | OSError] | None = None
@@ -117,15 +117,15 @@ class PlainSocket:
         """Connect, from a local address if one is given.
 
         Raises:
-            OSError: It did not work.
+            OSError: Connecting failed.
         """
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if local_address is not None:
             self._socket.bind((local_address, 0))
-        # By ``connect``, and not ``connect_ex``: a test tool that lets no test reach the network replaces that one.
+        # ``connect``, not ``connect_ex``: test tools that block the network replace ``connect``.
         with suppress(BlockingIOError):
             self._socket.connect(address)
-            self._number = self._socket.fileno()  # that of a tool's own pipe, now that it knows where this one leads
+            self._number = self._socket.fileno()  # a test tool may just have replaced the descriptor by its own pipe
             return
         await anyio.wait_writable(self._number)
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -137,7 +137,7 @@ class PlainSocket:
         self._unsent = b"".join((self._unsent, data)) if self._unsent else data
 
     async def send(self, deadline: float) -> bool:
-        """Send what was put; return False when the peer speaks or hangs up before everything left."""
+        """Send what was put; return False if the peer answers or closes the connection before all was sent."""
         nothing_left = True
         while self._unsent:
             try:
@@ -158,15 +158,15 @@ class PlainSocket:
         return True
 
     async def receive(self, limit: int, deadline: float) -> bytes:
-        """Wait for bytes; return none when the peer has ended the connection."""
-        # After a request the answer is never there yet, so waiting comes first and saves a call to the system.
+        """Wait for bytes; return empty bytes when the peer has ended the connection."""
+        # Just after a request, the answer has never arrived yet, so waiting comes first and saves a system call.
         loop = self._watch()
         if loop is None:
             with anyio.fail_after(None if deadline == FOREVER else deadline - self._clock.now()):
                 return await self._receive(limit)
         if deadline != FOREVER:
             if deadline <= self._clock.now():
-                raise TimeoutError  # or a peer that drips bytes would be waited for again and again
+                raise TimeoutError  # otherwise a peer that sends byte by byte would be waited for again and again
             self._deadlines.begin(self, deadline)
         self._limit = limit
         self._waiter = loop.create_future()
@@ -181,7 +181,7 @@ class PlainSocket:
         return came
 
     def receive_now(self, limit: int) -> bytes:
-        """Return the bytes that are there, without waiting; none when the peer has ended the connection."""
+        """Return the bytes that have arrived, without waiting; empty bytes when the peer has ended the connection."""
         return self._socket.recv(limit)
 
     def is_idle(self) -> bool:
@@ -195,39 +195,39 @@ class PlainSocket:
         return False
 
     def expire(self) -> None:
-        """End the wait for bytes, unless they have come just now."""
+        """End the wait for bytes, unless they have just arrived."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(TimeoutError())
 
     def close(self) -> None:
-        """Close at once; a call that waits meanwhile gets an OSError."""
+        """Close at once; a call that is waiting gets an OSError."""
         if self._socket.fileno() < 0:
             return
         self._unwatch()
         if self._waiter is not None and not self._waiter.done() and not self._waiter.get_loop().is_closed():
             self._waiter.set_result(b"")
-        with suppress(RuntimeError):  # no event loop may run any more, and then nobody waits
+        with suppress(RuntimeError):  # the event loop may have ended, and then nobody waits
             anyio.notify_closing(self._number)
         self._socket.close()
 
     def close_inherited(self) -> None:
-        """Give up, in a forked child, the copy of a socket that continues living in the parent."""
-        self._watched = False  # the epoll is shared with the parent, for whom the socket must stay watched
+        """Close, in a forked child, the copy of a socket that the parent still uses."""
+        self._watched = False  # the epoll is shared with the parent, where the socket must stay watched
         self._socket.close()
 
     def __del__(self) -> None:
-        self._socket.close()  # nobody waits and nobody watches, or this would not be garbage
+        self._socket.close()  # nobody waits and no loop watches: otherwise this object would not be garbage
 
     def _watch(self) -> "asyncio.AbstractEventLoop | None":
-        """Have the event loop watch the socket; return the loop, or None where anyio is to wait for it."""
+        """Let the event loop watch the socket; return the loop, or None if anyio must wait for it."""
         self._check_open()
         loop = None if self._loop is None else self._loop()
         if loop is not None and not self._watched:
             try:
-                # Out of an empty context, or the loop would keep that of the call which came first.
+                # In an empty context: otherwise the loop would keep the context of the first call alive.
                 Context().run(loop.add_reader, self._number, self._wake)
                 self._watched = True
-            except NotImplementedError:  # the proactor loop of Windows
+            except NotImplementedError:  # Windows's proactor loop
                 self._loop = loop = None
         return loop
 
@@ -245,10 +245,10 @@ class PlainSocket:
 
     def _wake(self) -> None:
         if self._waiter is None:
-            self._unwatch()  # nobody reads at present; the bytes can wait in the kernel
+            self._unwatch()  # nobody reads at present; the bytes can stay in the kernel
         elif not self._waiter.done():
-            # Received here and not by the call, which runs a turn of the loop later: in between the loop would find
-            # the socket readable once more, and wake the call's next wait for nothing.
+            # Received here and not by the call, which runs one turn of the loop later: in between, the loop would find
+            # the socket readable once more, and would end the call's next wait too early.
             try:
                 self._waiter.set_result(self._socket.recv(self._limit))
             except (BlockingIOError, InterruptedError):
@@ -265,7 +265,7 @@ class PlainSocket:
             loop.remove_reader(self._number)
 
     async def _peer_speaks_first(self, deadline: float) -> bool:
-        """Wait until there is room to send; return True when the peer sends or hangs up before that."""
+        """Wait until more can be sent; return True if the peer answers or closes the connection before that."""
         self._unwatch()
         spoke = False
 
@@ -292,5 +292,5 @@ def _close_inherited() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A child would keep its parent's connections open for as long as it lives.
+    # Otherwise a child would keep its parent's connections open as long as it lives.
     os.register_at_fork(after_in_child=_close_inherited)

@@ -16,7 +16,7 @@ _CHUNK: Final = 65536
 
 
 class TLSSetupError(httpx.ConnectError):
-    """TLS can't be set up on this machine, and the next attempt would fail alike."""
+    """TLS can't be set up on this machine; the next attempt would fail in the same way."""
 
 
 @cache
@@ -24,7 +24,7 @@ def shared_context() -> ssl.SSLContext:
     """Return the TLS context that all clients of this process share: making one takes longer than many calls.
 
     Raises:
-        TLSSetupError: It can't be made; the text names the environment variable that is to blame.
+        TLSSetupError: It can't be made; the text names the environment variable that is wrong.
     """
     if _lacks_directory():
         raise TLSSetupError("the directory that SSL_CERT_DIR names does not exist")
@@ -39,19 +39,19 @@ def shared_context() -> ssl.SSLContext:
 
 
 def _lacks_directory() -> bool:
-    """Return whether SSL_CERT_DIR counts, and names no directory: Python says nothing then, and trusts nobody."""
+    """Return whether SSL_CERT_DIR is used and is not a directory: Python then trusts nobody, without an error."""
     named = "" if os.environ.get("SSL_CERT_FILE") else os.environ.get("SSL_CERT_DIR", "")
     return bool(named) and not any(map(os.path.isdir, named.split(os.pathsep)))
 
 
 def _culprit() -> str:
-    """Name what is to blame: httpx reads the certificates first, then Python opens the log of keys."""
+    """Name the wrong setting: httpx reads the certificates first, then Python opens the key log."""
     file = os.environ.get("SSL_CERT_FILE")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
     except OSError:
         return "the file that SSL_CERT_FILE names"
-    except TypeError:  # there is none
+    except TypeError:  # it does not exist
         pass
     return "the file that SSLKEYLOGFILE names" if os.environ.get("SSLKEYLOGFILE") else "the file of certificates"
 
@@ -59,11 +59,11 @@ def _culprit() -> str:
 class TLSStream:
     """TLS over another stream, with the same methods.
 
-    It is ended without the parting message of TLS, which would need waiting: HTTP says itself where an answer ends.
+    It is closed without TLS's ``close_notify``, which would need waiting: HTTP itself says where an answer ends.
 
     Args:
-        below: What carries it. It is closed with this object.
-        context: What the peer must prove, and what proves us.
+        below: The stream that carries it. It is closed with this object.
+        context: The certificates that are trusted, and our own, if any.
         host: The name or address that the peer's certificate must be for.
     """
 
@@ -80,7 +80,7 @@ class TLSStream:
         """Begin TLS.
 
         Raises:
-            ssl.SSLError: The peer can't be trusted, or speaks no TLS.
+            ssl.SSLError: The peer can't be trusted, or does not speak TLS.
             OSError: The connection is broken.
         """
         while True:
@@ -91,7 +91,7 @@ class TLSStream:
                 await self._fill(FOREVER)
             except ssl.SSLError:
                 with suppress(OSError):
-                    await self._flush(FOREVER)  # the peer may be told why
+                    await self._flush(FOREVER)  # so that an alert tells the peer why
                 raise
             else:
                 await self._flush(FOREVER)
@@ -110,14 +110,14 @@ class TLSStream:
         raise OSError(errno.EPIPE, problem)
 
     async def send(self, deadline: float) -> bool:
-        """Send what was put; return False when the peer speaks or hangs up before everything left."""
+        """Send what was put; return False if the peer answers or closes the connection before all was sent."""
         while not await self._below.send(deadline):
             if not self._take_in() or self._look_ahead():
                 return False
         return True
 
     async def receive(self, limit: int, deadline: float) -> bytes:
-        """Wait for bytes; return none when the peer has ended the connection."""
+        """Wait for bytes; return empty bytes when the peer has ended the connection."""
         while True:
             if self._ahead:
                 data, self._ahead = self._ahead, b""
@@ -131,7 +131,7 @@ class TLSStream:
                 return b""
 
     def receive_now(self, limit: int) -> bytes:
-        """Return the bytes that are there, without waiting; none when the peer has ended the connection."""
+        """Return the bytes that have arrived, without waiting; empty bytes when the peer has ended the connection."""
         while not self._look_ahead():
             if not self._take_in():
                 return b""
@@ -151,7 +151,7 @@ class TLSStream:
         return False  # more than a session ticket
 
     def close(self) -> None:
-        """Close at once; a call that waits meanwhile gets an OSError."""
+        """Close at once; a call that is waiting gets an OSError."""
         self._below.close()
 
     def _look_ahead(self) -> bool:

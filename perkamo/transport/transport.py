@@ -1,7 +1,7 @@
 """The transport under an ``httpx.AsyncClient``: connections that cancellation can't damage.
 
 Stock httpx 0.28 on httpcore 1.0 loses a slot of its pool when a call is cancelled at the wrong moment, until every
-later call fails, and its cost grows with the square of the concurrency (encode/httpcore#1093, #1035).
+later call fails. Its cost grows with the square of the concurrency (encode/httpcore#1093, #1035).
 """
 
 import os
@@ -39,23 +39,23 @@ class Transport(httpx.AsyncBaseTransport):
         ...     response = await client.get("https://service.internal/")
 
     Args:
-        ssl_context: What the peer must prove and what proves us; one that httpx makes by default, shared by all
-            transports of the process.
-        max_connections: The most connections of one event loop at a time, 1 or more; further calls wait in the order
-            in which they came.
-        keepalive_expiry: Seconds after which an idle connection is no longer used, or None for no limit. A shorter time
-            that the server tells (``Keep-Alive: timeout=``) is kept.
-        max_connection_age: Seconds after which no connection is used for a further request, so that a changed DNS name
-            moves the traffic; None for no limit.
-        proxy: The URL of a proxy that everything goes through: ``http://``, ``https://`` or, with the extra ``socks``,
+        ssl_context: The certificates that are trusted, and our own, if any. By default a context that httpx makes,
+            shared by all transports of the process.
+        max_connections: The most connections of one event loop at a time, 1 or more; further calls wait, first come,
+            first served.
+        keepalive_expiry: Seconds after which an idle connection is no longer used, or None for no limit. If the server
+            names a shorter time (``Keep-Alive: timeout=``), that is kept.
+        max_connection_age: Seconds after which a connection is not used for a further request, so that traffic follows
+            a changed DNS name; None for no limit.
+        proxy: The URL of a proxy for all requests: ``http://``, ``https://`` or, with the extra ``socks``,
             ``socks5://``, which looks names up itself; user name and password are percent-decoded. Or an
-            ``httpx.Proxy``, which may have a TLS context of its own. The environment is not looked at.
+            ``httpx.Proxy``, which may have a TLS context of its own. The environment is not read.
         local_address: The address of this machine to connect from, or None for the system's choice.
-        retries_on_stale: How often a request is sent again, over another connection, when the connection from an
-            earlier request turned out to be closed before a single byte left.
+        retries_on_stale: How often a request is sent again, over another connection, if the connection of an earlier
+            request turned out to be closed before a single byte was sent.
 
     Raises:
-        ValueError: A number is out of its range, or the proxy is not one; the text does not show it.
+        ValueError: A number is out of its range, or the proxy can't be used; the text does not show the proxy's URL.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class Transport(httpx.AsyncBaseTransport):
             raise ValueError("max_connections must be 1 or more, as a whole number")
         if ssl_context is not None and not isinstance(cast("object", ssl_context), ssl.SSLContext):
             raise ValueError("ssl_context must be an ssl.SSLContext")
-        # No method of this object, which its pools would keep in a cycle: dropped, it must free its sockets at once.
+        # Not a method of this object: its pools would refer back to it, and the cycle would keep the sockets open after
+        # the object is dropped.
         self._ssl_context: Callable[[], ssl.SSLContext] = (lambda: ssl_context) if ssl_context else shared_context
         self._limits = Limits(
             connections=max_connections,
@@ -96,14 +97,14 @@ class Transport(httpx.AsyncBaseTransport):
         """Send one request over a connection of its own and return the answer, whose body is still to be read.
 
         Args:
-            request: Its extension ``timeout`` holds httpx's four timeouts, in seconds; ``total`` the seconds for all
-                steps together until the end of the body; ``target`` the path to send, where the URL shows another
-                one; ``deadline`` the ``anyio.current_time`` at which the request is given
-                up: cancelled by then, its connection has failed it, and older idle ones are not used any more.
+            request: Its extensions are: ``timeout``, httpx's four timeouts in seconds; ``total``, the seconds for all
+                steps together until the end of the body; ``target``, the path to send, if it differs from that of the
+                URL; ``deadline``, the ``anyio.current_time`` at which the caller gives the request up: a cancellation
+                after that is a failure of the connection, and idle connections that are older are not used any more.
 
         Raises:
-            httpx.TransportError: The exchange failed; it has no cause but a bare ``ssl.SSLError``, when TLS is why.
-                After ``aclose`` it is a ``ConnectionsClosedError``.
+            httpx.TransportError: The exchange failed. Its cause is None or, if TLS failed, an ``ssl.SSLError`` without
+                a traceback. After ``aclose`` it is a ``ConnectionsClosedError``.
         """
         place = tool_in_place()
         if place is not None:
@@ -161,7 +162,7 @@ class Transport(httpx.AsyncBaseTransport):
             retries -= 1
 
     def _watched_by(self, place: Place) -> httpx.AsyncBaseTransport:
-        """Return a transport that the tool sees: httpx's own over this pool, or, for a tool below that, all of it."""
+        """Return a transport that the tool sees: httpx's own over our pool, or all of httpx's for a tool below that."""
         stock = httpx.AsyncHTTPTransport if place == "below" else StandIn
         watched = self._watched.get(stock)
         if watched is None:
@@ -172,7 +173,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     def _pool(self) -> Pool:
         if self._pid != os.getpid():
-            # Nothing of the parent's is touched: its sockets were released when this process began.
+            # The parent's pools are not touched: the copies of their sockets were closed when this process began.
             self._pid = os.getpid()
             self._pools = WeakKeyDictionary()
         loop = anyio.lowlevel.current_token().native_token
@@ -187,7 +188,7 @@ class Transport(httpx.AsyncBaseTransport):
     def _close_what_ended(self) -> None:
         import asyncio  # noqa: PLC0415 - as in sockets
 
-        # Threads with other loops do the same at the same time: ``keyrefs`` and ``pop`` are one step each.
+        # Threads with other loops may do the same at the same time. ``keyrefs`` and ``pop`` are one step each.
         for reference in self._pools.keyrefs():
             loop = reference()
             if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed():
@@ -204,8 +205,8 @@ def _origin_of(url: httpx.URL) -> Origin:
 
 
 async def _parts_of(request: httpx.Request) -> list[bytes]:
-    """Take a body whole before it is sent: a generator that is left in the middle would outlive the call."""
+    """Read a body whole before it is sent: a generator that is left half-read would outlive the call."""
     if isinstance(request.stream, httpx.ByteStream):
-        return list(request.stream)  # bytes that are there
+        return list(request.stream)  # bytes in memory
     assert isinstance(request.stream, httpx.AsyncByteStream)
     return [part async for part in request.stream]

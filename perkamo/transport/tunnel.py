@@ -10,7 +10,7 @@ from perkamo.transport.proxy import Proxy
 from perkamo.transport.sockets import Stream
 
 _CHUNK: Final = 65536
-_HUNG_UP: Final = "the proxy hung up"
+_HUNG_UP: Final = "the proxy closed the connection"
 _NOT_SOCKS: Final = "the proxy does not speak SOCKS5"
 
 
@@ -24,7 +24,7 @@ async def open_tunnel(proxy: Proxy, stream: Stream, host: str, port: int) -> Non
         port: The service's port.
 
     Raises:
-        httpx.ProxyError: It refuses, or does not speak its protocol.
+        httpx.ProxyError: It refused, or does not speak its protocol.
         OSError: The connection is broken.
     """
     if proxy.is_socks:
@@ -43,11 +43,11 @@ async def _open_http(proxy: Proxy, stream: Stream, host: str, port: int) -> str 
             await stream.send(FOREVER)
             exchange.feed(await stream.receive(_CHUNK, FOREVER))
     except httpx.RemoteProtocolError:
-        return "the proxy does not speak HTTP, or hung up"
+        return "the proxy does not speak HTTP, or closed the connection"
     head = exchange.find_head()
     if head is None or not 200 <= head.status < 300:
         return "" if head is None else f"{head.status} {head.reason.decode('ascii', 'replace')}".rstrip()
-    return "the proxy sent something before the service could" if exchange.has_surplus() else None
+    return "the proxy sent data before the service could" if exchange.has_surplus() else None
 
 
 async def _open_socks(proxy: Proxy, stream: Stream, host: str, port: int) -> str | None:
@@ -55,12 +55,12 @@ async def _open_socks(proxy: Proxy, stream: Stream, host: str, port: int) -> str
 
     try:
         return await _ask_socks(proxy, stream, host, port)
-    except (ProtocolError, UnicodeError, OverflowError):  # also where a name is longer than SOCKS5 can say
+    except (ProtocolError, UnicodeError, OverflowError):  # also for a name that is too long for SOCKS5
         return _NOT_SOCKS
 
 
 async def _ask_socks(proxy: Proxy, stream: Stream, host: str, port: int) -> str | None:
-    """Go through the steps of SOCKS5; return what the proxy objects to."""
+    """Do the handshake of SOCKS5; return why the proxy refused, or None."""
     from socksio import socks5  # noqa: PLC0415 - an extra
 
     no_login, login = socks5.SOCKS5AuthMethod.NO_AUTH_REQUIRED, socks5.SOCKS5AuthMethod.USERNAME_PASSWORD
@@ -76,10 +76,10 @@ async def _ask_socks(proxy: Proxy, stream: Stream, host: str, port: int) -> str 
         stream.put(proxy.socks_login())
         if not socks5.SOCKS5UsernamePasswordReply.loads(await _read(stream, 2)).success:
             return "the proxy refuses the credentials"
-    # By name, also for ``socks5``: as httpx has it, and where only the proxy reaches a DNS server.
+    # By name, also for ``socks5``: httpx does the same, and sometimes only the proxy reaches a DNS server.
     stream.put(socks5.SOCKS5CommandRequest.from_address(socks5.SOCKS5Command.CONNECT, (host, port)).dumps())
     head = await _read(stream, 5)
-    rest = {1: 4, 3: 1 + head[4], 4: 16}.get(head[3], 1) + 2 - 1  # address and port, except for the byte that was read
+    rest = {1: 4, 3: 1 + head[4], 4: 16}.get(head[3], 1) + 2 - 1  # address and port, minus the byte that was read
     reply = socks5.SOCKS5Reply.loads(head + await _read(stream, rest))
     if reply.reply_code == socks5.SOCKS5ReplyCode.SUCCEEDED:
         return None

@@ -163,10 +163,10 @@ def cannot(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("scheme", "script", "text"),
     [
-        ("http", hang_up, "hung up"),
+        ("http", hang_up, "closed the connection"),
         ("http", gibberish, "does not speak HTTP"),
         ("http", talkative, "before the service"),
-        ("socks5", hang_up, "hung up"),
+        ("socks5", hang_up, "closed the connection"),
         ("socks5", gibberish, "does not speak SOCKS5"),
         ("socks5", cannot, "can't connect: host unreachable"),
     ],
