@@ -1,4 +1,4 @@
-"""One request of a call: sign, send, read within bounds, and say what the result is.
+"""One request of a call: sign it, send it, read the answer within bounds, and classify the result.
 
 Errors of httpx end here. They are turned into ours outside the ``except`` block, so that no traceback, cause or context
 leads into frames that hold the key or the body.
@@ -32,7 +32,7 @@ USER_AGENT: Final = f"perkamo-python/{__version__}"
 
 
 class _Auth(httpx.Auth):
-    """Adds key and signature at the last moment, out of an object that shows neither."""
+    """Adds key and signature just before sending, from an object that shows neither."""
 
     __slots__ = ("_signed",)
 
@@ -45,10 +45,10 @@ class _Auth(httpx.Auth):
 
 
 class _NoCookies(httpx.Cookies):
-    """Keeps none. httpx would build urllib's requests and answers to look for them, a tenth of a call's whole cost."""
+    """Keeps no cookies. To find them, httpx would build urllib's requests and answers: a tenth of a call's cost."""
 
     def extract_cookies(self, response: httpx.Response) -> None:
-        """Look for none."""
+        """Ignore the cookies of an answer."""
 
 
 _STOCK: Final = httpx.AsyncClient
@@ -56,7 +56,7 @@ _SEND: Final = httpx.AsyncClient.send
 
 
 class _Client(httpx.AsyncClient):
-    """An ``httpx.AsyncClient`` without a cookie jar."""
+    """An ``httpx.AsyncClient`` without cookies."""
 
     @property
     def cookies(self) -> httpx.Cookies:
@@ -64,7 +64,7 @@ class _Client(httpx.AsyncClient):
 
     @cookies.setter
     def cookies(self, cookies: object) -> None:
-        """Keep none."""
+        """Ignore cookies."""
 
 
 _NO_COOKIES: Final = _NoCookies()
@@ -76,8 +76,8 @@ def own_client(
     """Build the HTTP client that is used when the caller gives none.
 
     Args:
-        base_url: Where the service is.
-        proxy: What is between us and the service; None to ask the environment.
+        base_url: The URL of the service.
+        proxy: The URL of the proxy; None to ask the environment.
         ssl_context: As for ``Transport``.
         max_connections: As for ``Transport``; None for its default.
 
@@ -93,25 +93,25 @@ def own_client(
     except ValueError as error:
         problem = str(error)
     else:
-        # No timeout: the exchange bounds every call.
+        # No timeout here: the exchange limits every call.
         return _client_class()(transport=transport, trust_env=False, timeout=None)
     raise PerkamoConfigurationError(f"The client can't be built: {problem}.")
 
 
 def _client_class() -> type[httpx.AsyncClient]:
-    """Return our own class, or what a tool has put in the place of httpx's, so that it sees our requests."""
+    """Return our own class, or the class by which a tool has replaced httpx's, so that it sees our requests."""
     placed = httpx.AsyncClient
     is_tool = placed is not _STOCK and isinstance(cast("object", placed), type) and _STOCK in placed.__mro__
     return placed if is_tool else _Client
 
 
 def heeds_target(client: httpx.AsyncClient) -> bool:
-    """Return whether a client sends what ``target`` says: our own does, unless a tool takes its class or place."""
+    """Return whether a client sends the path in ``target``: our own does, unless a tool replaces its class."""
     return type(client) is _Client and not tool_above()
 
 
 def _wall_time() -> float:
-    return time.time()  # looked up at each call: a signature follows the clock also where a test tool has frozen it
+    return time.time()  # looked up at each call: a signature follows the clock also when a test tool freezes it
 
 
 class Sender:
@@ -136,12 +136,12 @@ class Sender:
         ]
 
     def left_open(self) -> bool:
-        """Tell, once, whether connections of our own may still be open when nobody needs them any more."""
+        """Return, once, whether connections of our own may still be open when the client is dropped."""
         used, self._used = self._used, False
         return used and self.owned and not self.client.is_closed
 
     async def fingerprint(self) -> str:
-        """Return a keyed hash of the service and the key; no path of the API is signed with it, so it opens nothing.
+        """Return a keyed hash of the service and the key. It signs no path of the API, so it gives no access.
 
         Raises:
             PerkamoConfigurationError: The key supplier failed.
@@ -165,10 +165,10 @@ class Sender:
         Args:
             call: What to send.
             seconds: How long it may take, the key supplier and the answer's body included.
-            number: Which attempt of the call this is, from 1.
+            number: The number of this attempt, from 1.
             uncertain: Whether an earlier attempt may have been applied.
-            headers: What hooks want to be sent too.
-            clock: What the call's duration goes by.
+            headers: Headers that hooks add.
+            clock: The clock that measures the call.
             began: When the call began, by that clock.
 
         Raises:
@@ -195,10 +195,10 @@ class Sender:
         return classify_failure(attempt, result or Problem("timeout", sent=body.begun))
 
     def _bound(self, seconds: float) -> AbstractContextManager[anyio.CancelScope | None, bool]:
-        """Return the scope of an attempt; one that does nothing where our own transport alone can wait.
+        """Return the cancel scope of an attempt, or a scope that does nothing if only our own transport can wait.
 
-        That ends a request by itself, and a scope costs a tenth of a whole call. A key supplier, a hook, a tool or a
-        client of the caller's may wait for whatever it likes.
+        Our transport keeps the time limit by itself, and a cancel scope costs a tenth of a whole call. A key supplier,
+        a hook, a tool or a client of the caller's has to be cancelled.
         """
         is_ours = type(self.client) is _Client and _STOCK.send is _SEND and tool_in_place() is None
         if is_ours and not self._key.is_supplied:
@@ -231,7 +231,7 @@ class Sender:
             headers = [*headers, *((name.encode(), value.encode()) for name, value in extra.items())]
         extensions: dict[str, object] = {}
         if not self.owned:
-            # Stock httpx loses a pool's slot when it is cancelled, so a caller's client may time out by itself first.
+            # Stock httpx loses a pool's slot when it is cancelled, so a caller's client can time out by itself first.
             extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
         if path != url.raw_path:
             if heeds_target(self.client):
@@ -239,7 +239,7 @@ class Sender:
             else:
                 auth = SentPath(auth, url.raw_path, path, self.client)
         request = Request(call.method, url, headers, body, extensions)
-        request.read()  # so that hooks and tools find the content, as in every request that httpx itself makes
+        request.read()  # so that hooks and tools find the content, as in every request of httpx's own
         body.begun = False
         return request, auth
 

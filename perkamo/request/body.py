@@ -1,7 +1,7 @@
-"""Reading an answer's body within bounds, whatever the server sends.
+"""Reads an answer's body within bounds, whatever the server sends.
 
-Identity is asked for. gzip and deflate are understood all the same, because some gateways compress unasked, and some
-name an encoding that does not exist, or where there is no body.
+Requests ask for no compression. gzip and deflate are accepted all the same, because some gateways compress unasked.
+Some name an encoding that does not exist, or the encoding of an empty body.
 """
 
 import zlib
@@ -26,10 +26,10 @@ Coding: TypeAlias = Literal["gzip", "deflate", "unknown"]
 
 
 def content_coding(header: str | None) -> Coding | None:
-    """Tell how a body is encoded; None for not at all.
+    """Return how a body is encoded; None if it is not.
 
     Args:
-        header: ``content-encoding``, or None where there is none.
+        header: The header ``content-encoding``, or None if it is absent.
     """
     names = [name for part in (header or "").lower().split(",") if (name := part.strip()) not in _NO_CODING]
     if not names:
@@ -46,14 +46,14 @@ async def read_bounded(response: httpx.Response, *, bare: bool = False) -> bytes
 
     Args:
         response: The answer.
-        bare: Whether the body can be as our own transport gave it, with nothing of the caller's around it; where it
-            came along with the head, it is then taken as it is.
+        bare: Whether the client is our own, so that nothing of the caller's wraps the body. A body that came with the
+            head is then taken as it is.
 
     Raises:
         UnusableBodyError: The body is too large or encoded in a way that was not asked for; the text says which.
         httpx.TransportError: The connection broke.
     """
-    if response.is_stream_consumed:  # a mock's answer, and one that a hook has read
+    if response.is_stream_consumed:  # the answer of a mock, or one that a hook has read
         return whole_content(response)
     fields = fields_of(response)
     declared = fields.get("content-length", "")
@@ -66,12 +66,12 @@ async def read_bounded(response: httpx.Response, *, bare: bool = False) -> bytes
         return whole
     body = _PlainBody() if coding is None else _EncodedBody(coding)
     try:
-        # The stream itself: httpx's own iterators over it cost more than all that is done with the bytes here.
+        # The stream itself: httpx's own iterators over it cost more than everything else here.
         async for chunk in cast("httpx.AsyncByteStream", response.stream):
             if body.problem is None:
                 body.feed(chunk)
             if body.problem is not None:
-                # Closed first, the iteration comes to its end by itself; broken off, it would leave generators behind.
+                # Closing ends the iteration. Leaving the loop instead would leave unfinished generators behind.
                 await response.aclose()
     except httpx.TransportError:
         if body.problem is None:
@@ -80,11 +80,11 @@ async def read_bounded(response: httpx.Response, *, bare: bool = False) -> bytes
 
 
 def whole_content(response: httpx.Response) -> bytes:
-    """Return the body that somebody else has read.
+    """Return a body that was read already, by a hook or a mock.
 
     Raises:
-        UnusableBodyError: It is too large.
-        httpx.ResponseNotRead: Nobody has.
+        UnusableBodyError: The body is too large.
+        httpx.ResponseNotRead: The body was not read yet.
     """
     content = response.content
     if len(content) > MAX_BODY_BYTES:
@@ -111,7 +111,7 @@ class _PlainBody:
         """Return the body.
 
         Raises:
-            UnusableBodyError: There is a problem with it.
+            UnusableBodyError: The body can't be used.
         """
         if self.problem is not None:
             raise UnusableBodyError(self.problem)
@@ -119,9 +119,9 @@ class _PlainBody:
 
 
 class _EncodedBody(_PlainBody):
-    """Decompresses step by step, so that a bomb ends at the bound and not in memory.
+    """Decompresses step by step, so that a decompression bomb ends at the bound and does not fill the memory.
 
-    An empty body needs no decoding, whatever it says.
+    An empty body is not decoded, whatever its encoding.
     """
 
     def __init__(self, coding: Coding) -> None:
@@ -155,10 +155,10 @@ class _EncodedBody(_PlainBody):
 class Inflater:
     """Decompresses gzip, in any number of members, and deflate, with and without its zlib header.
 
-    What comes after the last member is passed over, as browsers do.
+    Bytes after the last member are ignored, as in browsers.
 
     Args:
-        coding: What the body says it is.
+        coding: The encoding that the answer names.
     """
 
     def __init__(self, coding: Coding) -> None:
@@ -172,17 +172,17 @@ class Inflater:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the body may end here: it is empty, or its last member has ended."""
+        """Whether the body may end here: it is empty, or its last member is complete."""
         return self._ended or (not self._within_member and (self._members > 0 or not self._waiting))
 
     def give(self, data: bytes) -> None:
         """Take the next compressed bytes."""
         if not self._ended:
-            # In pieces, because the decoder copies all that comes after a member, and there may be many.
+            # In pieces, because the decoder copies all bytes after a member, and there may be many members.
             self._pieces.extend(data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
 
     def take(self) -> bytes:
-        """Return the next plain bytes, 256 KiB at most; none when more has to be given.
+        """Return the next plain bytes, 256 KiB at most; empty bytes when more input is needed.
 
         Raises:
             zlib.error: The bytes are not compressed, or broken.

@@ -1,4 +1,4 @@
-"""What an answer, or its absence, means: a reply, or a failure with the error to raise and whether to try again."""
+"""Classifies the result of an attempt: a reply, or a failure with the error to raise and whether to retry."""
 
 import logging
 import time
@@ -41,15 +41,15 @@ REQUEST_ID_HEADERS: Final = ("x-perkamo-request-id", "x-request-id")
 
 @frozen
 class Failure:
-    """An attempt that brought no 2xx answer.
+    """An attempt without a 2xx answer.
 
     Attributes:
-        error: What is raised if it stays at that.
-        retry: Whether another attempt is worth while.
+        error: The error to raise if no attempt follows.
+        retry: Whether another attempt may succeed.
         timed_out: Whether time ran out.
         retry_after: Seconds that the service asked to wait, or None.
-        clock_offset: Seconds by which the service's clock is ahead of this machine's, where a 401 may come from that.
-        attempt: What failed; None where it was not a call's.
+        clock_offset: Seconds by which the service's clock is ahead of this machine's, if that may have caused a 401.
+        attempt: The attempt that failed; None if it was not an attempt of a call.
     """
 
     error: PerkamoError
@@ -60,7 +60,7 @@ class Failure:
     attempt: "Attempt | None" = field(default=None, repr=False)
 
     def secrets(self) -> Secrets:
-        """Return what no message about this failure may repeat: the key, and the texts of the request."""
+        """Return the texts that no message about this failure may repeat: the key, and the texts of the request."""
         return Secrets() if self.attempt is None else self.attempt.secrets()
 
 
@@ -69,12 +69,12 @@ class Attempt:
     """One request that was made.
 
     Attributes:
-        call: What was sent.
-        number: Which attempt of the call it was, from 1.
+        call: The call that it belongs to.
+        number: The number of this attempt, from 1.
         uncertain: Whether an earlier attempt of the same call may have been applied.
-        credential: The key or token that it carried; ``""`` where it never came so far.
+        credential: The key or token that it carried; ``""`` if it failed before that.
         use: Whether a call or a stream made it.
-        timestamp: The Unix seconds that were signed; 0 where nothing was.
+        timestamp: The Unix seconds that were signed; 0 if nothing was signed.
         seconds: How long the call has taken until the answer was read, waits included.
     """
 
@@ -93,19 +93,19 @@ class Attempt:
         return "unknown" if self.uncertain else of_this
 
     def clean(self, text: str) -> str:
-        """Return a foreign text without what the request held, and with the template in the place of its path."""
+        """Return a foreign text without the texts of the request, and with the template instead of its path."""
         for written in (self.call.path, unquote(self.call.path)):
             text = text[:MAX_CLEANED].replace(written, self.call.template)
         return self.secrets().clean(text)
 
     def secrets(self) -> Secrets:
-        """Return what no message about this request may repeat."""
+        """Return the texts that no message about this request may repeat."""
         return Secrets([self.credential, *self.call.secrets()])
 
 
 @frozen
 class Head:
-    """The beginning of a stream, or of an answer without one, that was taken."""
+    """The head of an accepted stream, or of an accepted answer without a stream."""
 
     meta: ResponseMeta
     _attempt: Attempt = field(repr=False)
@@ -124,15 +124,15 @@ class Reply:
     _attempt: Attempt = field(repr=False)
 
     def secrets(self) -> Secrets:
-        """Return what no message about this answer may repeat: the key, and the texts of the request."""
+        """Return the texts that no message about this answer may repeat: the key, and the texts of the request."""
         return self._attempt.secrets()
 
 
 def classify_response(attempt: Attempt, response: httpx.Response, data: bytes | ValueError) -> Reply | Failure:
-    """Say what an answer means.
+    """Classify an answer.
 
     Args:
-        attempt: What it answers.
+        attempt: The attempt that it answers.
         response: Its head.
         data: Its body, or why that could not be read within bounds.
     """
@@ -194,11 +194,11 @@ _REMEDIES: Final[Mapping[int, str]] = {
 
 
 def classify_failure(attempt: Attempt, problem: Problem) -> Failure:
-    """Say what it means that no answer came.
+    """Classify an attempt without an answer.
 
     Args:
-        attempt: What was to be sent.
-        problem: Why none came.
+        attempt: The attempt.
+        problem: Why no answer came.
     """
     said = attempt.clean(problem.reason).rstrip(".")
     words, remedy = _WORDS[problem.kind]
@@ -229,7 +229,7 @@ _WORDS: Final[Mapping[FailureKind, tuple[str, str | None]]] = {
     "client": ("the HTTP client raised {raised} ({said})", "check its hooks and its transport"),
     "setup": ("TLS can't be set up: {said}", "set the variable to what exists, or unset it"),
 }
-"""What happened, and what to do about it; None where that follows from what was decided."""
+"""What happened, and what to do about it; None if that follows from the decision to retry."""
 
 
 def _unusable(attempt: Attempt, reason: str, meta: ResponseMeta) -> PerkamoResponseError:
@@ -260,7 +260,7 @@ def _request(attempt: Attempt, meta: ResponseMeta) -> str:
 def _advice(
     outcome: WriteOutcome | None, *, retry: bool, remedy: str | None = None, retry_after: float | None = None
 ) -> str:
-    """Say the outcome of a write and what to do next; both follow from what was decided."""
+    """Return the outcome of a write and what to do next; both follow from the decision to retry."""
     if remedy is None and not retry:
         remedy = "the same request will be refused again"
     elif remedy is None and outcome == "unknown":
@@ -300,7 +300,7 @@ def _digits(text: str | None) -> int | None:
 
 
 def _date(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the time of an answer by the service's own clock; None where it does not tell it."""
+    """Return the time of an answer by the service's own clock; None if the answer does not state it."""
     date = headers.get("date")
     theirs = None if date is None else parse_http_date(date, now)
     age = _digits(headers.get("age", "0").strip())
@@ -308,7 +308,7 @@ def _date(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _clock_offset(headers: Mapping[str, str], attempt: Attempt, date: float | None, now: float) -> float | None:
-    """Compare the answer's Date with the time that was signed; a cached answer's date says nothing."""
+    """Compare the answer's Date with the time that was signed. The date of a cached answer is of no use."""
     if date is None or "age" in headers or abs(date - attempt.timestamp) <= MAX_CLOCK_SKEW:
         return None
     return date - now

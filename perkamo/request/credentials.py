@@ -1,4 +1,4 @@
-"""Where requests go and what proves who sends them: the base URL and the server key."""
+"""The base URL and the server key."""
 
 import inspect
 import os
@@ -17,14 +17,14 @@ from perkamo.transport.resolver import is_loopback
 DEFAULT_BASE_URL: Final = "https://api.perkamo.com"
 API_KEY_VARIABLE: Final = "PERKAMO_SECRET_KEY"
 BASE_URL_VARIABLE: Final = "PERKAMO_BASE_URL"
-"""Assumed: the other clients read no base URL from the environment."""
+"""Assumed: the other clients do not read a base URL from the environment."""
 
 SERVER_KEY_PREFIX: Final = "sk_"
 BROWSER_KEY_PREFIX: Final = "pk_"
-"""Assumed from published examples; used only to refuse a mix-up of the two kinds of key."""
+"""Assumed from published examples; used only to notice that the two kinds of key were mixed up."""
 
 ApiKey: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
-"""A server key, or a function, sync or async, that is asked for it before every attempt."""
+"""A server key, or a function, sync or async, that is called for the key before every attempt."""
 
 T = TypeVar("T")
 
@@ -43,10 +43,10 @@ _NO_KEY: Final = (
 class Key:
     """A server key or its supplier. Neither its repr nor a pickle shows the key.
 
-    Without a key, the environment is asked at the first call, so that code which only builds a client needs none.
+    If no key is given, the environment is read at the first call, so that code which only builds a client needs no key.
 
     Attributes:
-        problem: Why what was given can't be a key, or None.
+        problem: Why the given value can't be a key, or None.
     """
 
     __slots__ = ("_source", "problem")
@@ -68,17 +68,17 @@ class Key:
 
     @property
     def is_supplied(self) -> bool:
-        """Whether a function is asked for it, which may take its time."""
+        """Whether the key comes from a function, which may take time."""
         return not isinstance(self._source, str)
 
     def __reduce__(self) -> str:
         raise TypeError("a server key cannot be pickled; build the client again where it is needed")
 
     async def __call__(self) -> str:
-        """Ask for the key.
+        """Return the key, or ask its supplier for it.
 
         Raises:
-            PerkamoConfigurationError: There is no key, or the supplier failed or returned none.
+            PerkamoConfigurationError: There is no key, or the supplier failed or returned no valid key.
         """
         if isinstance(self._source, str):
             return self._source or self._from_environment()
@@ -104,39 +104,39 @@ class Key:
         raise PerkamoConfigurationError(problem + NOTHING_SENT, outcome="not_sent")
 
     async def sign(self, timestamp: int, method: str, path: str, body: bytes | None) -> "SignedHeaders":
-        """Ask for the key and return the headers that prove it.
+        """Get the key, and return the headers with key and signature.
 
         Args:
-            timestamp: Unix seconds, as the service's clock has it.
+            timestamp: Unix seconds by the service's clock.
             method: The HTTP method. Every method but GET is signed (published for POST).
             path: The path from ``/v1/`` on.
             body: The bytes that will be sent.
 
         Raises:
-            PerkamoConfigurationError: The supplier failed or returned no key.
+            PerkamoConfigurationError: There is no key, or the supplier failed or returned no valid key.
         """
         return SignedHeaders(await self(), timestamp, method, path, body)
 
 
 def wrap_secret(value: object, kind: type[T]) -> T:
-    """Put a secret where no traceback shows it.
+    """Wrap a secret so that no traceback shows it.
 
-    What takes one begins with this, because arguments are in frames.
+    A function that takes one calls this first, because its arguments are in its frame.
 
     Args:
-        value: The secret, its supplier, or what this made of it before.
-        kind: The class that holds such a secret and never shows it.
+        value: The secret, its supplier, or a secret that is wrapped already.
+        kind: The class that wraps such a secret.
     """
     make = cast("Callable[[object], T]", kind)
     return value if isinstance(value, kind) else make(value)
 
 
 class SignedHeaders:
-    """The headers that carry key and signature, in an object that shows none of them.
+    """The headers with key and signature, in an object whose repr shows neither.
 
     Attributes:
-        key: The server key, to be kept out of texts.
-        signature: The signature; None for a GET, which has none.
+        key: The server key, which must be kept out of texts.
+        signature: The signature; None for a GET, which is not signed.
         raw: The headers, as they are sent.
     """
 
@@ -157,11 +157,11 @@ class SignedHeaders:
 
 
 async def call_supplier(supplier: Callable[[], object]) -> object:
-    """Call a supplier, sync or async, and return what it supplies."""
+    """Call a supplier, sync or async, and return its result."""
     if inspect.iscoroutinefunction(supplier):
         value: object = supplier()
     else:
-        # A supplier may read a file or ask a vault; in a thread it blocks neither the loop nor the deadline.
+        # A supplier may read a file or ask a vault. In a thread, it blocks neither the event loop nor the time limit.
         question = _Question(supplier)
         try:
             await anyio.to_thread.run_sync(question.ask, abandon_on_cancel=True)
@@ -173,7 +173,7 @@ async def call_supplier(supplier: Callable[[], object]) -> object:
 
 
 class _Question:
-    """A supplier that is asked in a thread; a coroutine that nobody waits for any more is closed."""
+    """A supplier that is called in a thread. If nobody waits any more, the coroutine that it returned is closed."""
 
     def __init__(self, supplier: Callable[[], object]) -> None:
         self.answer: object = None
@@ -182,7 +182,7 @@ class _Question:
         self._abandoned = False
 
     def ask(self) -> None:
-        """Ask, and keep the answer here: trio refuses a function that returns an awaitable."""
+        """Call the supplier, and keep the result here: trio refuses a function that returns an awaitable."""
         answer = self._supplier()
         with self._lock:
             self.answer = answer
@@ -190,7 +190,7 @@ class _Question:
                 self._close()
 
     def abandon(self) -> None:
-        """Close what came, or what will come."""
+        """Close the coroutine that was returned, or will be."""
         with self._lock:
             self._abandoned = True
             self._close()
@@ -201,7 +201,7 @@ class _Question:
 
 
 def _key_problem(value: object) -> str | None:
-    """Say what is wrong with a key, without showing it."""
+    """Return what is wrong with a key, without showing it."""
     if not isinstance(value, str):
         return f"The api_key function returned {type(value).__name__} instead of text."
     key = value.strip()
@@ -219,7 +219,7 @@ def check_base_url(base_url: object, *, allow_insecure_http: bool) -> str:
 
     Args:
         base_url: The caller's, or None for the environment's, or else the hosted API.
-        allow_insecure_http: Whether plain http may go to other hosts than loopback.
+        allow_insecure_http: Whether plain http is allowed to hosts other than loopback.
 
     Raises:
         PerkamoConfigurationError: The key must not be sent to such a URL.

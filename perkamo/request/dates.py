@@ -13,7 +13,7 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
         now: Unix seconds.
 
     Returns:
-        Seconds to wait, never negative; None when absent or written in any other way.
+        Seconds to wait, never negative; None if it is absent or has another form.
     """
     if text is None:
         return None
@@ -25,11 +25,11 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
 
 
 def parse_http_date(text: str, now: float) -> float | None:
-    """Read an HTTP date as Unix seconds; None when it is written in none of the three forms of RFC 9110.
+    """Read an HTTP date as Unix seconds; None if it has none of the three forms of RFC 9110.
 
     Args:
         text: The raw date.
-        now: Unix seconds, which tell the century of a date with two digits of the year.
+        now: Unix seconds, from which the century of a two-digit year follows.
     """
     match = next((found for form in _DATES if (found := re.fullmatch(form, text))), None)
     if match is None:
@@ -48,7 +48,7 @@ def parse_http_date(text: str, now: float) -> float | None:
         return None
 
 
-# Texts, which ``re`` compiles when an answer first needs them, and keeps.
+# Not compiled here: ``re`` compiles and caches a pattern when an answer first needs it.
 _SECONDS: Final = r"[0-9]{1,9}"
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})"

@@ -1,6 +1,6 @@
-"""A caller's arguments -> what leaves: each function checks them and makes one ``Call``.
+"""From a caller's arguments to a request: each function checks the arguments and makes one ``Call``.
 
-What can't be sent is refused here, before anything leaves.
+Arguments that can't be sent are refused here, before anything is sent.
 """
 
 import json
@@ -38,14 +38,14 @@ STREAM_PATH: Final = "/v1/client/customer/{user_id}/stream"
 
 USER_ID: Final = "{user_id}"
 _PUBLIC_FIELDS: Final = frozenset({"event", "occurred_at", "purpose"})
-"""Fields of a request that tell nothing about anybody."""
+"""Fields of a request that are not personal data."""
 _BETWEEN: Final = re.compile("[/?&=]")
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 @frozen
 class Call:
-    """What one logical call sends, the same on every attempt.
+    """The request of one logical call, which is the same in every attempt.
 
     Attributes:
         method: The HTTP method, in capitals.
@@ -61,7 +61,7 @@ class Call:
 
     @property
     def is_write(self) -> bool:
-        """Whether the service may change something."""
+        """Whether the call may change something at the service."""
         return self.method != "GET"
 
     @property
@@ -70,7 +70,7 @@ class Call:
         return self.label.partition(" ")[2]
 
     def secrets(self) -> list[str]:
-        """Return the texts of the request that no message may repeat: ids, and the facts of contexts and traits."""
+        """Return the texts of the request that no message may repeat: ids, and the values of contexts and traits."""
         shown = set(re.split(_BETWEEN, self.template))
         found = [unquote(part) for part in re.split(_BETWEEN, self.path) if part not in shown]
         if self.body is not None:
@@ -88,7 +88,7 @@ def identify(user_id: str, traits: Traits | None) -> Call:
 
 
 def emit(event: Event | Mapping[str, object]) -> Call:
-    """Make the call that sends one event; it gets a transaction id where it has none."""
+    """Make the call that sends one event. If the event has no transaction id, it gets one."""
     event = as_event(event)
     if event.transaction_id is None:
         event = event.with_transaction_id(create_transaction_id())
@@ -124,13 +124,13 @@ def customer(user_id: str) -> Call:
 
 
 def customer_stream(user_id: str, template: str) -> Call:
-    """Make the call that opens one customer's stream, at a path that ``check_stream_path`` has passed."""
+    """Make the call that opens one customer's stream, at a path that ``check_stream_path`` has accepted."""
     path = template.replace(USER_ID, _user_segment(user_id))
     return Call("GET", path, f"GET {template}")
 
 
 def browser_token(browser_key: str, user_id: str, ttl_seconds: int | None, *, purpose: str | None) -> Call:
-    """Make the call that asks for a browser token, or for a stream token where that is the purpose."""
+    """Make the call that asks for a browser token, or for a stream token if that is the purpose."""
     text = f'{{"browser_key":{encode(_browser_key(browser_key), "browser_key")},"user_id":{_quoted_user(user_id)}'
     if purpose is not None:
         text += f',"purpose":{encode(purpose, "purpose")}'
@@ -140,7 +140,7 @@ def browser_token(browser_key: str, user_id: str, ttl_seconds: int | None, *, pu
 
 
 def other(method: str, path: str, json: JSONInput) -> Call:
-    """Make the call of an endpoint that has no function here."""
+    """Make the call of an endpoint without a function of its own here."""
     verb = method.upper() if isinstance(cast("object", method), str) else ""
     if verb not in _METHODS:
         raise refusal("method", f"must be one of {', '.join(_METHODS)}")
@@ -155,7 +155,7 @@ def _post(path: str, text: str) -> Call:
 
 
 def _texts(value: object, *, skipped: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Find the texts in parsed JSON, but not the keys, without which no message could say what is wrong."""
+    """Find the texts in parsed JSON. Keys are left out: messages need them to say what is wrong."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -179,7 +179,7 @@ def _quoted_user(user_id: str) -> str:
 
 
 def _checked(one: Event | Mapping[str, object], index: int) -> tuple[str | None, bytes]:
-    """Return the transaction id and the bytes of an event of a batch, or say which one can't be sent."""
+    """Return the transaction id and the bytes of an event of a batch; the error names the event that can't be sent."""
     try:
         event = as_event(one)
         return event.transaction_id, event.to_bytes()
@@ -192,7 +192,7 @@ def check_type(value: object, kind: type[T], name: str) -> T:
     """Return an option's value as it is.
 
     Raises:
-        PerkamoConfigurationError: It is of another type.
+        PerkamoConfigurationError: The value is of another type.
     """
     if isinstance(value, kind):
         return value
@@ -230,7 +230,7 @@ def check_stream_path(path: str) -> str:
 
 
 def check_last_event_id(last_event_id: str | None) -> str:
-    """Return where a stream begins, ``""`` for now; refuse what would be another header."""
+    """Return the event id after which a stream begins, ``""`` for now; refuse text that would add a header."""
     if last_event_id is None:
         return ""
     if not isinstance(cast("object", last_event_id), str) or not last_event_id.isprintable():
@@ -253,7 +253,7 @@ def _browser_key(value: object) -> str:
 
 
 def _path_without_ids(path: object, method: str) -> str:
-    """Refuse a path that could lead elsewhere; return it without ids, for messages."""
+    """Refuse a path that could lead to another endpoint; return it without ids, for messages."""
     if not isinstance(path, str) or not path.startswith("/v1/") or not path.isascii() or not path.isprintable():
         raise refusal("path", "must begin with /v1/ and be percent-encoded ASCII")
     plain, _, query = path.partition("?")

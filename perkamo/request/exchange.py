@@ -1,6 +1,6 @@
-"""One logical call: attempts within one deadline, with waits between them, until an answer or an error stands.
+"""One logical call: attempts within one deadline, with waits between them, until there is an answer or a final error.
 
-What is retried is said in ``retry``; how a request is made, in ``attempt``. Here is the order of things only.
+``retry`` decides what is retried, and ``attempt`` makes one request. This module puts them in order.
 """
 
 import logging
@@ -24,15 +24,15 @@ from perkamo.runtime.clock import Clock
 
 @frozen
 class Exchange:
-    """Sends calls over a wire; views with other options share wire and retry quota.
+    """Sends calls; views with other options share the sender and the retry quota.
 
     Attributes:
         sender: The HTTP client, key and base URL.
         timeout: Seconds for a whole call, or None for no limit.
         retry: How often and for how long one call is tried.
-        quota: What keeps retries from amplifying an outage.
-        clock: What deadlines and waits go by, and where jitter comes from.
-        hooks: What is notified of calls.
+        quota: Keeps retries from amplifying an outage.
+        clock: The clock of deadlines and waits, and the source of jitter.
+        hooks: The hooks that are notified of calls.
     """
 
     sender: Sender = field(repr=False)
@@ -47,11 +47,11 @@ class Exchange:
         return evolve(self, timeout=timeout, retry=retry)
 
     async def send(self, call: Call) -> Reply:
-        """Make the call, again where that is due, and return the 2xx answer.
+        """Make the call, with retries, and return the 2xx answer.
 
         Raises:
             PerkamoApiError: The service answered with another status.
-            PerkamoConnectionError: No complete answer came, or not in time.
+            PerkamoConnectionError: No complete answer came in time.
             PerkamoResponseError: The answer can't be trusted.
             PerkamoConfigurationError: The key supplier failed.
             PerkamoClosedError: The client is closed.
@@ -115,7 +115,7 @@ class Exchange:
                 began=progress.began,
             )
         except PerkamoConfigurationError as error:
-            # The key's supplier failed, maybe after an attempt that reached the service.
+            # The key supplier failed, perhaps after an attempt that reached the service.
             if not (uncertain and call.is_write):
                 raise
             cause = error.__cause__
@@ -126,7 +126,7 @@ class Exchange:
         ) from cause
 
     def _wait(self, result: Failure, progress: "_Progress", remaining: float) -> float | None:
-        """Return how long to wait before another attempt; None where there must not be one."""
+        """Return how long to wait before another attempt; None if there must not be one."""
         if self.sender.client.is_closed:
             return None
         progress.uncertain = progress.uncertain or result.error.outcome == "unknown"
@@ -145,13 +145,13 @@ class Exchange:
 
 @define
 class _Progress:
-    """How far a call has come.
+    """The state of a call.
 
     Attributes:
         began: When it began, by the clock.
         attempts: How many requests were made.
-        retries: How many of these failed, except for one that was signed again by another clock.
-        taken: What the last retry took from the quota.
+        retries: How many of these failed, without the one that was signed again after the clock was corrected.
+        taken: The tokens that the last retry took from the quota.
         signed_again: Whether the clock was corrected.
         uncertain: Whether an attempt may have been applied.
     """

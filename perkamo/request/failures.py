@@ -1,6 +1,6 @@
-"""What httpx, a tool or the caller's own client raised -> why there is no answer, or the answer that it holds.
+"""Turns an error of httpx, a tool or the caller's client into the reason for no answer, or into the answer in it.
 
-Nothing of what was raised is passed on: its traceback, cause and request lead to the key and to personal data.
+The error itself is never passed on: its traceback, cause and request lead to the key and to personal data.
 """
 
 import re
@@ -17,7 +17,7 @@ from perkamo.transport.sockets import reason
 from perkamo.transport.tls import TLSSetupError
 
 Answered: TypeAlias = tuple[httpx.Response, bytes | ValueError]
-"""The head of an answer, and its body or why that can't be used."""
+"""The head of an answer, and its body or why the body can't be used."""
 
 _NEVER_SENT: Final = (
     httpx.ConnectError,
@@ -27,22 +27,22 @@ _NEVER_SENT: Final = (
     httpx.UnsupportedProtocol,
 )
 _BAD_LOCATION: Final = "Invalid URL in location header"
-"""What httpx says when a redirect that it does not follow can't be parsed; the answer itself is lost then."""
+"""httpx's error for a redirect whose URL can't be parsed; the answer itself is lost then."""
 _PROXY_REFUSES: Final = r"(?:401|403|407)\b"
 _PASSING_TLS: Final = "INTERNAL_ERROR|UNEXPECTED_EOF|USER_CANCELLED|BAD_RECORD_MAC"
-"""Alerts of a peer that is overloaded or stopping, and damage on the way."""
+"""Alerts of a peer that is overloaded or stopping, and damaged data."""
 
 
 @frozen
 class Problem:
-    """Why an attempt brought no answer.
+    """Why an attempt got no answer.
 
     Attributes:
-        kind: By what is done about it.
-        reason: What was said; it may hold secrets and is to be cleaned.
+        kind: The kind of failure, which decides what is done about it.
+        reason: The text of the error; it may contain secrets and must be cleaned.
         sent: Whether the service may have got the request.
-        raised: The name of the error's class, where it is the caller's own.
-        nearest: The nearest class of Python's or httpx's to that, to tell of it.
+        raised: The name of the error's class, if it is the caller's own.
+        nearest: The nearest base class in Python or httpx, which can be shown instead.
     """
 
     kind: FailureKind
@@ -53,12 +53,12 @@ class Problem:
 
 
 def result_of(error: Exception, request: httpx.Request, *, begun: bool, external: bool) -> Answered | Problem | None:
-    """Say what an error means; None where it is not about the request, but a bug or a test's own verdict.
+    """Return what an error means; None if it is not about the request, but a bug or the failure of a test.
 
     Args:
-        error: What was raised.
-        request: What was sent, or to be sent.
-        begun: Whether its body began to leave.
+        error: The error.
+        request: The request that was sent or should have been sent.
+        begun: Whether the transport has begun to send its body.
         external: Whether the HTTP client is the caller's.
     """
     answered = _answer_within(error, request)
@@ -70,14 +70,14 @@ def result_of(error: Exception, request: httpx.Request, *, begun: bool, external
 def _answer_within(error: Exception, request: httpx.Request) -> Answered | None:
     """Return the answer that a hook turned into an error with ``raise_for_status()``.
 
-    A hook may also make requests of its own, whose answers say nothing about this one.
+    A hook may also make requests of its own; their answers are ignored.
     """
     if not isinstance(error, httpx.HTTPStatusError):
         return None
     answered = error.response
     try:
         asked = answered.request
-    except RuntimeError:  # a hook has made it up
+    except RuntimeError:  # an answer that a hook has built itself
         return None
     if (asked.method, asked.url) != (request.method, request.url):
         return None
@@ -90,21 +90,21 @@ def _answer_within(error: Exception, request: httpx.Request) -> Answered | None:
 
 
 def _is_about_another(error: Exception, request: httpx.Request) -> bool:
-    """Return whether httpx raised an error of a request that a hook made: what it says is not about ours."""
+    """Return whether an error of httpx is about a request that a hook made, and not about ours."""
     if not isinstance(error, httpx.HTTPError):
         return False
     try:
         asked = error.request
-    except (RuntimeError, AttributeError):  # raised by hand, or a class of the caller's without httpx's own making
+    except (RuntimeError, AttributeError):  # raised by the caller's code, or of a class without httpx's __init__
         return False
     return (asked.method, asked.url) != (request.method, request.url)
 
 
 def problem_of(error: Exception, *, begun: bool, external: bool) -> Problem | None:
-    """Say why there is no answer, or no more of one; otherwise as ``result_of``."""
+    """Return why there is no answer, or no complete one; otherwise like ``result_of``."""
     sent = not isinstance(error, _NEVER_SENT) and (begun or external)
     if external and type(error).__module__ != "httpx":
-        if isinstance(error, AssertionError | PerkamoError):  # a test's verdict, and the error of a hook's own call
+        if isinstance(error, AssertionError | PerkamoError):  # the failure of a test, or the error of a hook's own call
             return None
         return _misuse(error, sent=sent)
     if isinstance(error, httpx.TransportError):
@@ -141,7 +141,7 @@ def _text(error: httpx.TransportError) -> str:
 
 
 def _refused_tls(error: BaseException | None) -> ssl.SSLError | None:
-    """Return the TLS error behind an error, where another attempt would meet the same."""
+    """Return the TLS error that caused an error, if another attempt would fail in the same way."""
     while error is not None:
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return None if re.search(_PASSING_TLS, str(error)) else error
@@ -152,12 +152,12 @@ def _refused_tls(error: BaseException | None) -> ssl.SSLError | None:
 def _said(error: Exception) -> str:
     try:
         return reason(error)
-    except Exception:  # noqa: BLE001 - a text of the caller's own class, made by the caller's code
+    except Exception:  # noqa: BLE001 - the caller's own class makes this text, and may raise anything
         return ""
 
 
 def _nearest(kind: type[BaseException]) -> type[Exception]:
-    """Return the nearest class that can be made from a text: a class of the caller's may want anything else."""
+    """Return the nearest base class that takes a text: a class of the caller's may need other arguments."""
     for cls in kind.__mro__:
         if issubclass(cls, Exception) and cls.__module__ in ("builtins", "httpx"):
             try:

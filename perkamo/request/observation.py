@@ -2,9 +2,9 @@
 
 Connecting a stream is a call as well: it ends when the stream is open, or when it is given up.
 
-The log ``perkamo`` has one line for each attempt, at INFO where another follows and at DEBUG otherwise, and one at the
-end of each call, at DEBUG after a success and at INFO after a failure, which the caller gets as an error. Each line has
-its facts as fields of the record too, whose names begin with ``perkamo_``.
+The logger ``perkamo`` gets one line for each attempt, at INFO if another attempt follows and at DEBUG otherwise. At the
+end of each call it gets one more, at DEBUG after a success and at INFO after a failure, because the caller gets the
+error. The facts of each line are also fields of the log record, with names that begin with ``perkamo_``.
 """
 
 import logging
@@ -28,12 +28,12 @@ _NOTHING: Final[Mapping[str, str]] = {}
 
 @define
 class Observation:
-    """Tells of one call, and of each of its attempts.
+    """Notifies hooks and the log of one call, and of each of its attempts.
 
     Attributes:
-        call: What is sent.
-        hooks: What is notified, in addition to the log.
-        clock: What durations go by.
+        call: The call.
+        hooks: The hooks that are notified, in addition to the log.
+        clock: The clock that measures durations.
         server: Host and port of the service.
     """
 
@@ -50,14 +50,14 @@ class Observation:
     _request_id: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Tell of the call."""
+        """Notify hooks that the call begins."""
         size = 0 if self.call.body is None else len(self.call.body)
         self._start = CallStart(next(_numbers), self.call.method, self.call.template, *self.server, size)
         self._began = self.clock.now()
         self.hooks.call_start(self._start)
 
     def attempt_starts(self) -> Mapping[str, str]:
-        """Tell of an attempt, and return the headers to send with it."""
+        """Notify hooks that an attempt begins, and return the headers to send with it."""
         self._attempts += 1
         self._is_open = True
         headers = self.hooks.attempt_start(AttemptStart(self._start, self._attempts)) if self.hooks else _NOTHING
@@ -65,7 +65,7 @@ class Observation:
         return headers
 
     def attempt_ends(self, result: "Reply | Head | Failure | BaseException", wait: float | None) -> None:
-        """Say what an attempt brought, and how long it is until the next one; None where none follows."""
+        """Notify hooks of an attempt's result, and of the wait before the next one; None if none follows."""
         seconds = self.clock.now() - self._attempt_began
         self._is_open = False
         level = logging.DEBUG if wait is None else logging.INFO
@@ -96,7 +96,7 @@ class Observation:
         self.hooks.attempt(end)
 
     def ends(self, error: BaseException | None, retry_quota: int) -> None:
-        """Tell of the call's end; an attempt that was broken off ends with it."""
+        """Notify hooks of the call's end; an attempt that is still under way ends with it."""
         if self._is_open and error is not None:
             self.attempt_ends(error, None)
         level = logging.DEBUG if error is None else logging.INFO
@@ -145,7 +145,7 @@ def _outcome(error: BaseException | None) -> CallOutcome:
 
 
 def _result(end: AttemptEnd | CallEnd) -> str:
-    """Say how it ended, such as ``succeeded: 200`` or ``ended with PerkamoRateLimitError 429``."""
+    """Return how it ended, such as ``succeeded: 200`` or ``ended with PerkamoRateLimitError 429``."""
     status = "" if end.status is None else f" {end.status}"
     if end.error is None:
         return f"succeeded:{status}"

@@ -1,7 +1,7 @@
-"""What leaves: the parts of one attempt's request, as httpx takes them.
+"""The parts of one attempt's request, as httpx takes them.
 
-A request shows the endpoint's template for its URL (``/v1/customer/{user_id}``), because httpx logs it, and telemetry
-records it. The path that is sent goes along as the extension ``target``, which our own transport heeds.
+The URL of a request is the endpoint's template (``/v1/customer/{user_id}``), because httpx logs it and telemetry
+records it. The path that is sent is in the extension ``target``, which our own transport reads.
 """
 
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -15,17 +15,17 @@ from perkamo.transport.replaced import httpcore_heeds_target, tool_above, tool_i
 from perkamo.transport.transport import Transport
 
 _MAX_URLS: Final = 64
-"""How many endpoints' URLs are kept; ``request`` can name any number of endpoints."""
+"""How many endpoints' URLs are kept: ``request`` can name any number of endpoints."""
 
 
 class Addresses:
     """The URLs of one service.
 
     Args:
-        base_url: Where it is, with its own path prefix, if any.
+        base_url: Its URL, with its path prefix, if any.
 
     Attributes:
-        host: What goes into the header ``Host``.
+        host: The value of the header ``Host``.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -35,7 +35,7 @@ class Addresses:
         self.host: bytes = self._base.netloc
 
     def of(self, call: Call) -> tuple[httpx.URL, bytes]:
-        """Return the URL that is shown for a call, and the path that is sent."""
+        """Return the URL that a call shows, and the path that is sent."""
         url = self._urls.get(call.label)
         if url is None:
             shown = quote(call.template, safe="/:")
@@ -46,10 +46,10 @@ class Addresses:
 
 
 class RequestBody(httpx.ByteStream):
-    """The body's bytes; remembers whether they began to leave, because before that nothing can have been applied.
+    """The bytes of a body. It remembers whether sending has begun: before that, nothing can have been applied.
 
     Attributes:
-        begun: Whether somebody has begun to send it.
+        begun: Whether a transport has begun to send it.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -66,7 +66,7 @@ class RequestBody(httpx.ByteStream):
 
 
 class _Chunks:
-    """An iterator of its own and no generator, which an interrupted send would leave behind unfinished."""
+    """An iterator, because an interrupted send would leave a generator unfinished."""
 
     __slots__ = ("_body", "_data")
 
@@ -86,16 +86,16 @@ class _Chunks:
 
 
 class SentPath(httpx.Auth):
-    """Gives a request the path that is sent in the place of its template, at the last moment before the hooks see it.
+    """Replaces the template in a request's URL by the path that is sent, just before hooks see the request.
 
-    For a client of the caller's, whose transport may not know of the extension ``target``. Where it does, and telemetry
-    records the URL that it is given, the template stays, for hooks too.
+    For a client of the caller's, whose transport may not know the extension ``target``. If it knows it, and telemetry
+    records the URL, the template stays, also for hooks.
 
     Args:
-        auth: What adds the credentials.
+        auth: Adds the credentials.
         shown: The template's path.
         sent: The path that is sent.
-        client: What sends it.
+        client: The client that sends the request.
     """
 
     __slots__ = ("_auth", "_client", "_sent", "_shown")
@@ -117,15 +117,15 @@ class SentPath(httpx.Auth):
 
 
 def _keeps_template(client: httpx.AsyncClient, url: httpx.URL) -> bool:
-    """Return whether OpenTelemetry records what a client sends, by a transport that heeds the extension ``target``.
+    """Return whether OpenTelemetry records a client's requests, and its transport reads the extension ``target``.
 
     Args:
         client: The client.
-        url: Where it sends to, which decides about its transport.
+        url: The URL of the request, by which the client chooses a transport.
     """
     if tool_above():
         return False
-    transport: object = client._transport_for_url(url)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - httpx tells it nowhere else
+    transport: object = client._transport_for_url(url)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - no public way in httpx
     is_recorded = tool_in_place() == "telemetry" or _METHOD in vars(transport)
     while type(transport).__module__.startswith(_TELEMETRY):
         is_recorded = True

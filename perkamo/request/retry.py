@@ -1,19 +1,19 @@
-"""Which attempts are made again, and after how long: values and pure functions, no I/O.
+"""What is retried, and after how long: values and pure functions, no I/O.
 
-What is retried, and why it is safe: every attempt of a call sends the same bytes with the same transaction id, which
-the service applies once (published).
+Retries are safe because every attempt of a call sends the same bytes with the same transaction id, which the service
+applies once (published).
 
 | what happened                              | call | stream | later | why                                            |
 | ------------------------------------------ | ---- | ------ | ----- | ---------------------------------------------- |
 | no connection, broken connection, timeout  | yes  | yes    | yes   | passing; the transaction id makes it safe      |
 | 408, 425, 429, 500, 502, 503, 504, 520-530 | yes  | yes    | yes   | the service or its gateway says "later"        |
-| 409 with Retry-After                       | yes  | yes    | yes   | its meaning is unpublished; if it says when    |
-| any other 5xx                              | no   | yes    | no    | a call would fail alike; a stream has time     |
+| 409 with Retry-After                       | yes  | yes    | yes   | 409 is unpublished; the service names a time   |
+| any other 5xx                              | no   | yes    | no    | a call would fail again; a stream has time     |
 | an answer that can't be trusted            | no   | no     | yes   | a broken gateway; the caller decides           |
-| 400, 413, 422                              | no   | no     | no    | an event is to blame: a batch is halved        |
+| 400, 413, 422                              | no   | no     | no    | an event is invalid: a batch is split          |
 | any other 4xx, a redirect                  | no   | no     | no    | the same request would get the same answer     |
-| TLS, a proxy or the request is refused     | no   | no     | no    | the next attempt would see the same            |
-| an error of the caller's hook or transport | no   | no     | no    | it is code, which fails alike the next time    |
+| TLS, a proxy or the request is refused     | no   | no     | no    | the next attempt would be refused, too         |
+| an error of the caller's hook or transport | no   | no     | no    | the same code would fail again                 |
 | TLS can't be set up on this machine        | no   | no     | no    | an environment variable names a wrong file     |
 
 *call*: the call itself makes another attempt. *stream*: the stream connects again. *later*: the error's ``retryable``,
@@ -31,7 +31,7 @@ Use: TypeAlias = Literal["call", "stream"]
 FailureKind: TypeAlias = Literal[
     "connection", "timeout", "answer", "tls", "proxy", "redirect", "request", "client", "setup"
 ]
-"""Why no answer came, by what is done about it."""
+"""Why no answer came; the kind decides what is done about it."""
 
 QUOTA_CAPACITY: Final = 500
 QUOTA_COST: Final = 5
@@ -48,7 +48,7 @@ class RetryPolicy:
         attempt_timeout: Seconds for one attempt, answer included; the call's own timeout counts over all of them.
         base_delay: Seconds; the wait before retry n is drawn evenly from 0 to ``base_delay * 2**(n-1)`` (full jitter).
         max_delay: Seconds; no drawn wait is longer.
-        max_retry_after: Seconds; where the service asks for a longer wait, the error is raised at once instead.
+        max_retry_after: Seconds; if the service asks for a longer wait, the error is raised at once.
 
     Raises:
         ValueError: A number is out of its range.
@@ -63,14 +63,14 @@ class RetryPolicy:
 
     @classmethod
     def none(cls) -> "RetryPolicy":
-        """Return the policy that makes one attempt."""
+        """Return the policy that makes one attempt only."""
         return cls(attempts=1)
 
     def wait(self, retry: int, retry_after: float | None, remaining: float, jitter: float) -> float | None:
-        """Return how long to wait before a retry, or None when there must not be one.
+        """Return how long to wait before a retry, or None if there must not be one.
 
         Args:
-            retry: Which retry this is, from 1.
+            retry: The number of the retry, from 1.
             retry_after: Seconds that the service asked for, or None.
             remaining: Seconds that are left for the whole call.
             jitter: A random number from 0 to 1.
@@ -86,12 +86,12 @@ class RetryPolicy:
 
 @define
 class RetryQuota:
-    """What keeps retries from amplifying an outage: each takes tokens, success gives them back."""
+    """Keeps retries from amplifying an outage: each retry takes tokens, and success gives them back."""
 
     tokens: int = QUOTA_CAPACITY
 
     def take(self, *, timed_out: bool) -> int:
-        """Take the tokens of one retry and return their number; 0 when there are too few, and no retry is due."""
+        """Take the tokens of one retry and return their number; 0 if there are too few, so that there is no retry."""
         cost = QUOTA_TIMEOUT_COST if timed_out else QUOTA_COST
         if self.tokens < cost:
             return 0
@@ -99,7 +99,7 @@ class RetryQuota:
         return cost
 
     def give_back(self, taken: int) -> None:
-        """Give back what the retry that succeeded had taken, or one token after a clean success."""
+        """Give back the tokens of the retry that succeeded, or one token after a success without a retry."""
         self.tokens = min(QUOTA_CAPACITY, self.tokens + (taken or 1))
 
 
@@ -127,7 +127,7 @@ _LASTING: Final = Rule(call=False, stream=False, later=False)
 
 _PASSING_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
 REJECTED_STATUSES: Final = frozenset({400, 413, 422})
-"""Some event of a batch is to blame, and the others may pass without it."""
+"""An event of a batch is invalid; the others may be accepted without it."""
 
 FAILURES: Final[Mapping[FailureKind, Rule]] = {
     "connection": _PASSING,
