@@ -1,7 +1,7 @@
-"""What a program may watch: calls and their attempts, deliveries of an outbox, and the state of delivery.
+"""Hooks watch calls and their attempts, deliveries of an outbox, and the state of delivery.
 
-A hook is notified of what happened, with frozen values that hold no id, no key and no value of an event. It is called
-in the event loop, between two steps of a call, and must return at once. What it raises is logged and changes nothing.
+A hook gets frozen values that contain no id, no key and no value of an event. It is called in the event loop, between
+two steps of a call, and must return at once. An error that it raises is logged and changes nothing.
 """
 
 import logging
@@ -15,8 +15,8 @@ T = TypeVar("T")
 CallOutcome: TypeAlias = Literal["succeeded", "not_sent", "rejected", "unknown", "failed", "cancelled"]
 """The outcome of a call or an attempt.
 
-``"not_sent"``, ``"rejected"`` and ``"unknown"`` are the ``outcome`` of a write's error; a read, or what raised no error
-of this library, ``"failed"``.
+``"not_sent"``, ``"rejected"`` and ``"unknown"`` are the ``outcome`` of a write's error. ``"failed"`` is the outcome of
+a read that failed, and of any call that raised an error of another library.
 """
 
 _SENDABLE: Final = frozenset({"traceparent", "tracestate"})
@@ -29,7 +29,7 @@ class CallStart:
     """A call that begins, or a stream that connects.
 
     Attributes:
-        number: Tells the calls of this process apart.
+        number: Identifies the call within this process.
         method: The HTTP method.
         endpoint: The path without ids, such as ``/v1/customer/{user_id}``.
         server_address: The host of the service.
@@ -51,7 +51,7 @@ class AttemptStart:
 
     Attributes:
         call: The call.
-        attempt: Which attempt of the call it is, from 1.
+        attempt: The number of the attempt, from 1.
     """
 
     call: CallStart
@@ -64,14 +64,14 @@ class AttemptEnd:
 
     Attributes:
         call: The call.
-        attempt: Which attempt of the call it was, from 1.
-        outcome: The outcome of this call so far; ``"unknown"`` where an earlier attempt may have been applied.
-        status: The status of the answer, or None where none came.
+        attempt: The number of the attempt, from 1.
+        outcome: The outcome of this call so far; ``"unknown"`` if an earlier attempt may have been applied.
+        status: The status of the answer, or None if there was no answer.
         error: The name of the error's class, or None after a success.
         seconds: How long it took.
         request_id: The request id to quote to Perkamo's support, or None.
-        response_bytes: The bytes of the answer's body, or None where it could not be used, or is a stream.
-        wait: Seconds until the next attempt; None where none follows.
+        response_bytes: The bytes of the answer's body, or None if it could not be used or is a stream.
+        wait: Seconds until the next attempt; None if no attempt follows.
     """
 
     call: CallStart
@@ -87,17 +87,17 @@ class AttemptEnd:
 
 @frozen
 class CallEnd:
-    """A call that has ended, in whatever way; that of a stream ends when the stream is open, or is given up.
+    """A call that has ended. The call of a stream ends when the stream is open, or when it is given up.
 
     Attributes:
         call: The call.
         attempts: How many requests it took.
         outcome: Its outcome.
-        status: The status of the last answer, or None where none came.
+        status: The status of the last answer, or None if there was no answer.
         error: The name of the error's class, or None after a success.
         seconds: How long it took, waits included.
         request_id: The request id of the last answer, or None.
-        retry_quota: How much is left of what the client may spend on retries; 5 to 10 for each.
+        retry_quota: The tokens that the client has left for retries; a retry costs 5 or 10.
     """
 
     call: CallStart
@@ -115,10 +115,10 @@ class DeliveryStart:
     """Events of an outbox that are about to be sent together.
 
     Attributes:
-        number: Tells the deliveries of this process apart.
+        number: Identifies the delivery within this process.
         events: How many events there are.
         bytes: The bytes of their bodies.
-        trace_contexts: The trace contexts of those who put them, each once.
+        trace_contexts: The trace contexts in which they were put, each once.
     """
 
     number: int
@@ -133,10 +133,10 @@ class Delivery:
 
     Attributes:
         start: The delivery.
-        delivered: How many the service answered for.
+        delivered: How many the service has confirmed.
         dead: How many were refused, and are dead letters now.
-        later: How many go on waiting.
-        error: The name of the error's class for which events go on waiting, or None.
+        later: How many are still waiting.
+        error: The name of the error's class because of which events are still waiting, or None.
         seconds: How long it took.
     """
 
@@ -153,14 +153,14 @@ class DeliveryState:
     """The state of an outbox and its relay. It is reported after a change, at most once a second, and every 5 seconds.
 
     Attributes:
-        space: The name of the relay's Space; ``""`` where it has none.
-        accepted: Events ever taken.
-        delivered: Events that the service has answered for.
+        space: The name of the relay's Space; ``""`` if it has none.
+        accepted: Events that were ever put.
+        delivered: Events that the service has confirmed.
         waiting: Events that wait.
         dead: Dead letters.
-        missing: Events that something outside has deleted.
-        oldest_put_at: When the oldest event that waits was put, as Unix seconds; None where nothing waits.
-        paused: The name of the error's class for which everything waits, or None while events pass.
+        missing: Events that were deleted from outside the outbox.
+        oldest_put_at: When the oldest waiting event was put, as Unix seconds; None if no event waits.
+        paused: The name of the error's class because of which all events wait, or None.
         paused_seconds: Seconds until the relay tries again.
     """
 
@@ -176,9 +176,9 @@ class DeliveryState:
 
 
 class Hook:
-    """What watches; a subclass overrides the methods for what it wants to know.
+    """The base class of hooks. A subclass overrides the methods that it needs.
 
-    Give it to ``AsyncPerkamoClient(hooks=[…])``, whose relays tell it of their deliveries too.
+    Give it to ``AsyncPerkamoClient(hooks=[…])``. Relays with this client notify it of their deliveries, too.
     """
 
     def on_call_start(self, call: CallStart) -> None:
@@ -188,7 +188,7 @@ class Hook:
         """Called before an attempt is made, in the task that makes it.
 
         Returns:
-            Headers to send with it, or None; only ``traceparent`` and ``tracestate`` are sent.
+            Headers to add, or None; only ``traceparent`` and ``tracestate`` are sent.
         """
 
     def on_attempt(self, attempt: AttemptEnd) -> None:
@@ -198,30 +198,30 @@ class Hook:
         """Called at a call's end, whether it succeeded, failed or was cancelled."""
 
     def on_put(self) -> str | None:
-        """Be asked for what an outbox keeps beside an event; of hooks that are installed for the whole process.
+        """Called when an event is put into an outbox, if the hook is installed for the whole process.
 
         Returns:
-            The trace context of the code that puts the event, as a ``traceparent``, or None.
+            The trace context of the code that puts the event, as a ``traceparent``, or None. It is kept with the event.
         """
 
     def on_delivery_start(self, delivery: DeliveryStart) -> None:
         """Called before events of an outbox are sent."""
 
     def on_delivery(self, delivery: Delivery) -> None:
-        """Called with the outcome of events of an outbox, in the same task as ``on_delivery_start``."""
+        """Called when the outcome of these events is known, in the same task as ``on_delivery_start``."""
 
     def on_state(self, state: DeliveryState) -> None:
         """Called by each relay with the state of its delivery."""
 
 
 class Hooks:
-    """The hooks of one client or outbox, and those that were installed for the whole process."""
+    """The hooks of one client or outbox, and those that are installed for the whole process."""
 
     def __init__(self, hooks: Iterable[Hook] = ()) -> None:
-        """Take the hooks.
+        """Check the hooks.
 
         Raises:
-            TypeError: One is not a ``Hook``.
+            TypeError: An element is not a ``Hook``.
         """
         self._own = tuple(hooks)
         for hook in self._own:
@@ -240,29 +240,29 @@ class Hooks:
         return any(getattr(type(hook), name) is not getattr(Hook, name) for hook in self)
 
     def call_start(self, call: CallStart) -> None:
-        """Tell all hooks of a call."""
+        """Notify all hooks of a call."""
         for hook in self:
             _tell(hook.on_call_start, call)
 
     def attempt_start(self, attempt: AttemptStart) -> dict[str, str]:
-        """Tell all hooks of an attempt; return the headers that they want to be sent."""
+        """Notify all hooks of an attempt; return the headers that they add."""
         headers: dict[str, str] = {}
         for hook in self:
             headers.update(_sendable(_tell(hook.on_attempt_start, attempt)))
         return headers
 
     def attempt(self, attempt: AttemptEnd) -> None:
-        """Tell all hooks of an attempt's end, the last one first, as each undoes what it began."""
+        """Notify all hooks of an attempt's end, the last one first, because each undoes what it began."""
         for hook in reversed(tuple(self)):
             _tell(hook.on_attempt, attempt)
 
     def call_end(self, call: CallEnd) -> None:
-        """Tell all hooks of a call's end, the last one first."""
+        """Notify all hooks of a call's end, the last one first."""
         for hook in reversed(tuple(self)):
             _tell(hook.on_call_end, call)
 
     def trace_context(self) -> str | None:
-        """Ask for the trace context of whoever puts an event; None where no hook knows one that can be kept."""
+        """Ask the hooks for the trace context of the code that puts an event; None if no hook has a valid one."""
         for hook in self:
             context = _tell(type(hook).on_put, hook)
             if isinstance(context, str) and _is_plain(context):
@@ -270,17 +270,17 @@ class Hooks:
         return None
 
     def delivery_start(self, delivery: DeliveryStart) -> None:
-        """Tell all hooks of a delivery."""
+        """Notify all hooks of a delivery."""
         for hook in self:
             _tell(hook.on_delivery_start, delivery)
 
     def delivery(self, delivery: Delivery) -> None:
-        """Tell all hooks of a delivery's end, the last one first."""
+        """Notify all hooks of a delivery's end, the last one first."""
         for hook in reversed(tuple(self)):
             _tell(hook.on_delivery, delivery)
 
     def state(self, state: DeliveryState) -> None:
-        """Tell all hooks how delivery stands."""
+        """Notify all hooks of the state of delivery."""
         for hook in self:
             _tell(hook.on_state, state)
 
@@ -289,15 +289,15 @@ _installed: tuple[Hook, ...] = ()
 
 
 def install(hook: Hook) -> None:
-    """Let all clients and outboxes of the process tell this hook too, also those that exist already."""
-    global _installed  # noqa: PLW0603 - that is what it is for
+    """Let all clients and outboxes of the process notify this hook, too, including those that exist already."""
+    global _installed  # noqa: PLW0603 - the list belongs to the process
     if hook not in _installed:
         _installed = (*_installed, hook)
 
 
 def uninstall(hook: Hook) -> None:
     """Undo ``install``."""
-    global _installed  # noqa: PLW0603 - that is what it is for
+    global _installed  # noqa: PLW0603 - the list belongs to the process
     _installed = tuple(one for one in _installed if one is not hook)
 
 

@@ -1,1 +1,1 @@
-"""Many events in few requests: the batcher, bulk emitting, and what splits a batch that was refused."""
+"""Many events in few requests: the batcher, bulk emitting, and splitting of refused batches."""

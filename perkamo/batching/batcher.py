@@ -1,4 +1,4 @@
-"""Emits that wait at the same moment travel as one request, and each caller gets its own result."""
+"""Sends emits that wait at the same time in one request, and gives each caller its own result."""
 
 import os
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ MAX_DELAY: Final = 60.0
 
 
 class Batcher:
-    """Sends what many tasks emit in as few requests as possible.
+    """Sends the events of many tasks in as few requests as possible.
 
-    Nothing is kept on disk: an emit that was not answered when the process ends may be lost, and its caller knows,
-    because its call never returned. See ``Outbox`` for events that must survive.
+    Nothing is kept on disk: an event may be lost if the process ends before its emit has returned. For events that must
+    survive, use ``Outbox``.
 
     Example:
         >>> async with AsyncPerkamoClient() as perkamo, Batcher(perkamo) as batcher:
@@ -50,11 +50,11 @@ class Batcher:
         """Set up a batcher; nothing is sent and no task runs before ``async with``.
 
         Args:
-            client: Sends the requests, with its own retries; after those in halves, if one of the events may be what
-                the service breaks at. It must stay open for longer than the batcher.
-            max_delay: Seconds, 0 to 60, for which an emit waits for company.
+            client: Sends the requests, with its own retries. If these fail, and one of the events may be the cause, the
+                request is split. The client must stay open longer than the batcher.
+            max_delay: Seconds, 0 to 60, for which an emit waits for others.
             max_events: The most events of one request, 1 to 100.
-            max_pending: The most emits that wait or are on their way, from 1 on. Further ones wait for their turn.
+            max_pending: The most emits that wait or are being sent, 1 or more. Further ones wait for their turn.
 
         Raises:
             PerkamoConfigurationError: A limit is out of its range.
@@ -89,7 +89,7 @@ class Batcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Send what waits; when the block was cancelled, tell those who wait that it ended."""
+        """Send the emits that wait; if the block was cancelled, end them with an error."""
         tasks = self._tasks
         if tasks is None:
             return
@@ -116,7 +116,7 @@ class Batcher:
         transaction_id: str | None = None,
         occurred_at: datetime | str | None = None,
     ) -> EventIngestResponse:
-        """Send one activity event together with those that others emit at the same time.
+        """Send one activity event together with the events that others emit at the same time.
 
         Args:
             user_id: As for ``client.emit``.
@@ -126,24 +126,24 @@ class Batcher:
             occurred_at: As for ``client.emit``.
 
         Returns:
-            What this event did.
+            The result of this event.
 
         Raises:
-            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoValidationError: An argument can't be sent. Nothing was sent.
             PerkamoClosedError: The batcher is not open.
-            PerkamoError: The event was refused, or the request that carried it failed; see ``.outcome``.
+            PerkamoError: The event was refused, or its request failed; see ``.outcome``.
         """
         transaction_id = create_transaction_id() if transaction_id is None else transaction_id
         return await self.emit_event(Event(user_id, event, transaction_id, context, occurred_at))
 
     async def emit_event(self, event: Event | Mapping[str, object]) -> EventIngestResponse:
-        """Send one event that was built before; see ``emit``.
+        """Send one ``Event``; see ``emit``.
 
         Args:
             event: The event; without a transaction id, ``tx_<uuid4>`` is made.
 
         Returns:
-            What this event did.
+            The result of this event.
 
         Raises:
             PerkamoError: As ``emit`` does.
@@ -152,7 +152,7 @@ class Batcher:
         if event.transaction_id is None:
             event = event.with_transaction_id(create_transaction_id())
         if self._places is None or self._tasks is None or self._empty is not None or self._pid != os.getpid():
-            raise _closed("not_sent")  # in a forked child, too: the tasks that would send are in the parent
+            raise _closed("not_sent")  # also in a forked child: the tasks that would send are in the parent
         self._inside += 1
         try:
             async with self._places:
@@ -201,7 +201,7 @@ class Batcher:
                     if classify_result(result) != "undecided":
                         emit.set_result(result)
                 await send_undecided(self._client, events, results)
-        except Exception as error:  # noqa: BLE001 - a bug below us must not end the other callers' requests
+        except Exception as error:  # noqa: BLE001 - a bug in one request must not end the other callers' requests
             for emit in emits:
                 emit.set_result(error)
         finally:
@@ -211,7 +211,7 @@ class Batcher:
                 emit.set_result(_closed("unknown" if emits else "not_sent"))
 
     async def _send(self, events: list[Event]) -> list[EventResult]:
-        """Send one request, which is halved if it fails repeatedly: one event may be what the service breaks at."""
+        """Send one request. It is split if it fails repeatedly, because one event may be the cause."""
         results = await send_batch(self._client, events)
         if len(events) > 1 and all(_failed_repeatedly(result) for result in results):
             once = self._client.with_options(retry=RetryPolicy.none())
@@ -239,20 +239,20 @@ class PendingEmit:
         self._result: EventIngestResponse | Exception | None = None
 
     def set_result(self, result: EventIngestResponse | Exception) -> None:
-        """Take the first answer; later ones come too late."""
+        """Set the result; only the first one counts."""
         if self._result is None:
             self._result = result
             self.has_result.set()
 
     def result(self) -> EventIngestResponse:
-        """Return the result, or raise the error that stands for it."""
+        """Return the result, or raise it if it is an error."""
         if isinstance(self._result, EventIngestResponse):
             return self._result
         raise self._result if self._result is not None else _closed("unknown")
 
 
 class Batch:
-    """The emits that will travel together."""
+    """The emits of the next request."""
 
     __slots__ = ("emits", "full", "size")
 
@@ -262,18 +262,18 @@ class Batch:
         self.size: int = 0
 
     def add(self, emit: PendingEmit) -> None:
-        """Let one more emit travel with this batch."""
+        """Add an emit to this batch."""
         self.emits.append(emit)
         self.size += emit.size
 
     def remove(self, emit: PendingEmit) -> None:
-        """Take back an emit whose caller was cancelled, unless it is on its way."""
+        """Remove an emit whose caller was cancelled, unless it is being sent."""
         if emit in self.emits:
             self.emits.remove(emit)
             self.size -= emit.size
 
     def take_all(self) -> list[PendingEmit]:
-        """Return the emits, which are on their way from now on."""
+        """Return the emits, and mark them as being sent."""
         emits, self.emits = self.emits, []
         return emits
 

@@ -1,4 +1,4 @@
-"""A stream of events in, a stream of outcomes out, in memory that does not grow with the stream."""
+"""Sends a stream of events and returns a stream of outcomes, in memory that does not grow with the stream."""
 
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
@@ -42,7 +42,7 @@ class Outcome:
         event: The event as it was sent, with its transaction id, or what was given if it could not be sent.
         result: What the event did, or None.
         error: Why there is no result, or None. With ``.retryable``, give the same event again later.
-        position: Where in the stream the event stood, from 0.
+        position: The position of the event in the stream, from 0.
     """
 
     event: Given = field(repr=False)
@@ -60,21 +60,22 @@ def emit_many(
 ) -> AsyncIterator[Outcome]:
     """Send a stream of events, of any length, in as few requests as possible.
 
-    The stream is read and sent in rounds of a few requests for each of ``concurrency``, and the next round is read when
-    the outcomes of the last were taken; nothing runs between. When the service asks for patience, the whole stream
-    waits. Stopping early is safe: what was not taken yet may have been sent, and sending it again earns nothing more.
+    The stream is read and sent in rounds, with a few requests for each unit of ``concurrency``. The next round is read
+    when all outcomes of the last one were taken; nothing runs in between. When the service asks to wait, the whole
+    stream waits. Stopping early is safe: events without an outcome may have been sent, and sending them again earns
+    nothing more.
 
     Args:
-        client: Sends the requests; a request is made up to eight times here in place of the client's own retries, the
-            last time in halves, if one of its events may be what the service breaks at.
-        events: Events, or mappings with the wire's field names. One without a transaction id gets ``tx_<uuid4>``,
-            and then sending the stream again would earn again.
-        concurrency: How many requests may be on their way at once, 1 to 64.
-        ordered: Tell outcomes in the order of the stream; otherwise, within a round, as the answers came.
+        client: Sends the requests. A request is made up to eight times here, instead of the client's own retries. The
+            last time it is split, if one of its events may be the cause of the failure.
+        events: Events, or mappings with the wire's field names. An event without a transaction id gets ``tx_<uuid4>``;
+            sending the stream again would then earn again.
+        concurrency: The most requests at the same time, 1 to 64.
+        ordered: Whether outcomes come in the order of the stream; otherwise, within a round, in the order of answers.
 
     Returns:
-        An iterator over one outcome for each event. Errors of events are reported, never raised. Where the stream
-        itself raises, what was read before is sent and reported first; then the stream's error is raised.
+        An iterator over one outcome for each event. Errors of events are reported, never raised. If the stream itself
+        raises, the events that were read before are sent and reported first; then the stream's error is raised.
 
     Raises:
         PerkamoConfigurationError: ``concurrency`` is out of its range.
@@ -83,7 +84,7 @@ def emit_many(
 
 
 class Outcomes:
-    """The iterator that ``emit_many`` returns. No generator: one that is left early would have to be closed."""
+    """The iterator that ``emit_many`` returns. It is not a generator, which would have to be closed when left early."""
 
     def __init__(self, events: AsyncIterable[Given] | Iterable[Given], pipe: "Pipe") -> None:
         self._later = aiter(events) if isinstance(events, AsyncIterable) else None
@@ -103,7 +104,7 @@ class Outcomes:
                 raise broken or StopAsyncIteration
             try:
                 await self._fill()
-            except Exception as error:  # noqa: BLE001 - the stream's own, raised when what was read before it is told
+            except Exception as error:  # noqa: BLE001 - the stream's own error, raised after the outcomes of what was read before
                 self._broken, self._is_over = error, True
             self._outcomes.extend(await self._pipe.flush())
         return self._outcomes.popleft()
@@ -123,7 +124,7 @@ class Outcomes:
 
 
 class Pipe:
-    """One round of requests after the other, at one pace."""
+    """Rounds of requests, one after the other, at one pace."""
 
     def __init__(self, client: AsyncPerkamoClient, concurrency: int, *, ordered: bool, clock: Clock = Clock()) -> None:
         """Check ``concurrency``; see ``emit_many``."""
@@ -141,13 +142,13 @@ class Pipe:
 
     @property
     def is_full(self) -> bool:
-        """Whether the round is complete; what can't be sent counts too, or a bad stream would grow forever."""
+        """Whether the round is complete. Events that can't be sent count, too: a bad stream must not fill memory."""
         rounds = self._concurrency * REQUESTS_PER_ROUND
         full = len(self._requests) == rounds and len(self._requests[-1]) == MAX_REQUEST_EVENTS
         return full or len(self._requests) > rounds or len(self._outcomes) >= rounds * MAX_REQUEST_EVENTS
 
     def add(self, given: Given) -> None:
-        """Take an event into the round."""
+        """Add an event to the round."""
         position, self._count = self._count, self._count + 1
         try:
             event = as_event(given)

@@ -1,4 +1,4 @@
-"""How fast a stream of requests may go: one pace for all of its tasks."""
+"""The pace of a stream of requests: one for all of its tasks."""
 
 import math
 from typing import Final
@@ -9,14 +9,14 @@ from perkamo.runtime.clock import Clock
 FIRST_WAIT: Final = 0.5
 LONGEST_WAIT: Final = 30.0
 LONGEST_RETRY_AFTER: Final = 300.0
-"""Seconds. What the service asks for is obeyed up to here; whoever asks for more is asked again after that."""
+"""Seconds. A longer wait that the service asks for is shortened to this, and the next request is then sent."""
 
 
 class Pace:
     """Holds back all requests of a stream after one of them failed; begins at full speed.
 
     Args:
-        clock: What it goes by, and where the randomness comes from.
+        clock: The clock of the waits, and the source of randomness.
     """
 
     def __init__(self, clock: Clock = Clock()) -> None:
@@ -27,11 +27,11 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """For how long nothing may leave; 0 or less when it may."""
+        """How long to wait before the next request; 0 or less if it may be sent now."""
         return self._not_before - self._clock.now()
 
     async def wait(self) -> None:
-        """Wait until a request may leave."""
+        """Wait until a request may be sent."""
         while (seconds := self.seconds) > 0:
             await self._clock.sleep(seconds)
 
@@ -40,11 +40,11 @@ class Pace:
         self.failures = 0
 
     def failed(self, error: PerkamoError | None = None, sent_at: float = math.inf) -> None:
-        """Hold back: twice as long each time, at random within that, and no less than the service asks for.
+        """Delay the next request: by Retry-After, plus a random part of a time that doubles with each failure.
 
         Args:
-            error: What the service answered.
-            sent_at: When the request left, by its clock. Requests that were on their way together fail
+            error: The error of the request.
+            sent_at: When the request was sent, by the clock. Requests that were under way at the same time fail
                 together, and count as one failure.
         """
         asked = error.retry_after_seconds if isinstance(error, PerkamoApiError) else None

@@ -1,6 +1,6 @@
-"""Events that travel in one request, and the result of each.
+"""Events that are sent in one request, and the result of each.
 
-The one judgement of a result is ``classify_result``: whoever delivers events settles each of them by it.
+``classify_result`` alone decides what a result means: everything that delivers events uses it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ from perkamo.runtime.clock import Clock
 
 MAX_REQUEST_EVENTS: Final[int] = MAX_BATCH_EVENTS
 MAX_REQUEST_BYTES: Final = 1024 * 1024
-"""Assumed: the service's own limit is unpublished. A 413 halves a request further."""
+"""Assumed: the service's own limit is unpublished. A request that gets a 413 is split."""
 _HOPELESS: Final = 2
-"""How many events may fail alone, while none passes, before the service is at fault and not they."""
+"""How many events may fail alone, while none succeeds, until the service is taken as the cause."""
 
 SOLO_ATTEMPTS: Final = 3
-"""How often an event is sent alone that the service did not accept in company, for a reason that may pass."""
+"""How often an event is sent alone, if the service did not accept it in a batch for a reason that may pass."""
 
 _OWN_BATCH: Final = AsyncPerkamoClient.batch
 
@@ -40,15 +40,15 @@ Verdict: TypeAlias = Literal["accepted", "rejected", "undecided", "failed"]
 
 
 def classify_result(result: EventResult) -> Verdict:
-    """Say what to do with an event, by the type and the attributes of its result, never by a text.
+    """Decide what to do with an event, from the type and the attributes of its result, never from a text.
 
     Returns:
-        ``"accepted"``: the event counts; it is delivered. A ``PerkamoEventError`` with ``accepted`` is, too.
-        ``"rejected"``: the same event will be refused again; don't send it again, keep it with ``str(error)``.
-        ``"undecided"``: it was not accepted, and the reason may pass or is unknown, but it lies in this event. Others
-        must not wait for it: send it alone, a bounded number of times, then take it as rejected.
-        ``"failed"``: the request failed for a reason that lies in no event; ``error.retryable`` says whether time
-        alone may repair it.
+        ``"accepted"``: the event counts; it is delivered. So is a ``PerkamoEventError`` with ``accepted``.
+        ``"rejected"``: the same event will be refused again. Don't send it again; keep it with ``str(error)``.
+        ``"undecided"``: it was not accepted. The cause is this event, and it may pass or is unknown. Other events must
+        not wait for it: send it alone, a limited number of times, then treat it as rejected.
+        ``"failed"``: the request failed for a cause that is not in any event; ``error.retryable`` says whether it may
+        succeed later.
     """
     match result:
         case EventIngestResponse():
@@ -64,21 +64,21 @@ def classify_result(result: EventResult) -> Verdict:
 
 
 def is_refusal(error: PerkamoError) -> bool:
-    """Return whether the error lies in some event of the request: the others may pass without it."""
+    """Return whether an event of the request caused the error: the others may be accepted without it."""
     if isinstance(error, PerkamoApiError):
         return error.status in REJECTED_STATUSES
     return isinstance(error, PerkamoValidationError)
 
 
 def may_be_one_event(error: PerkamoError) -> bool:
-    """Return whether the error may lie in some event of the request: a refusal, a conflict, an unreadable answer."""
+    """Return whether an event of the request may have caused the error: a refusal, a conflict, an unreadable answer."""
     return is_refusal(error) or isinstance(error, PerkamoConflictError | PerkamoResponseError)
 
 
 def may_break_at_one_event(error: PerkamoError) -> bool:
-    """Return whether the service may have failed at some event of the request, as at one that crashes it.
+    """Return whether an event of the request may have made the service fail, for example by a crash.
 
-    An outage looks the same: halve for it only what has failed repeatedly.
+    An outage looks the same: split only requests that have failed repeatedly.
     """
     if isinstance(error, PerkamoApiError) and error.retry_after_seconds is not None:
         return False
@@ -92,21 +92,21 @@ async def send_batch(
     halve: Callable[[PerkamoError], bool] = may_be_one_event,
     continue_on_error: bool = True,
 ) -> list[EventResult]:
-    """Send events in one request, and halve what fails until the events at fault are alone.
+    """Send events in one request; if it fails, halve it until the events that cause the failure are alone.
 
-    One such event among a hundred takes at most fifteen requests. Where single events fail for another reason than a
-    refusal and none passes, the service is at fault: after two of them the rest is not sent.
+    One such event among a hundred takes at most fifteen requests. If single events fail for another reason than a
+    refusal and none succeeds, the service is the cause: after two of them, the rest is not sent.
 
     Args:
         client: Sends the requests, with its own retries.
         events: 1 to 100 events with transaction ids.
-        halve: Tells for which errors a request is halved.
-        continue_on_error: Send the other parts after a part failed for another reason. If not, they get the same
-            error.
+        halve: Returns whether a request is halved after an error.
+        continue_on_error: Whether the other parts are sent after a part failed for another reason. If not, they get
+            the same error.
 
     Returns:
-        The result of each event, in order. Who failed alone while others passed has a ``PerkamoEventError``; who
-        failed with its request, a copy of that error.
+        The result of each event, in order. An event that failed alone while others succeeded has a
+        ``PerkamoEventError``; one that failed with its request has a copy of the request's error.
     """
     results: list[EventResult] = []
     alone: dict[int, PerkamoError] = {}
@@ -143,13 +143,13 @@ async def send_batch(
 async def send_undecided(
     client: AsyncPerkamoClient, events: Sequence[Event], results: list[EventResult], clock: Clock = Clock()
 ) -> None:
-    """Send each event alone, a few times with waits between, that the service did not accept in company.
+    """Send each undecided event alone, a few times, with waits in between.
 
     Args:
         client: Sends the requests.
         events: The events of one request.
         results: Their results, in order; those of undecided events are replaced.
-        clock: What the waits go by.
+        clock: The clock of the waits.
     """
     pace = Pace(clock)
     left = [place for place, result in enumerate(results) if classify_result(result) == "undecided"]
@@ -170,14 +170,14 @@ async def send_undecided(
 def _for_batch_of(
     client: AsyncPerkamoClient, events: Sequence[Event] | Sequence[EncodedEvent]
 ) -> Sequence[Event] | Sequence[EncodedEvent]:
-    """Read encoded events for a ``batch`` that is not ours: a subclass's may look into them, or change them."""
+    """Decode events for a ``batch`` that is not ours: a subclass may read or change them."""
     if getattr(client.batch, "__func__", None) is _OWN_BATCH:
         return events
     return [Event.from_bytes(one.body) if isinstance(one, EncodedEvent) else one for one in events]
 
 
 def _check_count(answer: BatchIngestResponse, count: int) -> None:
-    """Refuse results that can't be told apart, as a subclass's ``batch`` may return them; the client's own never does.
+    """Refuse results that do not match the events. A subclass's ``batch`` may return such; the client's own never does.
 
     Raises:
         PerkamoResponseError: There are more or fewer results than events.
@@ -195,7 +195,7 @@ def _check_count(answer: BatchIngestResponse, count: int) -> None:
 
 
 def _lies_in_this_event(before: EventResult, error: PerkamoError) -> bool:
-    """Return whether an event that was sent alone failed by itself: where others passed, it had failed alone before."""
+    """Return whether an event that was sent alone caused its failure: it failed alone before, and others passed."""
     if isinstance(error, PerkamoResponseError):
         return True
     failed_alone = isinstance(before, PerkamoError) and isinstance(before.__cause__, PerkamoError)
@@ -203,7 +203,7 @@ def _lies_in_this_event(before: EventResult, error: PerkamoError) -> bool:
 
 
 def _of_this_event(cause: PerkamoError) -> PerkamoEventError:
-    """Make the error of a request the error of the one event that was in it."""
+    """Turn the error of a request into the error of the only event in it."""
     error = PerkamoEventError(str(cause), request_id=getattr(cause, "request_id", None), attempts=cause.attempts)
     error.__cause__ = cause
     return error

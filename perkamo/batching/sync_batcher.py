@@ -1,6 +1,6 @@
 # pyright: reportPrivateUsage=false
 # A twin and its async class are one thing.
-"""Emits that wait at the same moment travel as one request, and each caller gets its own result.
+"""Sends emits that wait at the same time in one request, and gives each caller its own result.
 
 GENERATED from batching/batcher.py by ``python -m perkamo.sync.codegen``: change that file, never this one.
 """
@@ -20,10 +20,10 @@ from perkamo.sync_client import PerkamoClient
 
 
 class SyncBatcher:
-    """Sends what many tasks emit in as few requests as possible.
+    """Sends the events of many tasks in as few requests as possible.
 
-    Nothing is kept on disk: an emit that was not answered when the process ends may be lost, and its caller knows,
-    because its call never returned. See ``SyncOutbox`` for events that must survive.
+    Nothing is kept on disk: an event may be lost if the process ends before its emit has returned. For events that must
+    survive, use ``SyncOutbox``.
 
     Example:
         >>> with PerkamoClient() as perkamo, SyncBatcher(perkamo) as batcher:
@@ -41,11 +41,11 @@ class SyncBatcher:
         """Set up a batcher; nothing is sent and no task runs before ``with``.
 
         Args:
-            client: Sends the requests, with its own retries; after those in halves, if one of the events may be what
-                the service breaks at. It must stay open for longer than the batcher.
-            max_delay: Seconds, 0 to 60, for which an emit waits for company.
+            client: Sends the requests, with its own retries. If these fail, and one of the events may be the cause, the
+                request is split. The client must stay open longer than the batcher.
+            max_delay: Seconds, 0 to 60, for which an emit waits for others.
             max_events: The most events of one request, 1 to 100.
-            max_pending: The most emits that wait or are on their way, from 1 on. Further ones wait for their turn.
+            max_pending: The most emits that wait or are being sent, 1 or more. Further ones wait for their turn.
 
         Raises:
             PerkamoConfigurationError: A limit is out of its range.
@@ -61,7 +61,7 @@ class SyncBatcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Send what waits; when the block was cancelled, tell those who wait that it ended."""
+        """Send the emits that wait; if the block was cancelled, end them with an error."""
         self._entered.__exit__(kind, error, traceback)
 
     def emit(
@@ -73,7 +73,7 @@ class SyncBatcher:
         transaction_id: str | None = None,
         occurred_at: datetime | str | None = None,
     ) -> EventIngestResponse:
-        """Send one activity event together with those that others emit at the same time.
+        """Send one activity event together with the events that others emit at the same time.
 
         Args:
             user_id: As for ``client.emit``.
@@ -83,23 +83,23 @@ class SyncBatcher:
             occurred_at: As for ``client.emit``.
 
         Returns:
-            What this event did.
+            The result of this event.
 
         Raises:
-            PerkamoValidationError: Something can't be sent; nothing was.
+            PerkamoValidationError: An argument can't be sent. Nothing was sent.
             PerkamoClosedError: The batcher is not open.
-            PerkamoError: The event was refused, or the request that carried it failed; see ``.outcome``.
+            PerkamoError: The event was refused, or its request failed; see ``.outcome``.
         """
         return run(self._async.emit, user_id, event, context, transaction_id=transaction_id, occurred_at=occurred_at)
 
     def emit_event(self, event: Event | Mapping[str, object]) -> EventIngestResponse:
-        """Send one event that was built before; see ``emit``.
+        """Send one ``Event``; see ``emit``.
 
         Args:
             event: The event; without a transaction id, ``tx_<uuid4>`` is made.
 
         Returns:
-            What this event did.
+            The result of this event.
 
         Raises:
             PerkamoError: As ``emit`` does.

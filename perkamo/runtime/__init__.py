@@ -1,1 +1,1 @@
-"""What the library needs of the machine: clocks, event loops, threads, what a fork must wait for, locks on files."""
+"""The library's interface to the machine: clocks, event loops, threads, guards around forks, locks on files."""

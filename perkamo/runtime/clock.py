@@ -1,4 +1,4 @@
-"""Time and chance as a value: whoever waits, gives up or draws lots is given a clock, and a test brings its own."""
+"""Time and chance as a value: code that waits, times out or needs randomness gets a clock; a test passes its own."""
 
 import random
 import sys
@@ -17,16 +17,16 @@ def _monotonic() -> Callable[[], float]:
 
 
 class Clock:
-    """The clock, the waits and the randomness of a client. It keeps running where a test tool has frozen time."""
+    """The clock, the waits and the randomness of a client. It keeps running when a test tool freezes time."""
 
-    _read = staticmethod(_monotonic())  # no name of the module, which such a tool would replace
+    _read = staticmethod(_monotonic())  # not a name of the module, which such a tool would replace
 
     def now(self) -> float:
         """Return seconds of a clock that never goes back."""
         return self._read()
 
     def limit(self, seconds: float | None) -> anyio.CancelScope:
-        """Return a scope that is cancelled after this many seconds; never, for None."""
+        """Return a scope that is cancelled after this many seconds, or never if ``seconds`` is None."""
         return anyio.move_on_after(seconds)
 
     async def sleep(self, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""Event loops: the way from any thread into whichever runs, a task group of no task's own.
+"""Event loops: calls into them from any thread, and a task group that does not belong to one task.
 
-asyncio is loaded when it runs, and by whoever runs it: a program on trio needs none.
+asyncio is imported only when it runs, because a program on trio does not need it.
 """
 
 from collections.abc import Callable, Coroutine
@@ -19,13 +19,13 @@ InLoop: TypeAlias = Callable[[Callable[[], object]], None]
 
 
 def caller_into_loop() -> InLoop:
-    """Return what calls functions in the event loop that is running now, from whatever thread."""
+    """Return an object that calls functions in the event loop that is running now, from any thread."""
     soon = _call_soon()
 
     def call(function: Callable[[], object]) -> None:
         try:
             soon(function)
-        except RuntimeError:  # no suppress(): the outbox comes here with every put
+        except RuntimeError:  # not suppress(), which is slower: the outbox comes here with every put
             return
 
     return call
@@ -35,9 +35,9 @@ def _call_soon() -> Callable[[Callable[[], object]], object]:
     import asyncio  # noqa: PLC0415 - see above
 
     try:
-        return asyncio.get_running_loop().call_soon_threadsafe  # also where trio is a guest in it, and may be touched
+        return asyncio.get_running_loop().call_soon_threadsafe  # also if trio runs as a guest in it
     except RuntimeError:
-        from trio.lowlevel import current_trio_token  # noqa: PLC0415 - loaded already where it runs, needed nowhere else
+        from trio.lowlevel import current_trio_token  # noqa: PLC0415 - imported already if it runs
 
         return current_trio_token().run_sync_soon
 
@@ -45,8 +45,8 @@ def _call_soon() -> Callable[[Callable[[], object]], object]:
 class DetachedTaskGroup:
     """A task group in a task of its own, so that one task may enter it and another leave it.
 
-    A task group of anyio's belongs to the task that entered it. Async fixtures and dependencies are often begun in one
-    task and ended in another. Tasks that fail here do not cancel the block: their errors are raised at its end.
+    A task group of anyio belongs to the task that entered it. But async fixtures and dependencies often begin in one
+    task and end in another. A task that fails here does not cancel the block: its error is raised at the block's end.
     """
 
     _tasks: TaskGroup
@@ -59,7 +59,7 @@ class DetachedTaskGroup:
         self._holder: object = None
 
     async def __aenter__(self) -> TaskGroup:
-        self._holder = _spawn(self._hold)  # asyncio itself keeps no task from being collected
+        self._holder = _spawn(self._hold)  # asyncio itself holds weak references to tasks only
         try:
             await self._entered.wait()
         except BaseException:
@@ -89,20 +89,20 @@ class DetachedTaskGroup:
             async with anyio.create_task_group() as self._tasks:
                 self._entered.set()
                 await self._leave.wait()
-        except Exception as failure:  # noqa: BLE001 - it is raised where the group is left
+        except Exception as failure:  # noqa: BLE001 - it is raised when the group is left
             self._failure = failure
         finally:
             self._ended.set()
 
 
 def _spawn(function: Callable[[], Coroutine[object, object, None]]) -> object:
-    """Start a task that belongs to no other; the event loop cancels it at its own end."""
+    """Start a task without a parent; the event loop cancels it when it ends."""
     import asyncio  # noqa: PLC0415 - see above
 
     loop = current_token().native_token
     if isinstance(loop, asyncio.AbstractEventLoop):
         return loop.create_task(function())
-    from trio.lowlevel import spawn_system_task  # noqa: PLC0415 - loaded already where it runs, needed nowhere else
+    from trio.lowlevel import spawn_system_task  # noqa: PLC0415 - imported already if it runs, and not needed otherwise
 
     return spawn_system_task(function, context=copy_context())
 
@@ -114,7 +114,7 @@ class Wakeup:
         """Belong to the event loop that is running now.
 
         Args:
-            clock: What the waits go by.
+            clock: The clock of the waits.
         """
         self._clock = clock
         self._in_loop = caller_into_loop()
@@ -126,7 +126,7 @@ class Wakeup:
             self._in_loop(self._rung.set)
 
     async def wait(self, seconds: float) -> None:
-        """Wait for the wakeup, and no longer than this many seconds."""
+        """Wait for the wakeup, at most this many seconds."""
         with self._clock.limit(seconds):
             await self._rung.wait()
         self._rung = anyio.Event()

@@ -1,4 +1,4 @@
-"""Locks on files, which processes share and the kernel frees when their holder dies, however it dies."""
+"""Locks on files. Processes share them, and the kernel releases them when their holder dies, even if it is killed."""
 
 import os
 import sys
@@ -18,15 +18,15 @@ _now, _sleep = Clock().now, time.sleep
 
 
 class FileLock:
-    """A lock that one process at a time holds, and one thread of it. The file may hold a few bytes.
+    """A lock that one thread of one process holds at a time. The file may contain a few bytes.
 
     Args:
-        path: The file, which is made where it is missing, and made again where somebody removed it.
+        path: The file. It is created if it is missing, and created again if somebody removes it.
         open_file: Opens it for reading and writing, and returns its descriptor.
         patience: Seconds to wait for the lock.
 
     Raises:
-        TimeoutError: When it is entered: another process held it for longer than that.
+        TimeoutError: On entering: another process held it for longer than that.
     """
 
     def __init__(self, path: Path, open_file: Callable[[Path], int], patience: float) -> None:
@@ -44,7 +44,7 @@ class FileLock:
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
                         return
-                self.forget()  # somebody removed it, so that others lock another one
+                self.forget()  # somebody removed it, and others would lock the new one
             elif _now() > deadline:
                 raise TimeoutError
             else:
@@ -54,14 +54,14 @@ class FileLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        let_go(self._descriptor)
+        unlock(self._descriptor)
 
     def read(self) -> bytes:
-        """Return what the file holds; only within the lock."""
+        """Return the content of the file; only within the lock."""
         return os.pread(self._descriptor, 4096, 0)
 
     def write(self, data: bytes) -> None:
-        """Write over the beginning of the file; only within the lock."""
+        """Overwrite the beginning of the file; only within the lock."""
         os.pwrite(self._descriptor, data, 0)
 
     def forget(self) -> None:
@@ -72,7 +72,7 @@ class FileLock:
 
 
 def is_free(path: Path) -> bool:
-    """Return whether a lock's file is there and nobody holds it."""
+    """Return whether a lock's file exists and nobody holds it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -86,24 +86,24 @@ def is_free(path: Path) -> bool:
 if sys.platform == "win32":
 
     def hold(descriptor: int) -> bool:
-        """Lock a file until it is closed; tell whether nobody else has."""
-        raise OSError(f"Windows has no such file locks: {descriptor}")
+        """Try to lock a file until it is closed; return whether that succeeded."""
+        raise OSError(f"Windows does not have these file locks: {descriptor}")
 
-    def let_go(descriptor: int) -> None:
+    def unlock(descriptor: int) -> None:
         """Unlock a file."""
-        raise OSError(f"Windows has no such file locks: {descriptor}")
+        raise OSError(f"Windows does not have these file locks: {descriptor}")
 
 else:
     import fcntl
 
     def hold(descriptor: int) -> bool:
-        """Lock a file until it is closed; tell whether nobody else has."""
+        """Try to lock a file until it is closed; return whether that succeeded."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
-    def let_go(descriptor: int) -> None:
+    def unlock(descriptor: int) -> None:
         """Unlock a file."""
         fcntl.flock(descriptor, fcntl.LOCK_UN)

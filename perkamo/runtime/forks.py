@@ -1,9 +1,9 @@
-"""What a fork must wait for.
+"""Guards that a fork waits for.
 
-A forked child has one thread and a copy of all memory: a lock that another thread held stays locked in it, and whatever
-that thread was in the middle of stays halfway. So a fork waits until nobody is inside a ``ForkGuard``.
+A forked child has one thread and a copy of all memory. A lock that another thread held stays locked in it, and a change
+that another thread was making stays incomplete. So a fork waits until no thread is inside a ``ForkGuard``.
 
-Python calls no hooks where C code forks, as uWSGI does. Such a child begins again when it first uses something here.
+If C code forks, as in uWSGI, Python calls no hooks. In such a child, the hooks run when this module is first used.
 """
 
 import os
@@ -19,7 +19,7 @@ _pid = os.getpid()
 
 
 def notice_fork() -> None:
-    """Do in a forked child what the hooks do, where none were called."""
+    """Do in a forked child what the hooks do, if they were not called."""
     if _pid != os.getpid():
         with _noticing:
             if _pid != os.getpid():
@@ -27,7 +27,7 @@ def notice_fork() -> None:
 
 
 class ForkGuard:
-    """A lock that is never inherited while somebody holds it; its own thread may take it again."""
+    """A lock that no child inherits while a thread holds it. The same thread may take it again."""
 
     def __init__(
         self, before: Callable[[], object] | None = None, in_child: Callable[[], object] | None = None
@@ -35,7 +35,7 @@ class ForkGuard:
         """Make the guard.
 
         Args:
-            before: Called before each fork, inside the guard: to close what a child must not inherit.
+            before: Called before each fork, inside the guard, to close what a child must not inherit.
             in_child: Called in each forked child.
         """
         self._lock = threading.RLock()
@@ -53,14 +53,14 @@ class ForkGuard:
         self._lock.release()
 
     def enter_before_fork(self) -> None:
-        """Wait until nobody is inside, and keep everybody out."""
+        """Wait until no thread is inside, and let none in."""
         self._lock.acquire()
         _entered.append(self)
         if self._before is not None:
             self._before()
 
     def begin_in_child(self) -> None:
-        """Take a lock that no thread of the parent's holds."""
+        """Make a new lock, which no thread of the parent holds."""
         self._lock = threading.RLock()
         if self._in_child is not None:
             self._in_child()
@@ -77,7 +77,7 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _noticing  # noqa: PLW0603 - another thread of the parent's may have held it
+    global _noticing  # noqa: PLW0603 - another thread of the parent may have held it
     _noticing = threading.Lock()
     _begin_in_child()
 

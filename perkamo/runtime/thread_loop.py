@@ -6,9 +6,9 @@ from perkamo.runtime.clock import Clock
 
 
 class EventLoop(asyncio.SelectorEventLoop):
-    """The event loop of a thread of ours. Its clock keeps running where a test tool has frozen time.
+    """The event loop of a thread of ours. Its clock keeps running when a test tool freezes time.
 
-    Of this class and not a policy's, which may want a thread of its own, as those of GUI toolkits do.
+    It does not come from the event loop policy, whose loops may need a special thread, as those of GUI toolkits do.
     """
 
     _clock = Clock()
@@ -19,7 +19,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         self._is_built = True
 
     def __del__(self) -> None:
-        if self._is_built:  # asyncio's own fails where no file could be opened any more
+        if self._is_built:  # asyncio's own __del__ fails if no file could be opened any more
             super().__del__()
 
     def time(self) -> float:

@@ -1,10 +1,10 @@
 """Threads of the operating system, also in a process where gevent has replaced threads by greenlets.
 
-Under gevent a ``threading.Thread`` is a greenlet of the thread that starts it. An event loop in it would be
-everybody's, and ``asyncio.run`` would fail in the whole process from then on. So what serves others from a thread of
-its own starts it here. Within that thread the patched standard library works as usual, on a hub of its own. Greenlets
-of other threads may wait for it with locks, events and futures made after the patch, always with a timeout: gevent
-raises ``LoopExit`` where a greenlet waits without one and nothing else is left that could wake its hub.
+Under gevent, a ``threading.Thread`` is a greenlet of the thread that starts it. An event loop in it would count as
+running in that whole thread, and ``asyncio.run`` would fail there from then on. So a service thread is started here.
+Within it, the patched standard library works as usual, on a hub of its own. Greenlets of other threads may wait for it
+with locks, events and futures that were made after the patch, always with a timeout: gevent raises ``LoopExit`` if a
+greenlet waits without one and nothing else could wake its hub.
 """
 
 import sys
@@ -14,11 +14,11 @@ from importlib import import_module
 from typing import TypeAlias
 
 Join: TypeAlias = Callable[[float], bool]
-"""Waits for the end of a thread, for this many seconds, and says whether it has come."""
+"""Waits for a thread to end, at most this many seconds, and returns whether it has ended."""
 
 
 def is_gevent() -> bool:
-    """Return whether gevent has replaced the threads of this process by now."""
+    """Return whether gevent has replaced the threads of this process."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
@@ -27,11 +27,11 @@ def start_thread(function: Callable[[], object], name: str) -> Join:
     """Run a function in a daemon thread of the operating system.
 
     Args:
-        function: It must see to its own errors.
+        function: It must handle its own errors.
         name: The thread's name; without effect under gevent.
 
     Returns:
-        What waits for the thread's end, for this many seconds, and says whether it has come.
+        A function that waits for the thread to end, at most this many seconds, and returns whether it has ended.
 
     Raises:
         RuntimeError: There are too many threads, or the interpreter is exiting.

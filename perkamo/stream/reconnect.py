@@ -1,6 +1,6 @@
-"""After how long a stream connects again: a policy, and an immutable strategy, each step of which returns the next one.
+"""When a stream reconnects: a policy, and an immutable strategy whose steps return the next strategy.
 
-Pure: time and chance are given.
+Pure functions: time and chance are arguments.
 """
 
 from typing import Final
@@ -9,28 +9,28 @@ from attrs import evolve, field, frozen
 from attrs.validators import ge, instance_of, le
 
 HEALTHY_SECONDS: Final = 60.0
-"""A connection that stood this long was a good one, also where the customer did not change meanwhile."""
+"""A connection that was open for this long is a success, even if the customer did not change meanwhile."""
 
 
 def _check_attempts(_: object, __: object, value: object) -> None:
     if value is not None and (not isinstance(value, int) or value < 1):
-        raise ValueError("attempts must be a whole number from 1 on, or None")
+        raise ValueError("attempts must be a whole number of 1 or more, or None")
 
 
 @frozen
 class ReconnectPolicy:
-    """How a stream connects again.
+    """How a stream reconnects.
 
-    The wait after failed attempt n is ``base_delay * 2**(n-1)``, at most ``max_delay``; a ``retry`` of the stream
-    takes the place of ``base_delay`` (below it for the first wait only). ``jitter`` spreads the waits of many clients.
-    Failed is what brought neither an update nor a connection that stood for a minute.
+    The wait after failed attempt n is ``base_delay * 2**(n-1)``, at most ``max_delay``. A ``retry`` field of the stream
+    replaces ``base_delay``; if it is shorter, it does so for the first wait only. ``jitter`` spreads the waits of many
+    clients. An attempt failed if it brought no update, and its connection was open for less than a minute.
 
     Args:
-        base_delay: Seconds before the first reconnection, where the stream does not say.
+        base_delay: Seconds before the first reconnection, if the stream does not set them.
         max_delay: Seconds; no wait is longer, unless the service asks for it.
         jitter: 0 to 1: each wait is lengthened at random by up to this share, and stays within ``max_delay``.
-        attempts: How many failed attempts in a row end the stream with an error; None to continue forever.
-        max_asked: Seconds; the longest wait that ``retry`` or Retry-After may ask for, anything above counts as this.
+        attempts: How many failed attempts in a row end the stream with an error; None to reconnect without end.
+        max_asked: Seconds; the longest wait that ``retry`` or Retry-After may ask for. A longer one counts as this.
 
     Raises:
         ValueError: A number is out of its range.
@@ -49,11 +49,11 @@ DEFAULT_RECONNECT: Final = ReconnectPolicy()
 
 @frozen
 class Backoff:
-    """Where a stream stands between its policy and its failures.
+    """The current state of reconnecting.
 
     Attributes:
-        policy: The caller's wishes.
-        retry: Seconds that the stream asked for with ``retry``; None when it never did.
+        policy: The caller's policy.
+        retry: Seconds that the stream asked for with ``retry``; None if it did not.
         failures: Failed attempts in a row.
     """
 
@@ -62,7 +62,7 @@ class Backoff:
     failures: int = 0
 
     def with_retry(self, retry_ms: int | None) -> "Backoff":
-        """Return the strategy after a connection that asked for this reconnection time; None keeps the one before."""
+        """Return the strategy after a connection that set this reconnection time; None keeps the time as it was."""
         if retry_ms is None:
             return self
         return evolve(self, retry=retry_ms / 1000)
@@ -70,15 +70,15 @@ class Backoff:
     def step(
         self, randomness: float, retry_after: float | None = None, *, failed: bool = True
     ) -> tuple[float | None, "Backoff"]:
-        """Take note of a lost connection or a failed attempt.
+        """Record a lost connection or a failed attempt.
 
         Args:
             randomness: A random number from 0 to 1.
             retry_after: Seconds that the answer asked for, or None.
-            failed: Whether it brought nothing; otherwise the count starts again.
+            failed: Whether it failed; otherwise the count starts again.
 
         Returns:
-            The seconds to wait, or None when it is time to give up; and the strategy from here on.
+            The seconds to wait, or None to give up; and the next strategy.
         """
         after = evolve(self, failures=self.failures + 1 if failed else 0)
         policy = self.policy

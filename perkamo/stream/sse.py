@@ -1,7 +1,7 @@
-"""Bytes -> server-sent events, as the WHATWG standard says (HTML 9.2): pure and incremental, without I/O.
+"""Parses bytes into server-sent events, by the WHATWG standard (HTML 9.2): pure and incremental, without I/O.
 
-Only LF, CR and CRLF end a line, also when CRLF is cut between two chunks; a CR ends its line at once, so that no event
-waits for the byte that follows it. Text is UTF-8, whatever the content type says. What is unfinished when the
+Only LF, CR and CRLF end a line, also if CRLF is split between two chunks. A CR ends its line at once, so that no event
+waits for the byte after it. Text is UTF-8, whatever the content type says. An event that is incomplete when the
 connection ends is dropped.
 """
 
@@ -15,12 +15,12 @@ from perkamo.errors import PerkamoStreamError
 
 MAX_EVENT_SIZE: Final = 1_048_576
 MAX_RETRY_MS: Final = 86_400_000
-"""One day: longer reconnection times, of any number of digits, count as this."""
+"""One day: longer reconnection times, with any number of digits, count as this."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = frozenset({"data", "event", "id", "retry"})
 _UNDECIDED: Final = 6
-"""So many bytes of a line tell whether it is a field that is kept: the longest name and its colon."""
+"""This many bytes of a line decide whether it is a field that is kept: the longest name and its colon."""
 
 _REPLACED: Final = 3
 """An invalid byte becomes U+FFFD, which is three bytes of UTF-8."""
@@ -29,16 +29,16 @@ _MOST_DIGITS: Final = 9
 _BLOCK_OR_LINE = re.compile(
     r"(?:id: ?([^\n\0 ][^\n\0]*+)\n)?+(?:event: ?([^\n ][^\n]*+)\n)?+data: ?+([^\n]*+)\n\n|([^\n]*+\n)"
 )
-"""A block as most servers write it, in one step, or else one line of any kind."""
+"""A block as most servers write it, in one step, or one line of any kind."""
 
 
 class ServerSentEvent(NamedTuple):
-    """One event of a stream; a named tuple, which is made in half the time of a frozen attrs class.
+    """One event of a stream. It is a named tuple, which takes half the time of a frozen attrs class to make.
 
     Attributes:
-        event: Its type; ``"message"`` when the stream names none.
+        event: Its type; ``"message"`` if the stream does not name one.
         data: Its data lines, joined by LF.
-        id: The last event id in force, which may come from an earlier event or connection; ``""`` for none.
+        id: The current last event id, which may come from an earlier event or connection; ``""`` for none.
     """
 
     event: str
@@ -46,25 +46,25 @@ class ServerSentEvent(NamedTuple):
     id: str
 
     def __repr__(self) -> str:
-        """Show the type only: the data is a customer."""
+        """Show the type only, because the data is personal."""
         return f"<ServerSentEvent {self.event!r}>"
 
 
 _make: Final[Callable[[tuple[str, str, str]], ServerSentEvent]] = partial(tuple[str, str, str].__new__, ServerSentEvent)
-"""``ServerSentEvent._make`` in three quarters of its time."""
+"""As ``ServerSentEvent._make``, in three quarters of its time."""
 
 
 class EventStreamDecoder:
     """Decodes the body of one connection.
 
     Args:
-        last_event_id: The id in force when the connection was made: that of the decoder before.
+        last_event_id: The last event id when the connection was made: that of the previous decoder.
         max_event_size: The most bytes that the ``data``, ``event``, ``id`` and ``retry`` lines of one block may have,
-            line ends not counted; None for no limit. Comments and unknown fields take no memory and do not count.
+            without line ends; None for no limit. Comments and unknown fields take no memory and do not count.
 
     Attributes:
-        last_event_id: The id in force after the last complete block; the next connection's decoder begins with it.
-        retry_ms: The reconnection time that the stream asked for last, in milliseconds, up to a day; None before that.
+        last_event_id: The id after the last complete block; the next connection's decoder begins with it.
+        retry_ms: The reconnection time that the stream set last, in milliseconds, up to a day; None if it set none.
     """
 
     __slots__ = (
@@ -92,17 +92,17 @@ class EventStreamDecoder:
         self._data: list[str] = []
         self._event = ""
         self._id = last_event_id
-        self._size = 0  # of the block in progress; a field that is kept makes it more than 0
+        self._size = 0  # of the current block; above 0 once a field is kept
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """Take the next bytes of the body, cut anywhere, and return the events that they complete.
+        """Take the next bytes of the body, split anywhere, and return the events that they complete.
 
         Args:
             chunk: The bytes.
 
         Raises:
-            PerkamoStreamError: A block is larger than allowed. Events that were complete before it are returned first;
-                each further call, also one without bytes, raises.
+            PerkamoStreamError: A block is larger than allowed. Complete events before it are returned first; each
+                further call raises, even one without bytes.
         """
         if self._oversized:
             raise self._error()
@@ -121,7 +121,7 @@ class EventStreamDecoder:
         return events
 
     def _unify(self, chunk: bytes) -> bytes:
-        """Strip the connection's byte-order mark and turn every line end into LF."""
+        """Strip the connection's byte-order mark, and turn every line end into LF."""
         if self._at_start:
             chunk = bytes(self._partial) + chunk
             self._partial.clear()
@@ -139,7 +139,7 @@ class EventStreamDecoder:
         return chunk
 
     def _cut(self, chunk: bytes) -> tuple[bytes, bytes]:
-        """Split off the beginning of a line at the end; what was held of the first line goes before it."""
+        """Prepend what is kept of the first line, and cut off an incomplete line at the end."""
         end = chunk.rfind(b"\n") + 1
         if not end:
             return b"", chunk
@@ -148,7 +148,7 @@ class EventStreamDecoder:
         return lines, chunk[end:]
 
     def _read(self, lines: bytes, events: list[ServerSentEvent]) -> None:
-        """Take whole lines; by blocks where none of them can be too large, and else one by one."""
+        """Take whole lines: by blocks if no block can be too large, otherwise one by one."""
         text = lines.decode("utf-8", "replace")
         if self._size + _REPLACED * len(lines) > self._limit:
             for line in text.split("\n")[:-1]:
@@ -163,7 +163,7 @@ class EventStreamDecoder:
                 continue
             if last_id:
                 self._id = last_id
-            if self._size:  # the end of a block that began otherwise
+            if self._size:  # the end of a block that began with other lines
                 self._event = event or self._event
                 self._data.append(data)
                 self._end_block(events)
@@ -201,7 +201,7 @@ class EventStreamDecoder:
         self._size = 0
 
     def _hold(self, rest: bytes) -> None:
-        """Keep the beginning of a line; of a comment or an unknown field no more than that it is one."""
+        """Keep the beginning of a line. Of a comment or an unknown field, only its kind is kept."""
         partial = self._partial
         partial += rest
         name, colon, _ = partial[:_UNDECIDED].partition(b":")
@@ -212,8 +212,8 @@ class EventStreamDecoder:
 
     def _error(self) -> PerkamoStreamError:
         return PerkamoStreamError(
-            f"The stream sent an event larger than {self._limit} bytes. It was closed; reconnecting would bring the "
-            "same event again."
+            f"The stream sent an event larger than {self._limit} bytes and was closed. After reconnecting, the service "
+            "would send the same event again."
         )
 
 

@@ -1,7 +1,7 @@
-"""The customer stream: live customer state as an iterator that reconnects, resumes and watches for silence.
+"""The customer stream: live customer state as an iterator that reconnects, resumes and notices silence.
 
-Preview: the service's stream is announced, its path, parameters and event names are unpublished. How events are parsed
-is said in ``sse``, how long is waited in ``reconnect``, how a connection is made in ``subscription``.
+Preview: the service's stream is announced; its path, parameters and event names are unpublished. ``sse`` parses events,
+``reconnect`` decides how long to wait, and ``subscription`` makes one connection.
 """
 
 import inspect
@@ -28,10 +28,10 @@ from perkamo.stream.sse import EventStreamDecoder, ServerSentEvent
 from perkamo.stream.subscription import TOKEN_STATUSES, NoMoreEvents, StreamConnection, Subscription
 
 StreamState: TypeAlias = Literal["connecting", "open", "waiting", "closed"]
-"""What a stream is doing; ``waiting`` is before the first connection and between two of them."""
+"""The state of a stream; it is ``waiting`` before the first connection and between two connections."""
 
 BadData: TypeAlias = Literal["raise", "skip"]
-"""What happens to an event whose data is not a customer."""
+"""What happens to an event whose data is not a valid customer."""
 
 logger: logging.Logger = logging.getLogger("perkamo")
 
@@ -41,9 +41,9 @@ class CustomerUpdate(Serializable):
     """One update of a customer.
 
     Attributes:
-        customer: The customer after it.
-        event: The event's name as it came, ``"message"`` when it had none (names are unpublished).
-        id: Where to resume after this update; ``""`` when the service gives no ids.
+        customer: The customer after the update.
+        event: The event's name as it came, ``"message"`` if it had none (names are unpublished).
+        id: Where to resume after this update; ``""`` if the service does not send ids.
     """
 
     customer: Customer
@@ -54,22 +54,22 @@ class CustomerUpdate(Serializable):
 class CustomerStream:
     """A customer's updates, as they happen. Made by ``client.subscribe_customer``.
 
-    Iterate it within ``async with``, which closes it however the block is left. One task iterates at a time; another
-    may close it. Nothing is read from the service before an update is asked for, and nothing is read ahead.
+    Iterate it within ``async with``, which always closes it. One task iterates at a time; another task may close it.
+    Nothing is read from the service before an update is asked for, and nothing is read ahead.
 
-    What it does where the standard leaves a choice:
+    Its behavior where the standard leaves a choice:
 
-    - A connection that ends, breaks or stays silent (no byte, not even a comment, for ``idle_timeout``) is made again,
-      also the first one, and resumed by Last-Event-ID. So are 408, 425, 429, 5xx, a 409 that says when, and retryable
-      errors of the token's supplier. ``ReconnectPolicy`` says how; what has been delivered starts the count
-      again. TLS that is refused, and errors of your own HTTP client's hooks and transport, raise.
-    - 401 and 403 ask the token's supplier for a fresh one, once and at once. A fixed token fails.
-    - 204 ends the iteration. Any other status or content type, a redirect (a token must not travel to another place;
-      the standard would follow) and an event of more than 1 MiB raise.
-    - Each connection asks for a token, since one lives for minutes only, and no server key is sent on any of them.
-    - An id that a header can't carry (spaces around it, control characters, more than 4 KiB) is not sent.
-    - What the service sends again after a resume is delivered again.
-    - A stream that ended, failed or was closed stays so: iterating it again stops at once.
+    - If a connection fails, ends, breaks or stays silent (no byte, not even a comment, for ``idle_timeout``), the
+      stream reconnects and resumes by Last-Event-ID. So it does after 408, 425, 429, 5xx, a 409 with Retry-After, and
+      retryable errors of the token's supplier. ``ReconnectPolicy`` says when. A delivered update resets the count of
+      failed attempts. TLS errors, and errors of your own HTTP client's hooks and transport, are raised.
+    - After 401 or 403, the token's supplier is asked once, at once, for a fresh token. A fixed token fails.
+    - 204 ends the iteration. Any other status or content type, a redirect (the standard would follow it, but a token
+      must not be sent to another host) and an event of more than 1 MiB raise.
+    - Each connection asks for a token, because a token is valid for minutes only. No server key is sent.
+    - An id that is not valid in a header (spaces around it, control characters, more than 4 KiB) is not sent.
+    - Events that the service sends again after a resume are delivered again.
+    - A stream that ended, failed or was closed stays closed: iterating it again stops at once.
 
     Example:
         >>> async with perkamo.subscribe_customer("customer_123", token) as stream:
@@ -86,13 +86,13 @@ class CustomerStream:
         bad_data: BadData,
         on_state: Callable[[StreamState], None] | None,
     ) -> None:
-        """Keep what ``client.subscribe_customer`` has checked; nothing is sent.
+        """Keep the arguments, which ``client.subscribe_customer`` has checked; nothing is sent.
 
         Args:
-            subscription: What each connection asks for.
-            reconnect: How a connection is made again.
+            subscription: Makes the connections.
+            reconnect: When the stream reconnects.
             last_event_id: Where to begin; ``""`` for now.
-            bad_data: What happens to an event whose data is not a customer.
+            bad_data: What happens to an event whose data is not a valid customer.
             on_state: Called with each new state.
         """
         self._subscription = subscription
@@ -114,28 +114,28 @@ class CustomerStream:
 
     @property
     def state(self) -> StreamState:
-        """What the stream is doing now."""
+        """The current state."""
         return self._state
 
     @property
     def last_event_id(self) -> str:
-        """Where another subscription would have to resume: after the last update that was delivered."""
+        """Where another subscription has to resume: after the last update that was delivered."""
         return self._last_event_id
 
     async def receive(self) -> CustomerUpdate | None:
-        """Wait for the next update; connect and reconnect meanwhile where that is due.
+        """Wait for the next update; connect and reconnect if necessary.
 
         Returns:
-            The update, or None when there are no more.
+            The update, or None if there are no more.
 
         Raises:
-            PerkamoStreamError: The stream failed in a way that reconnecting does not repair, or too often in a row, or
-                sent something that is not a customer, or is being iterated already.
+            PerkamoStreamError: The stream failed permanently or too often in a row, sent an event that is not a valid
+                customer, or is being iterated by another task.
             PerkamoError: The token's supplier failed, or the client is closed.
         """
         if self._scope is not None:
             raise PerkamoStreamError(
-                "This stream is already being iterated, and takes one task at a time. Subscribe again for another."
+                "This stream is already being iterated; only one task may do so. Subscribe again for another task."
             )
         await self._check_client()
         if self._ended:
@@ -165,7 +165,7 @@ class CustomerStream:
             on_error: Called with the error that ended the stream; without it, the error is raised.
 
         Raises:
-            PerkamoError: As ``receive`` does, where there is no ``on_error``.
+            PerkamoError: Like ``receive``, if there is no ``on_error``.
         """
         async with self:
             while True:
@@ -181,9 +181,9 @@ class CustomerStream:
                 await settle(on_customer(update.customer))
 
     async def aclose(self) -> None:
-        """Close the connection at once, whatever the stream is doing; an iteration in another task stops.
+        """Close the connection at once, in any state; an iteration in another task stops.
 
-        Doing it twice is fine.
+        It may be called more than once.
         """
         self._ended = True
         if self._scope is not None and self._idle is not None:
@@ -209,7 +209,7 @@ class CustomerStream:
         await self.aclose()
 
     def __del__(self) -> None:
-        """Complain about a stream that was left open, and name the remedy."""
+        """Warn of a stream that was left open, and name the remedy."""
         self._complain(self, "use it with 'async with', or call 'await stream.aclose()'")
 
     def __repr__(self) -> str:
@@ -234,7 +234,7 @@ class CustomerStream:
                 return None
 
     def _take(self) -> CustomerUpdate | None:
-        """Return the next update of those that came in one piece."""
+        """Return the next update from the events that were read together."""
         while self._events:
             event = self._events.popleft()
             update = self._understand(event)
@@ -258,11 +258,11 @@ class CustomerStream:
                 f"{self._label}: the data of an event {reason}, so it is not a customer. The stream is closed; "
                 "subscribe with bad_data='skip' to skip such events."
             )
-        logger.warning("%s: skipped an event, whose data %s", self._label, reason)
+        logger.warning("%s: skipped an event whose data %s", self._label, reason)
         return None
 
     async def _read(self, connection: StreamConnection) -> None:
-        self._decoder.feed(b"")  # raises what came behind the events that are delivered by now
+        self._decoder.feed(b"")  # raises an error that came after the events that are delivered by now
         failure = self._decode(await connection.read())
         if failure is None:
             return
@@ -272,20 +272,20 @@ class CustomerStream:
         await self._pause(failure, failed=failed)
 
     def _decode(self, chunk: bytes | Failure) -> Failure | None:
-        """Take the events of what was read; return why nothing was."""
+        """Decode the events of what was read; return why reading failed, or None."""
         if isinstance(chunk, Failure):
             return chunk
         try:
             self._events.extend(self._decoder.feed(chunk))
         except PerkamoStreamError as error:
-            problem = error.with_traceback(None)  # it leads to the data of customers, as this frame does
+            problem = error.with_traceback(None)  # it leads to personal data, as this frame does
         else:
             return None
         del chunk
         raise problem
 
     async def _connect(self) -> bool:
-        """Make one attempt; returns False when there is nothing to subscribe to."""
+        """Make one attempt; return False if there is nothing to subscribe to."""
         self._enter("connecting")
         if self._client is None:
             self._subscription.origin.close_notifier.await_it(self._abandon)
@@ -316,7 +316,7 @@ class CustomerStream:
         return True
 
     def _refuse(self, error: PerkamoError) -> NoReturn:
-        """Raise what no other attempt repairs."""
+        """Raise an error that another attempt would not repair."""
         if isinstance(error, PerkamoConfigurationError):
             raise error
         raise self._fatal(error) from error
@@ -399,7 +399,7 @@ class CustomerStream:
         self,
         owner: object,
         remedy: str,
-        warn: Callable[..., None] = warnings.warn,  # taken now: at the interpreter's end, a module loses its names
+        warn: Callable[..., None] = warnings.warn,  # looked up now: at exit, modules lose their names
         is_late: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
         if not is_late() and getattr(self, "_connection", None) is not None:
@@ -407,7 +407,7 @@ class CustomerStream:
 
 
 async def settle(result: Awaitable[None] | None) -> None:
-    """Await what a callback returned, where it was a coroutine function."""
+    """Await the result of a callback, if it was a coroutine function."""
     if inspect.isawaitable(result):
         await result
 

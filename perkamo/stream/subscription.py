@@ -1,4 +1,4 @@
-"""One connection of a stream: the request, what its answer means, and the bytes that follow."""
+"""One connection of a stream: the request, the classification of its answer, and the bytes that follow."""
 
 import logging
 import re
@@ -43,7 +43,7 @@ TOKEN_STATUSES: Final = frozenset({401, 403})
 HEAD_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 2.0
 MAX_ID_BYTES: Final = 4096
-"""A longer Last-Event-ID would be refused with the whole request by most servers, on every reconnection."""
+"""Most servers would refuse a request with a longer Last-Event-ID, on every reconnection."""
 
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 _SENDABLE = re.compile(rb"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
@@ -61,17 +61,17 @@ class NoMoreEvents:
 
 
 class CloseNotifier:
-    """Tells the streams of one client, each in its own event loop, that the client was closed. Use from any thread."""
+    """Notifies the streams of one client, each in its own event loop, that the client was closed. It is thread-safe."""
 
     def __init__(self) -> None:
         self._streams: dict[WeakMethod[Callable[[], None]], InLoop] = {}
 
     def await_it(self, method: Callable[[], None]) -> None:
-        """Have a stream's method called, in the loop that is running now; the stream is not kept alive for it."""
+        """Register a stream's method, to be called in the current event loop; the stream is not kept alive."""
         self._streams[WeakMethod(method, lambda gone: self._streams.pop(gone, None))] = caller_into_loop()
 
     def say(self) -> None:
-        """Call every method that is still there."""
+        """Call every method whose stream still exists."""
         for reference, in_loop in list(self._streams.items()):
             method = reference()
             if method is not None:
@@ -80,19 +80,19 @@ class CloseNotifier:
 
 @frozen
 class StreamOrigin:
-    """Where the streams of one client come from.
+    """The settings that all streams of one client share.
 
     Attributes:
-        base_url: Where the service is.
+        base_url: The URL of the service.
         path: The stream's path, with ``{user_id}`` in it.
-        client: Returns the HTTP client to send with: the caller's, or one of the stream's own, because streams hold
-            their connections and would leave none to the calls.
+        client: Returns the HTTP client to send with: the caller's, or one for streams only, because streams keep their
+            connections and would leave none for calls.
         client_is_external: Whether it is the caller's.
-        is_closed: Says whether the Perkamo client was closed.
-        hooks: What is notified of connections.
-        server: Host and port of the service, for these.
-        quota: What the client's calls may spend on retries; streams only tell it.
-        close_notifier: Tells it to those who wait.
+        is_closed: Returns whether the Perkamo client was closed.
+        hooks: The hooks that are notified of connections.
+        server: Host and port of the service, for the hooks.
+        quota: The retry quota of the client's calls. Streams report it to hooks, and take nothing from it.
+        close_notifier: Notifies streams that wait when the client is closed.
     """
 
     base_url: str
@@ -108,14 +108,14 @@ class StreamOrigin:
 
 @frozen
 class Subscription:
-    """What each connection of a stream asks for, and how.
+    """Makes the connections of one stream.
 
     Attributes:
-        origin: Where it comes from.
+        origin: The settings of its client.
         call: Path and label.
-        token: What opens the stream.
+        token: The stream token or its supplier.
         idle_timeout: Seconds without a byte after which a connection counts as lost; None for no limit.
-        clock: What limits and waits go by, and where jitter comes from.
+        clock: The clock of limits and waits, and the source of jitter.
     """
 
     origin: StreamOrigin
@@ -125,7 +125,7 @@ class Subscription:
     clock: Clock = field(factory=Clock)
 
     def observe(self) -> Observation | None:
-        """Begin to tell hooks and the log of a connection and its attempts; None where nobody wants to know."""
+        """Return the observation of a connection and its attempts, for hooks and the log; None if nobody watches."""
         origin = self.origin
         if not (origin.hooks or logger.isEnabledFor(logging.INFO)):
             return None
@@ -137,14 +137,14 @@ class Subscription:
         """Make one request and look at the head of its answer.
 
         Args:
-            client: What to send with.
+            client: The HTTP client to send with.
             last_event_id: Where to resume; ``""`` for now.
-            number: Which attempt in a row this is, from 1.
-            observation: What is notified of it.
+            number: The number of this attempt in a row, from 1.
+            observation: Notifies hooks and the log of it; None if nobody watches.
 
         Raises:
             PerkamoClosedError: The client was closed.
-            PerkamoError: The token's supplier failed for good.
+            PerkamoError: The token's supplier failed permanently.
         """
         if self.origin.is_closed():
             raise PerkamoClosedError(f"{self.call.label}: the client is closed.")
@@ -202,19 +202,19 @@ class Subscription:
         if len(position) <= MAX_ID_BYTES and _SENDABLE.fullmatch(position):
             headers.append((b"Last-Event-ID", position))
         if self.origin.client_is_external:
-            # Stock httpx loses a pool's slot when it is cancelled, so a caller's client may time out by itself first.
+            # Stock httpx loses a pool's slot when it is cancelled, so a caller's client can time out by itself first.
             limits = {"connect": seconds, "read": self.idle_timeout, "write": seconds, "pool": seconds}
             request = httpx.Request("GET", url, headers=headers, extensions={"timeout": limits})
             return request, SentPath(bearer, url.raw_path, path, client)
-        # After its end a connection is of no use to the stream: a kept one would often be dead when it reconnects. A
-        # caller's client may speak HTTP/2, which has no such header.
+        # A connection is not reused after a stream: it would often be dead when the stream reconnects. A caller's
+        # client may speak HTTP/2, which does not allow this header.
         headers.append((b"Connection", b"close"))
         if heeds_target(client):
             return httpx.Request("GET", url, headers=headers, extensions={"target": path}), bearer
         return httpx.Request("GET", url, headers=headers), SentPath(bearer, url.raw_path, path, client)
 
     async def _accept(self, attempt: Attempt, response: httpx.Response) -> "StreamConnection | Failure | NoMoreEvents":
-        """Accept a stream. Of an error the body is read, within bounds; no event comes out of either."""
+        """Accept a stream, or classify another answer. The body of an error is read, within bounds."""
         coding = content_coding(response.headers.get("content-encoding"))
         if response.status_code == 200 and _media_type(response) == CONTENT_TYPE and coding != "unknown":
             return StreamConnection(response, self, attempt, inflater=None if coding is None else Inflater(coding))
@@ -223,13 +223,13 @@ class Subscription:
             if response.status_code >= 300 and _media_type(response) != CONTENT_TYPE:  # a stream has no end
                 data = await read_answer(response)
         except (httpx.HTTPError, httpx.StreamError):
-            pass  # the status says enough
+            pass  # the status is enough
         finally:
             await _close(response)
         return self._refuse(attempt, response, data)
 
     def _refuse(self, attempt: Attempt, response: httpx.Response, data: bytes | ValueError) -> Failure | NoMoreEvents:
-        """Say what an answer means that is not a stream."""
+        """Classify an answer that is not a stream."""
         if response.status_code == 204:
             return NoMoreEvents(_head(attempt, response))
         verdict = classify_response(attempt, response, data)
@@ -262,10 +262,10 @@ def _media_type(response: httpx.Response) -> str:
 
 
 class StreamConnection:
-    """An open stream: its head was accepted, its body is to be read.
+    """An open stream: its head was accepted, and its body is still to be read.
 
     Attributes:
-        head: The beginning of the answer.
+        head: The head of the answer.
         since: When it was opened, by the subscription's clock.
     """
 
@@ -283,7 +283,8 @@ class StreamConnection:
     async def read(self) -> bytes | Failure:
         """Wait for the next bytes of the body, or for the end of the connection.
 
-        A limit counts while this waits, not while the consumer is busy; any byte ends it, also that of a comment.
+        The time limit counts only while this waits, not while the consumer is busy. Any byte, even of a comment, resets
+        it.
         """
         result: bytes | Problem = Problem("timeout")
         with self._subscription.clock.limit(self._subscription.idle_timeout):
@@ -294,7 +295,7 @@ class StreamConnection:
         """Close the connection, also within a cancelled scope."""
         await _close(self._response)
         with anyio.move_on_after(CLOSE_SECONDS, shield=True), suppress(Exception):
-            async for _ in self._chunks:  # fails at once, which ends the generators inside: trio wants them ended
+            async for _ in self._chunks:  # fails at once and thereby ends the generators inside, as trio requires
                 pass
 
     async def _read(self) -> bytes | Problem:

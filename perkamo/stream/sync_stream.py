@@ -1,6 +1,6 @@
 # pyright: reportPrivateUsage=false
 # A twin and its async class are one thing.
-"""The customer stream: live customer state as an iterator that reconnects, resumes and watches for silence.
+"""The customer stream: live customer state as an iterator that reconnects, resumes and notices silence.
 
 GENERATED from stream/stream.py by ``python -m perkamo.sync.codegen``: change that file, never this one.
 """
@@ -20,22 +20,22 @@ from perkamo.sync.portal import finalize_soon, run
 class SyncCustomerStream:
     """A customer's updates, as they happen. Made by ``client.subscribe_customer``.
 
-    Iterate it within ``with``, which closes it however the block is left. One thread iterates at a time; another
-    may close it. Nothing is read from the service before an update is asked for, and nothing is read ahead.
+    Iterate it within ``with``, which always closes it. One thread iterates at a time; another thread may close it.
+    Nothing is read from the service before an update is asked for, and nothing is read ahead.
 
-    What it does where the standard leaves a choice:
+    Its behavior where the standard leaves a choice:
 
-    - A connection that ends, breaks or stays silent (no byte, not even a comment, for ``idle_timeout``) is made again,
-      also the first one, and resumed by Last-Event-ID. So are 408, 425, 429, 5xx, a 409 that says when, and retryable
-      errors of the token's supplier. ``ReconnectPolicy`` says how; what has been delivered starts the count
-      again. TLS that is refused, and errors of your own HTTP client's hooks and transport, raise.
-    - 401 and 403 ask the token's supplier for a fresh one, once and at once. A fixed token fails.
-    - 204 ends the iteration. Any other status or content type, a redirect (a token must not travel to another place;
-      the standard would follow) and an event of more than 1 MiB raise.
-    - Each connection asks for a token, since one lives for minutes only, and no server key is sent on any of them.
-    - An id that a header can't carry (spaces around it, control characters, more than 4 KiB) is not sent.
-    - What the service sends again after a resume is delivered again.
-    - A stream that ended, failed or was closed stays so: iterating it again stops at once.
+    - If a connection fails, ends, breaks or stays silent (no byte, not even a comment, for ``idle_timeout``), the
+      stream reconnects and resumes by Last-Event-ID. So it does after 408, 425, 429, 5xx, a 409 with Retry-After, and
+      retryable errors of the token's supplier. ``ReconnectPolicy`` says when. A delivered update resets the count of
+      failed attempts. TLS errors, and errors of your own HTTP client's hooks and transport, are raised.
+    - After 401 or 403, the token's supplier is asked once, at once, for a fresh token. A fixed token fails.
+    - 204 ends the iteration. Any other status or content type, a redirect (the standard would follow it, but a token
+      must not be sent to another host) and an event of more than 1 MiB raise.
+    - Each connection asks for a token, because a token is valid for minutes only. No server key is sent.
+    - An id that is not valid in a header (spaces around it, control characters, more than 4 KiB) is not sent.
+    - Events that the service sends again after a resume are delivered again.
+    - A stream that ended, failed or was closed stays closed: iterating it again stops at once.
 
     Example:
         >>> with perkamo.subscribe_customer("customer_123", token) as stream:
@@ -54,13 +54,13 @@ class SyncCustomerStream:
         bad_data: BadData,
         on_state: Callable[[StreamState], None] | None,
     ) -> None:
-        """Keep what ``client.subscribe_customer`` has checked; nothing is sent.
+        """Keep the arguments, which ``client.subscribe_customer`` has checked; nothing is sent.
 
         Args:
-            subscription: What each connection asks for.
-            reconnect: How a connection is made again.
+            subscription: Makes the connections.
+            reconnect: When the stream reconnects.
             last_event_id: Where to begin; ``""`` for now.
-            bad_data: What happens to an event whose data is not a customer.
+            bad_data: What happens to an event whose data is not a valid customer.
             on_state: Called with each new state.
         """
         self._async = CustomerStream(
@@ -70,23 +70,23 @@ class SyncCustomerStream:
 
     @property
     def state(self) -> StreamState:
-        """What the stream is doing now."""
+        """The current state."""
         return self._async.state
 
     @property
     def last_event_id(self) -> str:
-        """Where another subscription would have to resume: after the last update that was delivered."""
+        """Where another subscription has to resume: after the last update that was delivered."""
         return self._async.last_event_id
 
     def receive(self) -> CustomerUpdate | None:
-        """Wait for the next update; connect and reconnect meanwhile where that is due.
+        """Wait for the next update; connect and reconnect if necessary.
 
         Returns:
-            The update, or None when there are no more.
+            The update, or None if there are no more.
 
         Raises:
-            PerkamoStreamError: The stream failed in a way that reconnecting does not repair, or too often in a row, or
-                sent something that is not a customer, or is being iterated already.
+            PerkamoStreamError: The stream failed permanently or too often in a row, sent an event that is not a valid
+                customer, or is being iterated by another thread.
             PerkamoError: The token's supplier failed, or the client is closed.
         """
         return run(self._async.receive)
@@ -101,7 +101,7 @@ class SyncCustomerStream:
             on_error: Called with the error that ended the stream; without it, the error is raised.
 
         Raises:
-            PerkamoError: As ``receive`` does, where there is no ``on_error``.
+            PerkamoError: Like ``receive``, if there is no ``on_error``.
         """
         with self:
             while True:
@@ -117,9 +117,9 @@ class SyncCustomerStream:
                 on_customer(update.customer)
 
     def close(self) -> None:
-        """Close the connection at once, whatever the stream is doing; an iteration in another thread stops.
+        """Close the connection at once, in any state; an iteration in another thread stops.
 
-        Doing it twice is fine.
+        It may be called more than once.
         """
         run(self._async.aclose)
 
@@ -139,7 +139,7 @@ class SyncCustomerStream:
         self.close()
 
     def __del__(self) -> None:
-        """Complain about a stream that was left open, and name the remedy."""
+        """Warn of a stream that was left open, and name the remedy."""
         if hasattr(self, "_async"):  # not when construction failed
             try:
                 self._async._complain(self, "use it with 'with', or call 'stream.close()'")

@@ -1,4 +1,4 @@
-"""What opens a customer's stream: a short-lived token, or whoever can be asked for a fresh one."""
+"""The token that opens a customer's stream, or its supplier."""
 
 from collections.abc import Awaitable, Callable, Generator
 from typing import TypeAlias
@@ -27,7 +27,7 @@ class TokenSource:
         return self._supplier is not None
 
     def check(self) -> None:
-        """Refuse what is not a token.
+        """Check the token.
 
         Raises:
             PerkamoValidationError: It is neither a token nor a function.
@@ -42,11 +42,11 @@ class TokenSource:
         raise TypeError("a stream token cannot be pickled; subscribe again where it is needed")
 
     async def auth(self) -> "Bearer":
-        """Ask for the token and return what adds it to a request.
+        """Get the token, and return an ``httpx.Auth`` that adds it to a request.
 
         Raises:
             PerkamoError: The supplier raised it.
-            PerkamoConfigurationError: The supplier raised something else, or returned no token.
+            PerkamoConfigurationError: The supplier raised another error, or returned no valid token.
         """
         if self._supplier is None:
             return self._auth
@@ -60,7 +60,7 @@ class TokenSource:
         if problem is None:
             return Bearer(given)
         del given
-        raise PerkamoConfigurationError(f"What the stream_token function returned {problem}.")
+        raise PerkamoConfigurationError(f"The result of the stream_token function {problem}.")
 
 
 StreamToken: TypeAlias = (
@@ -70,10 +70,10 @@ StreamToken: TypeAlias = (
 
 
 class Bearer(httpx.Auth):
-    """Adds the token at the last moment, out of an object that does not show it.
+    """Adds the token just before sending, from an object that does not show it.
 
     Attributes:
-        token: The token, to be kept out of texts.
+        token: The token, which must be kept out of texts.
     """
 
     __slots__ = ("token",)
@@ -88,7 +88,7 @@ class Bearer(httpx.Auth):
 
 
 def _problem(token: object) -> str | None:
-    """Say what is wrong with a token, without showing it."""
+    """Return what is wrong with a token, without showing it."""
     text = token.token if isinstance(token, BrowserToken) else token
     if not isinstance(text, str):
         return "is neither text nor a BrowserToken"

@@ -1,16 +1,16 @@
 """The pytest plugin: fixtures over the sandbox, for tests of applications that use this library.
 
-It is found by its entry point; none of it runs for a test that asks for none of the fixtures.
+pytest finds it by its entry point. It does nothing for a test that does not ask for its fixtures.
 
     def test_a_purchase_earns_points(perkamo_sandbox, perkamo_client):
         perkamo_client.emit("customer_123", "purchase.completed", {"amount": 12900})
 
         perkamo_sandbox.assert_emitted("purchase.completed", user_id="customer_123", context={"amount": 12900})
 
-``@pytest.mark.perkamo(program=…, now=…)`` on a test, a class or a module gives the sandbox another program and a time
-at which its clock is stopped. Of several marks, the closest that names an argument decides about it.
+``@pytest.mark.perkamo(program=…, now=…)`` on a test, a class or a module gives the sandbox another program, and a time
+at which its clock is stopped. If several marks name the same argument, the closest one counts.
 
-``@pytest.mark.perkamo_faults`` runs a test once undisturbed, then once more for each of its requests and each fault.
+``@pytest.mark.perkamo_faults`` runs a test once without faults, then once more for each of its requests and each fault.
 """
 
 from collections.abc import Generator, Iterator
@@ -32,13 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        "perkamo_faults(allow=(), depth=1, seed=0, limit=None): run the test once undisturbed, then once more for each "
+        "perkamo_faults(allow=(), depth=1, seed=0, limit=None): run the test once without faults, then once for each "
         "of its requests and each fault; every run must end the same",
     )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what runs one pair of a request and a fault alone."""
+    """Add the option that runs a single pair of a request and a fault."""
     parser.getgroup("perkamo").addoption(
         "--perkamo-fault",
         action="append",
@@ -50,10 +50,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test with the mark as often as it takes."""
+    """Make all runs of a test with the mark."""
     if item.get_closest_marker("perkamo_faults") is None:
         return None
-    from perkamo.testing.every_fault import run_all  # noqa: PLC0415 - loaded by those who ask for it
+    from perkamo.testing.every_fault import run_all  # noqa: PLC0415 - imported only if it is used
 
     run_all(cast("pytest.Function", item), nextitem)
     return True
@@ -61,17 +61,17 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Disturb a run of a test with the mark."""
+    """Inject the fault into a run of a test with the mark."""
     if item.get_closest_marker("perkamo_faults") is None:
         return (yield)
-    from perkamo.testing.every_fault import disturbed  # noqa: PLC0415 - loaded by those who ask for it
+    from perkamo.testing.every_fault import disturbed  # noqa: PLC0415 - imported only if it is used
 
     with disturbed(item):
         return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what each test with the mark tried."""
+    """Report the faults that each test with the mark tried."""
     reports = [report for name in ("passed", "failed") for report in terminalreporter.getreports(name)]
     lines = [
         f"{report.nodeid}: {summary}"
@@ -89,7 +89,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note which test passed: only there is a fault that never fired a failure."""
+    """Record whether the test passed: a fault that never fired fails only a test that passed otherwise."""
     report = yield
     if call.when == "call":
         item.stash[_PASSED] = report.passed
@@ -98,8 +98,8 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def _perkamo_sandbox() -> "Iterator[Sandbox]":  # pyright: ignore[reportUnusedFunction] - pytest finds it by its name
-    """One for each process, so that the workers of xdist share nothing."""
-    from perkamo.sandbox import Sandbox  # noqa: PLC0415 - loaded by those who ask for it
+    """One sandbox for each process, so that the workers of xdist share nothing."""
+    from perkamo.sandbox import Sandbox  # noqa: PLC0415 - imported only if it is used
 
     sandbox = Sandbox().start()
     yield sandbox
@@ -108,17 +108,17 @@ def _perkamo_sandbox() -> "Iterator[Sandbox]":  # pyright: ignore[reportUnusedFu
 
 @pytest.fixture
 def perkamo_sandbox(request: pytest.FixtureRequest, _perkamo_sandbox: "Sandbox") -> "Iterator[Sandbox]":
-    """A small Perkamo on a free port of this machine, as new for each test.
+    """A local Perkamo service on a free port, reset for each test.
 
     A fault that was armed and never fired fails a test that passes otherwise.
     """
-    from perkamo.testing.mark import renew  # noqa: PLC0415 - loaded by those who ask for it
+    from perkamo.testing.mark import renew  # noqa: PLC0415 - imported only if it is used
 
     renew(_perkamo_sandbox, request.node)
     request.node.stash[_PASSED] = False
     yield _perkamo_sandbox
     if request.node.get_closest_marker("perkamo_faults") is not None:
-        from perkamo.testing.every_fault import end_trial  # noqa: PLC0415 - loaded by those who ask for it
+        from perkamo.testing.every_fault import end_trial  # noqa: PLC0415 - imported only if it is used
 
         end_trial(request.node, _perkamo_sandbox)
     unfired = "; ".join(_perkamo_sandbox.faults.unfired)
@@ -137,8 +137,8 @@ def perkamo_env(perkamo_sandbox: "Sandbox", monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def perkamo_client(request: pytest.FixtureRequest, perkamo_sandbox: "Sandbox") -> "Iterator[PerkamoClient]":
-    """A client of ``perkamo_sandbox`` that tries again as usual, without the random waits. It is closed for you."""
-    from perkamo.testing.clients import sync_client  # noqa: PLC0415 - loaded by those who ask for it
+    """A client of ``perkamo_sandbox`` that retries as usual, but without random waits. It is closed for you."""
+    from perkamo.testing.clients import sync_client  # noqa: PLC0415 - imported only if it is used
 
     with sync_client(perkamo_sandbox, late=_is_late(request)) as client:
         yield client
@@ -146,11 +146,11 @@ def perkamo_client(request: pytest.FixtureRequest, perkamo_sandbox: "Sandbox") -
 
 @pytest.fixture
 def async_perkamo_client(request: pytest.FixtureRequest, perkamo_sandbox: "Sandbox") -> "Iterator[AsyncPerkamoClient]":
-    """An async client of ``perkamo_sandbox`` that tries again as usual, without the random waits.
+    """An async client of ``perkamo_sandbox`` that retries as usual, but without random waits.
 
-    It is closed for you, and serves any event loop: of pytest-asyncio, anyio or trio, of a test client, of your own.
+    It is closed for you. It works in any event loop: that of pytest-asyncio, anyio or trio, of a test client, your own.
     """
-    from perkamo.testing.clients import async_client  # noqa: PLC0415 - loaded by those who ask for it
+    from perkamo.testing.clients import async_client  # noqa: PLC0415 - imported only if it is used
 
     with async_client(perkamo_sandbox, late=_is_late(request)) as client:
         yield client
@@ -159,6 +159,6 @@ def async_perkamo_client(request: pytest.FixtureRequest, perkamo_sandbox: "Sandb
 def _is_late(request: pytest.FixtureRequest) -> bool:
     if request.node.get_closest_marker("perkamo_faults") is None:
         return False
-    from perkamo.testing.every_fault import is_late  # noqa: PLC0415 - loaded by those who ask for it
+    from perkamo.testing.every_fault import is_late  # noqa: PLC0415 - imported only if it is used
 
     return is_late(request.node)

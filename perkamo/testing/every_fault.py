@@ -1,7 +1,7 @@
-"""``@pytest.mark.perkamo_faults``: runs a test once undisturbed, then once more for each request and each fault.
+"""``@pytest.mark.perkamo_faults``: runs a test once without faults, then once more for each request and each fault.
 
-A run is the whole of it, fixtures of the function's scope included, so that each one is as new under whatever plugin
-runs the test. Only the outcome of all runs together is reported, as that of one test.
+Each run is complete, with fresh fixtures of function scope, whichever plugin runs the test. The outcome of all runs is
+reported as that of one test.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias, cast
 from unittest import TestCase
 
 import pytest
-from _pytest.runner import runtestprotocol  # what plugins that run a test again are built on; there is no public one
+from _pytest.runner import runtestprotocol  # plugins that run a test again use it; there is no public one
 from attrs import define, field
 
 from perkamo.sandbox import Sandbox
@@ -25,7 +25,7 @@ from perkamo.sandbox.trials.trial import Allowed, Trial
 MARK: Final = "perkamo_faults"
 OPTION: Final = "--perkamo-fault"
 SUMMARY: Final = "perkamo_faults"
-"""The user property of a report that holds its summary line, which travels from xdist's workers."""
+"""The user property with the summary line of a report, which xdist's workers send along."""
 
 _USAGE: Final = "@pytest.mark.perkamo_faults(allow=…, depth=1, seed=0, limit=None)"
 _When: TypeAlias = Literal["setup", "call", "teardown"]
@@ -37,11 +37,11 @@ _NEEDS_SANDBOX: Final = (
 
 
 def run_all(item: pytest.Function, nextitem: pytest.Item | None) -> None:
-    """Run a test with the mark as often as it takes, and report it as one.
+    """Make all runs of a test with the mark, and report them as one test.
 
     Args:
         item: The test.
-        nextitem: The test after it, as pytest says.
+        nextitem: The next test, from pytest.
     """
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in (*_reports(item), *_tear_down(item, nextitem)):
@@ -51,7 +51,7 @@ def run_all(item: pytest.Function, nextitem: pytest.Item | None) -> None:
 
 @contextmanager
 def disturbed(item: pytest.Item) -> Generator[None]:
-    """Put a run's trial around the test's function, for the call within the block.
+    """Wrap the test's function in a run's trial, within the block.
 
     Args:
         item: The test, set up.
@@ -64,7 +64,7 @@ def disturbed(item: pytest.Item) -> Generator[None]:
     instance: object = item.instance
     sandbox = cast("Sandbox", item.funcargs["perkamo_sandbox"])
     item.obj = _wrapped(cast("Callable[..., object]", original), trial, sandbox)
-    if isinstance(instance, TestCase):  # an async one takes its method from the instance
+    if isinstance(instance, TestCase):  # for an async test, plugins take the method from the instance
         setattr(instance, item.name, item.obj)
     try:
         yield
@@ -76,14 +76,14 @@ def disturbed(item: pytest.Item) -> Generator[None]:
 
 
 def end_trial(item: pytest.Item, sandbox: Sandbox) -> None:
-    """Keep how the sandbox stands at the end of a run, when all other fixtures have been torn down."""
+    """Keep the sandbox's state at the end of a run, when all other fixtures have been torn down."""
     trial = item.stash.get(_TRIAL, None)
     if trial is not None:
         trial.end(sandbox)
 
 
 def is_late(item: pytest.Item) -> bool:
-    """Return whether a test is in a run in which an answer is later than its client waits."""
+    """Return whether a test is in a run with an answer that comes later than its client waits."""
     trial = item.stash.get(_TRIAL, None)
     return trial is not None and trial.is_late
 
@@ -115,10 +115,10 @@ class _Runs:
     failed: list[pytest.TestReport] = field(factory=list[pytest.TestReport])
 
     def run(self, trial: Trial) -> list[pytest.TestReport]:
-        """Run it once, as new; the fixtures of wider scopes stay."""
+        """Run it once with fresh fixtures; the fixtures of wider scopes stay."""
         self.item.stash[_TRIAL] = trial
         try:
-            # Up to the test itself everything is torn down: its parent stands for a test that follows it there.
+            # The parent as the next item makes pytest tear down the test itself, and nothing wider.
             reports = runtestprotocol(self.item, log=False, nextitem=cast("pytest.Item", self.item.parent))
         finally:
             del self.item.stash[_TRIAL]
@@ -126,7 +126,7 @@ class _Runs:
         return reports
 
     def run_and_note(self, trial: Trial) -> None:
-        """Run it, and note on the trial how it ended."""
+        """Run it, and record in the trial how it ended."""
         bad = [report for report in self.run(trial) if not _is_good(report)]
         if bad:
             self.failed.extend(bad)
@@ -134,7 +134,7 @@ class _Runs:
 
 
 def _reports(item: pytest.Function) -> list[pytest.TestReport]:
-    """Make all runs; return the reports of the one test that they are."""
+    """Make all runs; return their reports as those of one test."""
     plan = _plan_or_problem(item)
     if isinstance(plan, str):
         return [_make_report(item, "setup", plan)]
@@ -166,12 +166,12 @@ def _failure(item: pytest.Function, report: FaultReport, failed: Sequence[pytest
 
 
 def _is_good(report: pytest.TestReport) -> bool:
-    """Return whether nothing failed; a test that is strictly expected to fail is reported as failed then."""
+    """Return whether the run passed; for a test with a strict xfail, a pass is reported as failed."""
     return report.passed or (report.failed and str(report.longrepr).startswith("[XPASS(strict)]"))
 
 
 def _tear_down(item: pytest.Function, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
-    """Tear down what the next test does not need of the wider scopes; return a report where that fails."""
+    """Tear down the fixtures of wider scopes that the next test does not need; return a report if that fails."""
     state = item.session._setupstate  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - there is no public one
     report = _report_of(item, "teardown", lambda: state.teardown_exact(nextitem))
     return [] if report.passed else [report]
@@ -191,11 +191,11 @@ def _report_of(item: pytest.Function, when: _When, what: Callable[[], None]) -> 
 
 
 def _why(report: pytest.TestReport, trial: Trial) -> str:
-    """Say with what a run ended, and what to do about it."""
+    """Return how a run ended, and what to do about it."""
     crash: object = getattr(getattr(report.longrepr, "reprcrash", None), "message", None)
     message = str(crash or report.longreprtext).strip()
     where = "" if report.when == "call" else f" in {report.when}"
-    advice = "handle it in the flow; or allow it, when a second run of the flow repairs it: allow=…"
+    advice = "handle it in the flow; or allow it, if a second run of the flow repairs it: allow=…"
     if trial.allowed_error is not None:
         return f"ended with {trial.allowed_error}, which is allowed, and its second run fails{where}: {message}"
     return f"ended{where} with {message}\n{advice}" if not message.startswith("assert") else f"fails: {message}"

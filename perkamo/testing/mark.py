@@ -12,7 +12,7 @@ _USAGE: Final = "@pytest.mark.perkamo(program=…, now=…)"
 
 
 def renew(sandbox: Sandbox, node: pytest.Item) -> None:
-    """Make the sandbox as new, with the program and the time that the closest marks name.
+    """Reset the sandbox, with the program and the time that the closest marks name.
 
     Raises:
         pytest.UsageError: A mark is wrong.

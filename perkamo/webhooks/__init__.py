@@ -1,11 +1,11 @@
-"""Webhooks: what Perkamo tells an application's own server, parsed, checked and handled once.
+"""Webhooks: deliveries of Perkamo to an application's own server, parsed, checked and handled once.
 
-**Deliveries are unsigned in their first version (published): anybody who knows the address can post one.** Take a
-delivery as a hint that something happened, keep the address secret (``secret_matches``), and read the truth with
-``client.customer(delivery.data.user_id)`` before anything of value is done.
+**Deliveries are unsigned in their first version (published): anybody who knows the address can post one.** Treat a
+delivery as a hint that something happened. Keep the address secret (``secret_matches``), and read the customer with
+``client.customer(delivery.data.user_id)`` before you do anything of value.
 
-Deliveries repeat until they are answered with a 2xx within 5 seconds (published): ``deduplicate`` runs a handler once
-for each delivery id.
+Deliveries are repeated until they are answered with a 2xx within 5 seconds (published): ``deduplicate`` runs a handler
+once for each delivery id.
 """
 
 from perkamo.webhooks.delivery import (

@@ -1,4 +1,4 @@
-"""A delivery's headers and body -> ``WebhookDelivery``, strictly, whatever framework received them."""
+"""Parses a delivery's headers and body, from any framework, into a ``WebhookDelivery``. The parser is strict."""
 
 import hmac
 import logging
@@ -34,14 +34,14 @@ class _HasItems(Protocol):
 
 
 WebhookHeaders: TypeAlias = _HasItems | Iterable[tuple[object, object]]
-"""Headers as frameworks hand them over.
+"""Headers as frameworks provide them.
 
 A mapping of text or bytes in any case of letters, pairs as in ASGI, or a WSGI environ as in Django's ``request.META``.
 """
 
 
 class PerkamoWebhookError(PerkamoError, ValueError):
-    """What came is not a delivery of Perkamo's: answer 400. The text holds nothing of what came."""
+    """The request is not a delivery of Perkamo: answer 400. The text does not repeat anything of the request."""
 
 
 @frozen
@@ -61,7 +61,7 @@ class WebhookSpace(Part):
 
 @frozen
 class WebhookData(Part):
-    """What happened (published); ``raw`` has the effects, too, whose shape is not.
+    """What happened (published). ``raw`` has the effects, too, whose shape is unpublished.
 
     Attributes:
         user_id: The application's own id of the customer.
@@ -100,12 +100,12 @@ class WebhookDelivery(Serializable):
 
     Attributes:
         delivery_id: The same in every repetition: the idempotency key (published).
-        attempt: Which repetition this is, from 1.
-        id: The id of what happened, such as ``evt_…``.
-        type: What happened: the event key, such as ``purchase.completed``.
+        attempt: The number of this attempt, from 1.
+        id: The id of the event, such as ``evt_…``.
+        type: The event key, such as ``purchase.completed``.
         created_at: When the delivery was made.
         data: What happened.
-        raw: The body as it came, with every field that this library does not know.
+        raw: The body as it came, including fields that this library does not know.
     """
 
     delivery_id: str
@@ -120,15 +120,15 @@ class WebhookDelivery(Serializable):
     def parse(cls, headers: WebhookHeaders, body: bytes | bytearray | memoryview | str) -> "WebhookDelivery":
         """Read a delivery.
 
-        Unknown fields are kept in ``raw``; of ``x-perkamo-event`` and ``x-perkamo-space``, which repeat what the body
-        says, nothing is read.
+        Unknown fields are kept in ``raw``. ``x-perkamo-event`` and ``x-perkamo-space`` are not read: they repeat what
+        the body says.
 
         Args:
-            headers: The request's headers, as any framework hands them over.
+            headers: The request's headers, as any framework provides them.
             body: The request's body as it came, at most 256 KiB.
 
         Raises:
-            PerkamoWebhookError: It has no delivery id, is too large, or not of the published shape.
+            PerkamoWebhookError: It has no delivery id, is too large, or does not have the published shape.
         """
         delivery_id, attempt = _delivery_id(headers), _attempt(headers)
         data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
@@ -144,16 +144,16 @@ class WebhookDelivery(Serializable):
 
 
 def secret_matches(given: str | bytes | None, secret: str | bytes) -> bool:
-    """Compare a secret of a path or header with the right one, in a time that tells nothing of how much is right.
+    """Compare the secret in a path or header with the right one, in constant time.
 
-    Where it does not match, the log ``perkamo.webhooks`` has a warning, without either of them.
+    If they differ, the logger ``perkamo.webhooks`` gets a warning, which shows neither.
 
     Args:
-        given: What came with the request, or None where there was none.
-        secret: The right one; long and random, such as from ``secrets.token_urlsafe()``.
+        given: The secret that came with the request, or None if there was none.
+        secret: The right secret; long and random, for example from ``secrets.token_urlsafe()``.
 
     Raises:
-        PerkamoConfigurationError: The right one is empty, which everybody would guess.
+        PerkamoConfigurationError: The right secret is empty, so everybody would pass.
     """
     right = _as_bytes(secret)
     if not right:
@@ -177,7 +177,7 @@ def _as_bytes(text: str | bytes) -> bytes:
 def _delivery_id(headers: WebhookHeaders) -> str:
     value = _header(headers, _DELIVERY)
     if value is None or not value.strip():
-        raise _refusal(f"has no {_DELIVERY} header, without which repetitions can't be told apart")
+        raise _refusal(f"has no {_DELIVERY} header, which is needed to recognize repetitions")
     if len(value) > _MAX_ID_LENGTH or not value.isprintable():
         raise _refusal(f"has a {_DELIVERY} header that is not an id")
     return value

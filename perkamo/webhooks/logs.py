@@ -1,4 +1,4 @@
-"""Where the ids of handled deliveries are kept: in memory, or in a SQLite file that several processes share."""
+"""Logs that keep the ids of handled deliveries: in memory, or in a SQLite file that several processes share."""
 
 import os
 import secrets
@@ -22,17 +22,17 @@ CREATE TABLE IF NOT EXISTS handled(
   id TEXT PRIMARY KEY, token TEXT, since REAL NOT NULL, until REAL NOT NULL, forget REAL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS handled_claims ON handled(token) WHERE token IS NOT NULL;
 CREATE INDEX IF NOT EXISTS handled_forget ON handled(forget) WHERE token IS NULL"""
-"""A claim has a token, a handled delivery none. ``since`` and ``until`` are seconds since the machine was started."""
+"""A claim has a token; a handled delivery has none. ``since`` and ``until`` are seconds since the machine started."""
 _END_CLAIMS: Final = "DELETE FROM handled WHERE token IS NOT NULL AND NOT (since <= :now AND :now < until)"
-"""Also where ``since`` lies ahead: then the machine was started again after it was written."""
+"""Also if ``since`` is in the future: then the machine was restarted after it was written."""
 _FORGET: Final = "DELETE FROM handled WHERE token IS NULL AND forget <= :today AND NOT (since <= :now AND :now < until)"
-"""By both clocks: one that was set wrong must not forget what was handled a minute ago."""
+"""By both clocks: if the wall clock was set wrong, deliveries of a minute ago must not be forgotten."""
 
 NOT_HANDLED: Final = "The delivery was not handled; answer with status 503."
 HANDLED: Final = "The delivery was handled; answer with a 2xx. A repetition may be handled again."
 NOT_RELEASED: Final = (
-    "The delivery was not handled; answer with status 503. Its claim stays until its lease ends, and a repetition after"
-    " that is handled."
+    "The delivery was not handled; answer with status 503. Its claim stays until its lease ends; a repetition after "
+    "that is handled."
 )
 
 
@@ -40,14 +40,14 @@ class PerkamoDeliveryLogError(PerkamoError):
     """The log of deliveries can't be used now.
 
     Attributes:
-        handled: Whether the delivery was handled before the log failed: then answer 2xx, because a repetition would be
-            handled again. Else answer 503, so that it is repeated.
+        handled: Whether the delivery was handled before the log failed. If so, answer 2xx, because a repetition would
+            be handled again. If not, answer 503, so that it is repeated.
     """
 
     handled: bool
 
     def __init__(self, message: str, *, handled: bool = False) -> None:
-        """Say why, whether the delivery was handled, and what to answer."""
+        """Make the text: why, whether the delivery was handled, and what to answer."""
         super().__init__(message, retryable=not handled)
         self.handled = handled
 
@@ -57,8 +57,8 @@ class Claim:
     """The answer to a claim on a delivery.
 
     Attributes:
-        state: ``"mine"``: handle it; ``"done"``: it was handled; ``"busy"``: somebody is handling it.
-        token: Tells this claim from a later one of the same delivery.
+        state: ``"mine"``: handle it; ``"done"``: it was handled; ``"busy"``: another handler has it.
+        token: Identifies this claim among several of the same delivery.
     """
 
     state: Literal["mine", "done", "busy"]
@@ -66,10 +66,10 @@ class Claim:
 
 
 class DeliveryLog(Protocol):
-    """Keeps delivery ids. Its methods may block, and are called from any thread."""
+    """Keeps delivery ids. The methods may block, and may be called from any thread."""
 
     def claim(self, delivery_id: str) -> Claim:
-        """Ask to handle a delivery; of several that ask at once, one gets it."""
+        """Claim a delivery; if several claim it at once, one gets it."""
         ...
 
     def done(self, delivery_id: str) -> None:
@@ -77,12 +77,12 @@ class DeliveryLog(Protocol):
         ...
 
     def failed(self, delivery_id: str, token: str) -> None:
-        """Give the claim with this token back, so that a repetition is handled."""
+        """Release the claim with this token, so that a repetition is handled."""
         ...
 
 
 _memory_lock = threading.RLock()
-"""One for all logs in memory, each of which holds it for a look into a dict. A fork waits for it."""
+"""One for all logs in memory, because each holds it only for a dict lookup. A fork waits for it."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
@@ -91,10 +91,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class MemoryDeliveryLog:
-    """A log for one process, which forgets everything at its end.
+    """A log in the memory of one process.
 
     Args:
-        max_entries: How many handled deliveries it remembers, the latest ones; at least 1.
+        max_entries: How many of the latest handled deliveries it remembers; at least 1.
 
     Raises:
         PerkamoConfigurationError: max_entries is below 1.
@@ -109,7 +109,7 @@ class MemoryDeliveryLog:
         self._done: dict[str, None] = {}
 
     def claim(self, delivery_id: str) -> Claim:
-        """Ask to handle a delivery; of several that ask at once, one gets it."""
+        """Claim a delivery; if several claim it at once, one gets it."""
         with self._lock:
             if delivery_id in self._done:
                 return Claim("done")
@@ -127,7 +127,7 @@ class MemoryDeliveryLog:
                 del self._done[next(iter(self._done))]
 
     def failed(self, delivery_id: str, token: str) -> None:
-        """Give the claim with this token back, so that a repetition is handled."""
+        """Release the claim with this token, so that a repetition is handled."""
         with self._lock:
             if self._busy.get(delivery_id) == token:
                 del self._busy[delivery_id]
@@ -136,21 +136,21 @@ class MemoryDeliveryLog:
 class SqliteDeliveryLog:
     """A log in a SQLite file, for several processes of one machine.
 
-    It holds delivery ids, and nothing else of a delivery. A claim ends with its lease when its process dies, so a
-    handler that takes longer than the lease may be run again meanwhile. The lease is measured by the time since the
-    machine was started, which nobody sets; a claim from before that has ended.
+    It contains delivery ids, and nothing else of a delivery. If a process dies, its claim ends with the lease. So a
+    handler that takes longer than the lease may be run a second time. The lease is measured by the time since the
+    machine started, which nobody can set; claims from before a restart have ended.
 
     Args:
-        path: The file, on a local disk; made when it is not there.
-        lease: Seconds after which a claim that was neither done nor given back counts for nothing.
-        keep: Seconds for which a handled delivery is remembered, at least.
+        path: The file, on a local disk; created if it is missing.
+        lease: Seconds after which a claim that was neither completed nor released ends.
+        keep: The least seconds for which a handled delivery is remembered.
 
     Raises:
         PerkamoConfigurationError: A time is not above 0.
-        PerkamoDeliveryLogError: The file can't be made or opened, or is not one of SQLite's.
+        PerkamoDeliveryLogError: The file can't be created or opened, or is not a SQLite file.
     """
 
-    # Bound here, and so not replaced by a tool that freezes time.
+    # Bound here, so that a tool that freezes time does not replace it.
     _boot_time: Callable[[], float] = (
         partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
     )
@@ -165,11 +165,11 @@ class SqliteDeliveryLog:
             connection.executescript(_SCHEMA)
 
     def claim(self, delivery_id: str) -> Claim:
-        """Ask to handle a delivery; of several that ask at once, one gets it."""
+        """Claim a delivery; if several claim it at once, one gets it."""
         token = secrets.token_hex(8)
         with self._connection(NOT_HANDLED) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            now = self._boot_time()  # after the wait for the others, whose claims are never ahead of it then
+            now = self._boot_time()  # after the wait for the others, so that no claim of theirs is later
             connection.execute(_END_CLAIMS, {"now": now})
             connection.execute(_FORGET, {"now": now, "today": self._wall_time()})
             made = connection.execute(
@@ -189,7 +189,7 @@ class SqliteDeliveryLog:
         """Remember that it was handled.
 
         Raises:
-            PerkamoDeliveryLogError: That can't be written; ``handled`` is true.
+            PerkamoDeliveryLogError: The log can't be written; ``handled`` is true.
         """
         now = self._boot_time()
         row = (delivery_id, now, now + self._keep, self._wall_time() + self._keep)
@@ -197,17 +197,17 @@ class SqliteDeliveryLog:
             connection.execute("INSERT OR REPLACE INTO handled VALUES (?, NULL, ?, ?, ?)", row)
 
     def failed(self, delivery_id: str, token: str) -> None:
-        """Give the claim with this token back, so that a repetition is handled."""
+        """Release the claim with this token, so that a repetition is handled."""
         with self._connection(NOT_RELEASED) as connection:
             connection.execute("DELETE FROM handled WHERE id = ? AND token = ?", (delivery_id, token))
 
     @contextmanager
     def _connection(self, advice: str, *, handled: bool = False) -> Generator[sqlite3.Connection]:
-        """Open the file for one step: so a log may be shared by threads and survives a fork."""
+        """Open the file for one step, so that threads can share a log and it survives a fork."""
         try:
             with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
                 yield connection
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where it quotes damaged bytes
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter if the message quotes damaged bytes
             reason = str(error)
         else:
             return

@@ -14,39 +14,39 @@ from perkamo.webhooks.logs import Claim, DeliveryLog, MemoryDeliveryLog
 _IN_THIS_PROCESS: Final = MemoryDeliveryLog()
 _NONE: Final = Claim("done")
 _BUSY: Final = (
-    "Another handler has this delivery at the moment. Answer with status 503: a repetition is skipped if that handler"
-    " succeeds, and handled if it fails."
+    "Another handler has this delivery now. Answer with status 503: the repetition is skipped if that handler succeeds,"
+    " and handled if it fails."
 )
 
 
 class PerkamoDeliveryBusyError(PerkamoError):
-    """The same delivery is being handled at this moment.
+    """The same delivery is being handled now.
 
-    Answer 503, so that it is repeated: whoever handles it may still fail.
+    Answer 503, so that it is repeated: the other handler may still fail.
     """
 
     def __init__(self, message: str = _BUSY) -> None:
-        """Say what to answer."""
+        """Make the text: what happens, and what to answer."""
         super().__init__(message, retryable=True)
 
 
-class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own do
+class deduplicate:  # noqa: N801 - named like a function, as in contextlib
     """Run the block once for each delivery.
 
-    The block gets True if it is to do its work. A repetition of what was handled gets False; a block that raises
-    or is cancelled leaves the delivery unhandled, and its repetition gets True.
+    The block gets True if it must handle the delivery, and False if the delivery was handled already. If the block
+    raises or is cancelled, the delivery is not handled, and its repetition gets True.
 
         async with deduplicate(delivery) as is_new:  # or ``with``, in sync code
             if is_new:
                 ...
 
     Args:
-        delivery: What was received.
-        log: Where handled deliveries are kept; one in this process's memory when not given, which several processes do
-            not share: give all of them a ``SqliteDeliveryLog`` of one file, or a ``PostgresDeliveryLog``.
+        delivery: The delivery.
+        log: Keeps handled deliveries; by default in the memory of this process. If several processes receive
+            deliveries, give all of them a ``SqliteDeliveryLog`` of one file, or a ``PostgresDeliveryLog``.
 
     Raises:
-        PerkamoDeliveryBusyError: It is being handled at this moment.
+        PerkamoDeliveryBusyError: It is being handled now.
         PerkamoDeliveryLogError: The log can't be used; ``.handled`` says whether the block was run.
     """
 
@@ -77,7 +77,7 @@ class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own
         try:
             return await anyio.to_thread.run_sync(self.__enter__)
         except BaseException as error:
-            # asyncio's own cancel does not wait for the thread; the claim that it may still make is given back.
+            # asyncio's own cancel does not wait for the thread, which may still make a claim: that is released.
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._give_up, error)
             raise
@@ -100,8 +100,8 @@ class deduplicate:  # noqa: N801 - it reads as what is done, as contextlib's own
                 self._release(error)
 
     def _release(self, error: BaseException) -> None:
-        """Give the claim back after an error, which a log that fails now must not replace."""
+        """Release the claim after an error; an error of the log must not replace it."""
         try:
             self._log.failed(self._id, self._claim.token)
-        except Exception as problem:  # noqa: BLE001 - a log of the application's own may raise anything
+        except Exception as problem:  # noqa: BLE001 - an application's own log may raise anything
             error.add_note(str(problem) if isinstance(problem, PerkamoError) else type(problem).__name__)

@@ -1,4 +1,4 @@
-"""Where the ids of handled deliveries are kept that arrive at several machines: in a table of their PostgreSQL."""
+"""A log of handled deliveries for several machines: a table in their PostgreSQL database."""
 
 import secrets
 from collections.abc import Mapping
@@ -21,21 +21,21 @@ ON CONFLICT (id) DO UPDATE SET token = NULL, until = excluded.until;
 DELETE FROM {{schema}}.webhook_deliveries WHERE id IN (
   SELECT id FROM {{schema}}.webhook_deliveries WHERE until <= statement_timestamp() LIMIT 100 FOR UPDATE SKIP LOCKED
 )"""
-"""It also forgets some of what is old, which no other step waits for."""
+"""It also deletes some old entries; no other step waits for that."""
 _FAILED: Final = "DELETE FROM {schema}.webhook_deliveries WHERE id = %(id)s AND token = %(token)s"
 
 
 class PostgresDeliveryLog:
-    """A log in a table that ``perkamo.outbox_schema`` makes, for handlers on any number of machines.
+    """A log in a table that ``perkamo.outbox_schema`` creates, for handlers on any number of machines.
 
-    It holds delivery ids, and nothing else of a delivery. A claim ends with its lease when its process dies, so a
-    handler that takes longer than the lease may be run again meanwhile. Both times are measured by the database.
+    It contains delivery ids, and nothing else of a delivery. If a process dies, its claim ends with the lease. So a
+    handler that takes longer than the lease may be run a second time. The database measures both times.
 
     Args:
         dsn_or_pool: ``postgresql://…``, or a ``psycopg_pool.ConnectionPool``. It needs the extra ``perkamo[postgres]``.
         schema: The schema of the table.
-        lease: Seconds after which a claim that was neither done nor given back counts for nothing.
-        keep: Seconds for which a handled delivery is remembered, at least.
+        lease: Seconds after which a claim that was neither completed nor released ends.
+        keep: The least seconds for which a handled delivery is remembered.
 
     Raises:
         PerkamoConfigurationError: A time is not above 0, psycopg 3 is not installed, or the DSN can't be read.
@@ -57,7 +57,7 @@ class PostgresDeliveryLog:
         self._lease, self._keep = lease, keep
 
     def claim(self, delivery_id: str) -> Claim:
-        """Ask to handle a delivery; of several that ask at once, one gets it.
+        """Claim a delivery; if several claim it at once, one gets it.
 
         Raises:
             PerkamoDeliveryLogError: The table can't be used; nothing was claimed.
@@ -65,7 +65,7 @@ class PostgresDeliveryLog:
         token = secrets.token_hex(8)
         parameters = {"id": delivery_id, "token": token, "seconds": self._lease}
         while not (rows := self._run(_CLAIM, parameters, NOT_HANDLED)[-1]):
-            pass  # it was given back between the two statements
+            pass  # the other claim was released between the two statements
         [[holder]] = rows
         return Claim("mine", token) if holder == token else Claim("done" if holder is None else "busy")
 
@@ -73,20 +73,20 @@ class PostgresDeliveryLog:
         """Remember that it was handled.
 
         Raises:
-            PerkamoDeliveryLogError: That can't be written; ``handled`` is true.
+            PerkamoDeliveryLogError: The table can't be written; ``handled`` is true.
         """
         self._run(_DONE, {"id": delivery_id, "seconds": self._keep}, HANDLED)
 
     def failed(self, delivery_id: str, token: str) -> None:
-        """Give the claim with this token back, so that a repetition is handled.
+        """Release the claim with this token, so that a repetition is handled.
 
         Raises:
-            PerkamoDeliveryLogError: That can't be written; the claim stays until its lease ends.
+            PerkamoDeliveryLogError: The table can't be written; the claim stays until its lease ends.
         """
         self._run(_FAILED, {"id": delivery_id, "token": token}, NOT_RELEASED)
 
     def close(self) -> None:
-        """Close the connections that nobody uses; needed only before the process's own end."""
+        """Close unused connections. This is needed only before the process ends."""
         self._database.close()
 
     def _run(self, script: str, parameters: Mapping[str, object], advice: str) -> list[Rows]:

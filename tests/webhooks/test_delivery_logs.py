@@ -140,7 +140,7 @@ def test_a_full_disk_says_what_was_handled(tmp_path: Path) -> None:
     advice = (
         "False True {} The delivery was not handled; answer with status 503.",
         "True False {} The delivery was handled; answer with a 2xx. A repetition may be handled again.",
-        "False True {} The delivery was not handled; answer with status 503. Its claim stays until its lease ends, ",
+        "False True {} The delivery was not handled; answer with status 503. Its claim stays until its lease ends; ",
     )
     assert (done.returncode, done.stderr) == (0, "")
     for line, begin in zip(done.stdout.splitlines(), advice, strict=True):
