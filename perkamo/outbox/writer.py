@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final, Generic, Protocol, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 
 from perkamo.outbox.errors import PerkamoOutboxError, PerkamoOutboxFullError, PerkamoOutboxStorageError
 from perkamo.runtime.event_loop import Wakeup, caller_into_loop
@@ -111,10 +112,15 @@ class Writer(Generic[T]):
         self._is_running = False
         self._is_closing = False
 
-    async def do(self, action: Callable[[T], R], weight: int = 0) -> R:
+    async def do(self, action: Callable[[T], R], weight: int = 0, *, in_company: bool = False) -> R:
         """Do something in a transaction and wait until it is durable, in whatever event loop this is.
 
         Cancelled before it was begun, it is never done; cancelled later, it is.
+
+        Args:
+            action: What to do; it is done again if the transaction that it shared failed.
+            weight: About how many bytes it writes.
+            in_company: Begin a turn of the event loop later: what is asked for meanwhile shares its sync of the disk.
 
         Raises:
             PerkamoOutboxError: It was not done, or the error's ``outcome`` is ``"unknown"``.
@@ -122,8 +128,11 @@ class Writer(Generic[T]):
         done = anyio.Event()
         in_loop = caller_into_loop()
         job = Job(action, weight, lambda: in_loop(done.set))
-        self._submit(job)
+        self._submit(job, at_once=not in_company)
         try:
+            if in_company:
+                await anyio.lowlevel.checkpoint()
+                self._wake()
             await done.wait()
         except BaseException:
             job.claim()
@@ -161,14 +170,15 @@ class Writer(Generic[T]):
         if self._close(lambda: None):
             self._ended.wait(seconds)
 
-    def _submit(self, job: Job[T]) -> None:
+    def _submit(self, job: Job[T], *, at_once: bool = True) -> None:
         notice_fork()
         self._jobs.append(job)
         if not self._is_running:
             with self._starting:
                 if not self._is_running:
                     self._start()
-        self._wake()
+        if at_once:
+            self._wake()
 
     def _start(self) -> None:
         self._ended.clear()
@@ -214,9 +224,12 @@ class Writer(Generic[T]):
         jobs: list[Job[T]] = []
         try:
             with self._source.transaction() as transaction:
-                jobs = self._take(self._source.most_bytes)
-                for job in jobs:
-                    job.run(transaction)
+                room = self._source.most_bytes
+                while more := self._take(room):  # what arrives while these are done shares their sync, too
+                    jobs += more
+                    room -= sum(job.weight for job in more)
+                    for job in more:
+                        job.run(transaction)
         except Exception as error:  # noqa: BLE001 - whoever waits gets it, and the thread continues
             jobs = jobs or self._take(None)
             if len(jobs) > 1 and isinstance(error, PerkamoOutboxFullError):

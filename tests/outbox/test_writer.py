@@ -100,6 +100,50 @@ async def test_what_waits_at_the_same_moment_shares_a_transaction(paper: Paper) 
     await writer.aclose()
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets tasks have their turns at random
+async def test_what_is_asked_for_in_the_same_turn_of_the_loop_shares_a_transaction(paper: Paper) -> None:
+    """After what was begun in company, and in this order; catches a relay that syncs twice for each request."""
+    writer = Writer(paper)
+    await writer.do(write("first"))  # the thread sleeps
+
+    async with anyio.create_task_group() as tasks:
+        asked = anyio.Event()
+
+        async def in_company() -> None:
+            asked.set()
+            await writer.do(write("settle"), in_company=True)
+
+        async def next_one() -> None:
+            await asked.wait()
+            await writer.do(write("take"))
+
+        tasks.start_soon(next_one)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(in_company)
+
+    assert paper.kept == ["first", "settle", "take"]
+    assert paper.groups == [1, 2]
+    await writer.aclose()
+
+
+async def test_what_arrives_within_a_transaction_shares_it(paper: Paper) -> None:
+    """As much as may be written at once; catches putters that wait for a second sync."""
+    writer = Writer(paper)
+    done = threading.Event()
+
+    def write_two(written: list[object]) -> None:
+        written.append("a")
+        writer._submit(Job(write("b"), 100, done.set))
+        writer._submit(Job(write("c"), 100, done.set))
+
+    await writer.do(write_two, 0)
+    assert await anyio.to_thread.run_sync(done.wait, 10)
+    await writer.aclose()
+
+    assert paper.kept == ["a", "b", "c"]
+    assert paper.groups == [2, 1]
+
+
 async def test_a_refusal_concerns_its_own_job(paper: Paper) -> None:
     """The others in the same transaction are kept."""
     writer = Writer(paper)

@@ -44,7 +44,7 @@ class SqliteStore:
 
     async def settle(self, lease: Lease, settlement: Settlement) -> None:
         """See ``Store.settle``."""
-        await self._writer.do(lambda tables: tables.settle(lease, settlement))
+        await self._writer.do(lambda tables: tables.settle(lease, settlement), in_company=True)
 
     async def count(self) -> OutboxStats:
         """See ``Store.count``."""
