@@ -98,8 +98,7 @@ class Settler:
         if settled.is_answered:
             self._note_answer()
         for event, result in zip(events, results, strict=True):
-            verdict = classify_result(result)
-            if not isinstance(result, PerkamoError) or verdict == "accepted":
+            if not isinstance(result, PerkamoError) or (verdict := classify_result(result)) == "accepted":
                 settled.delivered.append(event)
             elif verdict == "rejected":
                 settled.dead.append((event, str(result)))
@@ -110,9 +109,10 @@ class Settler:
                 self._fail(settled, event, result, sent_at, is_alone=len(events) == 1)
         if settled.dead:
             self._note_answer()
-        for event in settled.delivered + [event for event, _ in settled.dead]:
-            self._suspects.pop(event.row, None)
-            self.given_up.discard(event.row)
+        if self._suspects or self.given_up:
+            for event in settled.delivered + [event for event, _ in settled.dead]:
+                self._suspects.pop(event.row, None)
+                self.given_up.discard(event.row)
         return settled
 
     def _fail(

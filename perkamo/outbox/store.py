@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Final, Protocol, cast
 
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
 from perkamo.encoding.serializable import Serializable
 from perkamo.errors import PerkamoConfigurationError
@@ -147,7 +147,7 @@ class WaitingEvent(Serializable):
     row: int = field(default=0, eq=False, repr=False)
 
 
-@frozen(repr=False)
+@define(repr=False)  # frozen would double the time to make one
 class StoredEvent:
     """An event that is leased.
 

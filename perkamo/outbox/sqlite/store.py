@@ -14,8 +14,8 @@ from perkamo.runtime.event_loop import Wakeup
 
 _AT_ONCE = 5_000
 """How many rows one transaction changes at most where an operator changes them all; others wait for it."""
-_MOVED = 1_000
-"""How many events are carried to another store at a time."""
+_MOVED = 900
+"""How many events are carried to another store at a time; SQLite before 3.32 takes no more than 999 parameters."""
 _ROW_BYTES = 8192
 """About how many bytes of pages a row costs in addition to its own."""
 

@@ -93,20 +93,20 @@ class Tables:
         found = self._free(spaces, sizes[0], held) or (self._bury(is_dead) and self._free(spaces, sizes[0], held))
         if not found:
             return self._nothing(spaces, now)
-        most, *_ = limits = [sizes[min(failures, len(sizes) - 1)] for *_, failures, _ in found]
-        chosen: list[StoredEvent] = []
-        for (row, transaction_id, checksum, body, failures, trace_context), limit in zip(found, limits, strict=True):
-            if limit == most:  # what failed before travels with its like
+        most, chosen = 0, list[StoredEvent]()
+        for row, transaction_id, checksum, body, failures, trace_context in found:
+            limit = sizes[min(failures, len(sizes) - 1)]
+            if limit == (most := most or limit):  # what failed before travels with its like
                 max_bytes -= len(body)
                 if chosen and (max_bytes < 0 or len(chosen) == most):
                     break
                 is_damaged = checksum != crc32(body)
                 chosen.append(StoredEvent(row, transaction_id, body, failures, is_damaged, trace_context))
         token, end = secrets.randbits(62), now + min(seconds, LONGEST_LEASE)
-        self._run_many(
-            "INSERT INTO leases VALUES (?, ?, ?, ?, ?) ON CONFLICT(id) DO UPDATE "
-            "SET token = excluded.token, holder = excluded.holder, until = excluded.until",
-            [(event.row, token, self._user, end, event.failures) for event in chosen],
+        self._run(  # one statement for all: each step of one lets other threads go first
+            f"INSERT INTO leases SELECT id, ?, ?, ?, 0 FROM events WHERE id IN ({_marks(chosen)}) ON CONFLICT(id) DO "
+            "UPDATE SET token = excluded.token, holder = excluded.holder, until = excluded.until",
+            (token, self._user, end, *(event.row for event in chosen)),
         )
         return Lease(token, chosen)
 
@@ -125,10 +125,10 @@ class Tables:
         delivered = [event for event in settlement.delivered if event.row in ours]
         dead = [(reason, event.row) for event, reason in settlement.dead if event.row in ours]
         later = [(now + min(s, LONGEST_LEASE), n, event.row) for event, n, s in settlement.later if event.row in ours]
-        gone = [(event.row,) for event in delivered]
-        self._run_many("DELETE FROM events WHERE id = ?", gone)
+        gone, buried = [event.row for event in delivered], [row for _, row in dead]
+        self._run(f"DELETE FROM events WHERE id IN ({_marks(gone)})", gone)
         self._run_many("UPDATE events SET reason = ? WHERE id = ?", dead)
-        self._run_many("DELETE FROM leases WHERE id = ?", gone + [(row,) for _, row in dead])
+        self._run(f"DELETE FROM leases WHERE id IN ({_marks([*gone, *buried])})", [*gone, *buried])
         self._run_many("UPDATE leases SET holder = NULL, until = ?, failures = ? WHERE id = ?", later)
         if settlement.accepted:
             bound = [(settlement.space, row, UNBOUND) for *_, row in (*dead, *later)]
