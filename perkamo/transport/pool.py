@@ -6,6 +6,7 @@ costs its own connection and nothing else.
 """
 
 import ssl
+import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any
@@ -78,6 +79,10 @@ class Pool:
         self._idle: dict[Origin, deque[HTTP1Connection]] = {}
         self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
         self._doubts: Counter[Origin] = Counter()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close_sockets()  # the event loop watches them, and would keep them open
 
     @property
     def usage(self) -> Usage:

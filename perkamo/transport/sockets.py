@@ -91,8 +91,8 @@ class PlainSocket:
     """
 
     __slots__ = (
-        *("__weakref__", "_clock", "_deadlines", "_limit", "_loop", "_number", "_socket", "_unsent", "_waiter"),
-        "_watched",
+        *("__weakref__", "_clock", "_deadlines", "_limit", "_loop", "_number", "_socket", "_untouched", "_unsent"),
+        *("_waiter", "_watched"),
     )
 
     def __init__(self, plain: socket.socket, deadlines: Deadlines, clock: Clock) -> None:
@@ -105,6 +105,7 @@ class PlainSocket:
         self._deadlines = deadlines
         self._clock = clock
         self._unsent: bytes | memoryview = b""
+        self._untouched = True  # nothing has left of what was put last
         # Weak: otherwise a pool would keep its own loop alive.
         loop = anyio.lowlevel.current_token().native_token
         self._loop = ref(loop) if isinstance(loop, asyncio.AbstractEventLoop) else None
@@ -134,11 +135,14 @@ class PlainSocket:
 
     def put(self, data: bytes) -> None:
         """Take bytes that are to be sent."""
-        self._unsent = b"".join((self._unsent, data)) if self._unsent else data
+        if self._unsent:
+            self._unsent = b"".join((self._unsent, data))
+        else:
+            self._unsent = data
+            self._untouched = True
 
     async def send(self, deadline: float) -> bool:
         """Send what was put; return False if the peer answers or closes the connection before all was sent."""
-        nothing_left = True
         while self._unsent:
             try:
                 sent = self._socket.send(self._unsent)
@@ -146,11 +150,11 @@ class PlainSocket:
                 if await self._peer_speaks_first(deadline):
                     return False
             except OSError as error:
-                if nothing_left:
+                if self._untouched:
                     raise NothingSentError(error.errno, error.strerror) from None
                 raise
             else:
-                nothing_left = False
+                self._untouched = False
                 if sent == len(self._unsent):
                     self._unsent = b""
                     break
@@ -203,6 +207,12 @@ class PlainSocket:
         """Close at once; a call that is waiting gets an OSError."""
         if self._socket.fileno() < 0:
             return
+        loop = None if self._loop is None else self._loop()
+        if loop is not None and self._watched and loop.is_running() and not _runs_here(loop):
+            # The last reference to a transport may have gone in any thread; an event loop is told in its own.
+            with suppress(RuntimeError):  # it has just ended
+                loop.call_soon_threadsafe(self.close)
+                return
         self._unwatch()
         if self._waiter is not None and not self._waiter.done() and not self._waiter.get_loop().is_closed():
             self._waiter.set_result(b"")
@@ -284,6 +294,15 @@ class PlainSocket:
                 group.cancel_scope.cancel()
         self._check_open()
         return spoke
+
+
+def _runs_here(loop: "asyncio.AbstractEventLoop") -> bool:
+    import asyncio  # noqa: PLC0415 - as above
+
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _close_inherited() -> None:

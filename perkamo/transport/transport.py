@@ -7,6 +7,7 @@ later call fails. Its cost grows with the square of the concurrency (encode/http
 import os
 import ssl
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Final, cast
 from weakref import WeakKeyDictionary
 
@@ -50,12 +51,13 @@ class Transport(httpx.AsyncBaseTransport):
         proxy: The URL of a proxy for all requests: ``http://``, ``https://`` or, with the extra ``socks``,
             ``socks5://``, which looks names up itself; user name and password are percent-decoded. Or an
             ``httpx.Proxy``, which may have a TLS context of its own. The environment is not read.
-        local_address: The address of this machine to connect from, or None for the system's choice.
+        local_address: The IP address of this machine to connect from, or None for the system's choice.
         retries_on_stale: How often a request is sent again, over another connection, if the connection of an earlier
             request turned out to be closed before a single byte was sent.
 
     Raises:
-        ValueError: A number is out of its range, or the proxy can't be used; the text does not show the proxy's URL.
+        ValueError: A number is out of its range, ``local_address`` is not an IP address, or the proxy can't be used;
+            the text does not show the proxy's URL.
     """
 
     def __init__(
@@ -73,8 +75,13 @@ class Transport(httpx.AsyncBaseTransport):
         del proxy  # it may hold a password, and errors lead into this frame
         if self._proxy is not None and self._proxy.problem is not None:
             raise ValueError(self._proxy.problem)
-        if type(max_connections) is not int or max_connections < 1:
-            raise ValueError("max_connections must be 1 or more, as a whole number")
+        _check_number("max_connections", max_connections, least=1, kinds=(int,))
+        _check_number("retries_on_stale", retries_on_stale, least=0, kinds=(int,))
+        for name, seconds in (("keepalive_expiry", keepalive_expiry), ("max_connection_age", max_connection_age)):
+            if seconds is not None:
+                _check_number(name, seconds, least=0, kinds=(int, float))
+        if local_address is not None and not _is_address(local_address):
+            raise ValueError("local_address must be an IP address")  # a name would be looked up within the event loop
         if ssl_context is not None and not isinstance(cast("object", ssl_context), ssl.SSLContext):
             raise ValueError("ssl_context must be an ssl.SSLContext")
         # Not a method of this object: its pools would refer back to it, and the cycle would keep the sockets open after
@@ -195,6 +202,21 @@ class Transport(httpx.AsyncBaseTransport):
                 pool = self._pools.pop(loop, None)
                 if pool is not None:
                     pool.close_sockets()
+
+
+def _check_number(name: str, value: float, *, least: int, kinds: tuple[type, ...]) -> None:
+    """Raise ValueError for what would only fail within a call, and cost a connection each time."""
+    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:  # NaN is not
+        kind = "a number" if float in kinds else "a whole number"
+        raise ValueError(f"{name} must be {least} or more, as {kind}")
+
+
+def _is_address(given: str) -> bool:
+    try:
+        ip_address(given)
+    except ValueError:
+        return False
+    return type(given) is str  # ip_address takes numbers, too
 
 
 def _origin_of(url: httpx.URL) -> Origin:

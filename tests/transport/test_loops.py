@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 import trio
@@ -18,7 +19,7 @@ from perkamo.transport.response import ComingBody
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, answer
 from tests.processes.script import run
-from tests.transport.pool import HELD, ask, assert_sound, client_over, echo, idle_count, lost_places
+from tests.transport.pool import HELD, ask, assert_sound, client_over, echo, idle_count, lost_places, until
 
 
 def test_a_client_works_in_one_loop_after_another() -> None:
@@ -165,6 +166,26 @@ def test_a_transport_that_nobody_closes_frees_its_sockets_with_itself(no_collect
 
         assert socket() is None
     assert loop.is_closed()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.anyio
+async def test_a_transport_that_is_dropped_closes_its_sockets(no_collector: None, *, elsewhere: bool) -> None:
+    """In a loop that continues, also by another thread; catches a loop that keeps them for as long as it watches."""
+    held = [Transport()]
+    with RawServer(echo) as server:
+        await ask(httpx.AsyncClient(transport=held[0], timeout=20), server.base_url, "a")
+        [connection] = [one for idle in held[0]._pool()._idle.values() for one in idle]
+        stream = connection._stream
+        assert isinstance(stream, sockets.PlainSocket)
+        bare = stream._socket
+        del connection, stream
+        if elsewhere:
+            await anyio.to_thread.run_sync(held.clear)
+        else:
+            held.clear()
+
+        await until(lambda: bare.fileno() < 0)
 
 
 class EndedTogether(asyncio.SelectorEventLoop):

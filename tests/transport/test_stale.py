@@ -1,16 +1,20 @@
 """pool: connections that are dead without a word, that the server is about to close, or that are old (F08, F09)."""
 
 import select
+import socket
+import struct
 from collections.abc import Callable
 
 import anyio
 import httpx
 import pytest
 
+from perkamo.runtime.clock import Clock
 from perkamo.transport.connect import Connector
+from perkamo.transport.deadlines import Deadlines
 from perkamo.transport.http1 import Origin
 from perkamo.transport.pool import Pool
-from perkamo.transport.sockets import PlainSocket, Stream
+from perkamo.transport.sockets import NothingSentError, PlainSocket, Stream
 from perkamo.transport.tls import shared_context
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, answer
@@ -316,7 +320,46 @@ async def test_nothing_is_kept_where_connections_expire_at_once(idle: float | No
     assert server.accepted == 3
 
 
-def test_a_number_of_connections_below_one_is_refused() -> None:
-    """Catches a transport whose every call would wait."""
-    with pytest.raises(ValueError, match="max_connections"):
-        Transport(max_connections=0)
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("max_connections", 0),
+        ("max_connections", True),
+        ("keepalive_expiry", -1),
+        ("keepalive_expiry", float("nan")),
+        ("keepalive_expiry", "30"),
+        ("max_connection_age", -0.1),
+        ("max_connection_age", "300"),
+        ("retries_on_stale", -1),
+        ("retries_on_stale", 1.5),
+        ("local_address", "localhost"),
+        ("local_address", 5),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(option: str, given: object) -> None:
+    """Catches a transport whose every call would wait or fail, one that retries forever, and a look-up in the loop."""
+    with pytest.raises(ValueError, match=f"^{option} must be "):
+        Transport(**{option: given})  # type: ignore[arg-type] # what the test is about
+
+
+async def test_a_connection_that_breaks_within_a_request_has_sent_something() -> None:
+    """The peer answers 100 within the body and resets; catches a request that is repeated as if nothing had left."""
+    clock = Clock()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = PlainSocket(socket.socket(), Deadlines(clock), clock)
+        await one.connect(listener.getsockname())
+        peer, _ = listener.accept()
+        one.put(b"x" * 20_000_000)
+        peer.send(b"!")
+        assert not await one.send(clock.now() + 20)
+        assert await one.receive(1, clock.now() + 20) == b"!"
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        poll = select.poll()
+        poll.register(one._number, select.POLLERR)
+        assert poll.poll(20_000)
+        with pytest.raises(OSError, match=r".") as caught:
+            await one.send(clock.now() + 20)
+        one.close()
+
+    assert not isinstance(caught.value, NothingSentError)
