@@ -112,14 +112,14 @@ class AsyncPerkamoClient:
         limit = endpoints.check_timeout(timeout)
         endpoints.check_type(retry, RetryPolicy, "retry")
         try:
-            told = Hooks(hooks)
+            notified = Hooks(hooks)
         except TypeError as error:
             raise PerkamoConfigurationError(f"{error}.") from None
         make = partial(own_client, url, proxy=proxy, ssl_context=ssl_context, max_connections=max_connections)
         client = make() if http_client is None else http_client
         guard_logs()
         sender = Sender(key=key, base_url=url, client=client, owned=http_client is None)
-        self._exchange = Exchange(sender=sender, timeout=limit, retry=retry, hooks=told)
+        self._exchange = Exchange(sender=sender, timeout=limit, retry=retry, hooks=notified)
         self._owns_connections = http_client is None
         self._streams = StreamOrigin(
             base_url=url,
@@ -127,7 +127,7 @@ class AsyncPerkamoClient:
             client=lambda: make() if http_client is None else http_client,
             client_is_external=http_client is not None,
             is_closed=lambda: client.is_closed,
-            hooks=told,
+            hooks=notified,
             server=sender.server,
             quota=self._exchange.quota,
         )

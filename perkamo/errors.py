@@ -202,7 +202,7 @@ class PerkamoPermissionError(PerkamoApiError):
 
 
 class PerkamoNotFoundError(PerkamoApiError):
-    """404: there is no such thing in this Space."""
+    """404: it does not exist in this Space."""
 
     _STATUS = 404
 

@@ -78,7 +78,7 @@ def check_id(value: object, name: str, max_length: int) -> str:
         max_length: The most UTF-16 code units.
 
     Raises:
-        PerkamoValidationError: The value is no such id.
+        PerkamoValidationError: The value is not a valid id.
     """
     if type(value) is str and len(value) <= max_length and value.isascii() and value.isprintable() and value.strip():
         return value  # as nearly all are

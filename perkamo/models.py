@@ -148,7 +148,7 @@ class EventIngestResponse(Answer):
 
 @frozen
 class EventFailure(Serializable):
-    """Why there is no result for one event of a batch; the others are not concerned.
+    """Why there is no result for one event of a batch; the other events are not affected.
 
     Assumed throughout: the shape of a failed item is unpublished, so any shape is read for a reason in words.
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from typing import Final, Self, TypeAlias
+from typing import ClassVar, Final, Self, TypeAlias
 
 import anyio
 from attrs import field, frozen
@@ -125,6 +125,9 @@ class Outcomes:
 
 class Pipe:
     """Rounds of requests, one after the other, at one pace."""
+
+    async_usage: ClassVar = "'async for outcome in emit_many(...)' with an AsyncPerkamoClient"
+    """What ``sync_emit_many`` warns with inside an event loop, as nobody calls this class."""
 
     def __init__(self, client: AsyncPerkamoClient, concurrency: int, *, ordered: bool, clock: Clock = Clock()) -> None:
         """Check ``concurrency``; see ``emit_many``."""

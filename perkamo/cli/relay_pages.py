@@ -51,7 +51,7 @@ class RelayPages:
             stats = await self._stats()
         except PerkamoError as error:
             return _json(503, {"status": "unusable", "reason": str(error)})
-        told: dict[str, object] = {
+        counts: dict[str, object] = {
             "waiting": stats.pending,
             "oldest_age": stats.oldest_age,
             "delivered": stats.delivered,
@@ -59,11 +59,11 @@ class RelayPages:
         }
         trouble, age = self._trouble(), stats.oldest_age or 0.0
         if trouble is not None:
-            return _json(503, {"status": "paused", "reason": str(trouble), **told})
+            return _json(503, {"status": "paused", "reason": str(trouble), **counts})
         if self._fail_if_older is not None and age > self._fail_if_older:
             reason = f"The oldest event that waits was put {readable(age)} ago."
-            return _json(503, {"status": "late", "reason": reason, **told})
-        return _json(200, {"status": "delivering" if stats.pending else "idle", **told})
+            return _json(503, {"status": "late", "reason": reason, **counts})
+        return _json(200, {"status": "delivering" if stats.pending else "idle", **counts})
 
     async def _metrics(self) -> Page:
         if self._figures is None:
@@ -75,5 +75,5 @@ class RelayPages:
         return Page(200, "text/plain; version=0.0.4; charset=utf-8", self._figures.text(stats))
 
 
-def _json(status: int, told: dict[str, object]) -> Page:
-    return Page(status, "application/json", json.dumps(told, ensure_ascii=False).encode() + b"\n")
+def _json(status: int, value: dict[str, object]) -> Page:
+    return Page(status, "application/json", json.dumps(value, ensure_ascii=False).encode() + b"\n")

@@ -50,7 +50,7 @@ def decode(
     Args:
         cls: The class of the answer.
         body: The bytes of the body.
-        meta: What the answer's head told.
+        meta: What the answer's head contains.
         call: Method and endpoint, for the error.
         outcome: The outcome of the write if the answer can't be used; None for a read.
         secrets: Returns the texts of the request that no message may repeat.
@@ -78,7 +78,7 @@ def decode_batch(
 
     Args:
         body: The bytes of the body. A list alone is read as the results, too.
-        meta: What the answer's head told.
+        meta: What the answer's head contains.
         call: Method and endpoint, for the error.
         count: How many events were sent.
         secrets: Returns the texts of the request that no message may repeat.

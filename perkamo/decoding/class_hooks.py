@@ -55,13 +55,13 @@ _EXPECTED: Final = frozenset({"customer.user_id", "program.blueprint"})
 """Fields whose absence is reported, because an answer without them may be something else altogether."""
 
 _logger: Final = logging.getLogger("perkamo")
-_told: Final[set[str]] = set()
+_reported: Final[set[str]] = set()
 
 
 def tell_unread(name: str, reason: str, effect: str = "What cannot be read is left out, and stays in .raw") -> None:
     """Say once in the log that something unpublished is not as we expect it."""
-    if name not in _told:
-        _told.add(name)
+    if name not in _reported:
+        _reported.add(name)
         known = FACTS[name].known
         place = "published for event results only" if known == "published" else known
         _logger.warning("%s (%s) %s. %s; this is logged once", *(name, place, reason, effect))
@@ -126,7 +126,7 @@ class _Writer:
             reading += self._check(attribute.type, name, patient=is_unpublished)
             present = ["try:", *_indented(reading), *failing]
             return [f"if {wire!r} in raw:", *_indented(present), "else:", f"    {otherwise}"]
-        reading += self._check(attribute.type, name, patient=True, told=fact.name)
+        reading += self._check(attribute.type, name, patient=True, fact=fact.name)
         missing = [f"    tell({fact.name!r}, 'is missing')"] if fact.name in _EXPECTED else []
         unread = ["except Mismatch as error:", f"    {otherwise}", f"    tell({fact.name!r}, str(error))"]
         return ["try:", *_indented(reading), "except KeyError:", f"    {otherwise}", *missing, *unread]
@@ -138,7 +138,7 @@ class _Writer:
         self.namespace[name] = attribute.default if factory is None else factory
         return name if factory is None else f"{name}()"
 
-    def _check(self, kind: object, name: str, *, patient: bool, told: str | None = None) -> list[str]:
+    def _check(self, kind: object, name: str, *, patient: bool, fact: str | None = None) -> list[str]:
         """Write the statements that check a variable, and turn it into what the class holds.
 
         The usual case is checked in line; cattrs' hook of the kind reads the rest, or says what is wrong with it.
@@ -148,11 +148,11 @@ class _Writer:
             return []
         if NoneType in inner:
             [other] = [one for one in inner if one is not NoneType]
-            lines = self._check(other, name, patient=patient, told=told)
+            lines = self._check(other, name, patient=patient, fact=fact)
             return [f"if {name} is not None:", *_indented(lines)]
-        if told is not None and origin in _PATIENT_READERS:
+        if fact is not None and origin in _PATIENT_READERS:
             self.namespace[f"hook_{name}"] = self.hook_of(inner[-1 if origin is Mapping else 0], patient=True)
-            return [f"{name} = {_PATIENT_READERS[origin]}({name}, hook_{name}, {told!r})"]
+            return [f"{name} = {_PATIENT_READERS[origin]}({name}, hook_{name}, {fact!r})"]
         self.namespace[f"hook_{name}"] = self.hook_of(kind, patient=patient)
         read = f"{name} = hook_{name}({name}, None)"
         if kind in _UNUSUAL:

@@ -21,27 +21,27 @@ _NESTED: Final = ("error", "errors")
 _FLAGS: Final = ("ok", "success", "accepted")
 
 _CODE: Final = r"[A-Za-z0-9_.:/-]{1,64}"
-"""A word for programs; what has blanks in it is a sentence for people."""
+"""A code for programs; text with spaces is a sentence for people."""
 _STATUS: Final = r"[2-5][0-9]{2}"
-"""A status that is written as a text, which is no code."""
+"""A status that is written as text; it is not a code."""
 
 _FINAL_EXCEPT: Final = frozenset({408, 409, 425, 429})
-"""Statuses from 400 to 499 that may be another one the next time."""
+"""Statuses from 400 to 499 after which the next attempt may succeed."""
 
 _PASSING: Final = (
     r"(?i)internal|server.?error|time.?out|timed.?out|unavailable|rate.?limit|too.?many|overload|throttl|temporar|retry"
     r"|try.?again|later|busy|conflict|in.?progress|pending|processing|lock|maintenance|gateway|upstream"
 )
-"""Words of a reason that may pass. Reading one too many costs a few requests, one too few a rejected event."""
+"""Words of a temporary reason. A word too many costs a few requests; a word too few rejects an event."""
 
 _FINE: Final = re.compile(
     r"(?:(?!\w*n[o']t\b|never\b)[\w']+ ){0,4}"
     r"(?:ok|applied|accepted|success\w*|duplicate|processed|created|queued|done|received|recorded|stored)\W*",
     re.IGNORECASE,
 )
-"""What is no reason: the item may mean that the event counts, in a shape that nobody can read."""
+"""Text that is not a reason: the item may mean that the event counts, in an unknown shape."""
 _MEANINGLESS: Final = re.compile(r"error|failed|failure|unknown", re.IGNORECASE)
-"""Codes that say no more than that it did not count."""
+"""Codes that only say that the event did not count."""
 
 _Object: TypeAlias = dict[str, JSONValue]
 
@@ -71,7 +71,7 @@ def read_failure(item: JSONValue, unreadable: str | None, meta: ResponseMeta, se
     Args:
         item: The item as it was answered.
         unreadable: Why it is not an event result; None where it is one, of an event that was not accepted.
-        meta: What the head of the batch's answer told.
+        meta: What the head of the batch's answer contains.
         secrets: Texts of the request that no message may repeat.
     """
     reason = _read_reason(item)

@@ -41,7 +41,7 @@ def structure(cls: type[AnswerT], value: JSONValue, meta: ResponseMeta) -> Answe
     Args:
         cls: The class of the answer.
         value: The parsed body.
-        meta: What the answer's head told.
+        meta: What the answer's head contains.
 
     Raises:
         ValueError: It is not an object, or a published field is missing or of the wrong type; the text names its path.

@@ -1,7 +1,7 @@
-"""A small Perkamo that runs anywhere: for first steps, for demonstrations and for tests.
+"""A local Perkamo service for first steps, demonstrations and tests.
 
-It speaks the published HTTP API over a real socket, keeps state, checks keys and signatures, and can be told to fail.
-What of its behaviour is published and what is assumed is in ``Sandbox.fidelity()``.
+It serves the published HTTP API over a real socket, keeps state, checks keys and signatures, and fails on request.
+``Sandbox.fidelity()`` lists which of its behaviour is published and which is assumed.
 """
 
 from perkamo.sandbox.blueprint import ProgramError

@@ -1,4 +1,4 @@
-"""Reads a fault that was sent to ``POST /_sandbox/faults``, and says in words what is armed. Pure."""
+"""Reads a fault that was sent to ``POST /_sandbox/faults``, and describes armed faults in words. Pure functions."""
 
 from collections.abc import Callable
 from itertools import groupby
@@ -28,7 +28,7 @@ def read_order(body: JsonObject) -> FaultRequest:
 
     Args:
         body: ``kind`` is one of ``KINDS``; ``value`` is the status code, the seconds of a delay, or the bytes after
-            which an answer is cut or stalls; the other kinds take none. ``times`` is 1 when it is missing.
+            which an answer is cut or stalls; the other kinds have no value. ``times`` is 1 by default.
 
     Raises:
         CheckError: A field is wrong; the message says which.
@@ -43,7 +43,7 @@ def read_order(body: JsonObject) -> FaultRequest:
 
 
 def in_words(armed: ArmedFault) -> str:
-    """Say what is armed: ``The next 2 calls of POST /v1/events are answered with status 503; nothing is applied``."""
+    """Return in words: ``The next 2 calls of POST /v1/events are answered with status 503; nothing is applied``."""
     runs = [(fault, len(list(run))) for fault, run in groupby(armed.faults)]
     if armed.share is not None:
         of = "all calls" if armed.route is None else f"the calls of {armed.route}"

@@ -1,6 +1,6 @@
-"""Compares the events that a test expects with those that were applied, and shows in a failure what is nearest. Pure.
+"""Compares the events that a test expects with those that were applied. Pure functions.
 
-Its messages show ids and contexts: they are a test's own.
+A failure shows the nearest events. Its messages contain ids and contexts, because these are the test's own.
 """
 
 from collections import Counter
@@ -38,13 +38,13 @@ class _Difference:
 
 @frozen
 class Expected:
-    """What an event is to look like; None for what does not matter.
+    """The event that a test expects; None means any value.
 
     Attributes:
         event: The event key.
         user_id: The customer.
         transaction_id: The transaction id.
-        context: Fields that the context has at least, in nested objects too. Lists are compared item by item.
+        context: Fields that the context must have, in nested objects too. Lists are compared item by item.
     """
 
     event: str
@@ -53,7 +53,7 @@ class Expected:
     context: Mapping[str, object] | None = field(default=None, repr=False)
 
     def differences(self, got: SandboxEvent) -> list[_Difference]:
-        """Return where an event is different."""
+        """Return the differences of an event."""
         wanted: dict[str, object] = {"event": self.event, "user_id": self.user_id}
         wanted |= {"transaction_id": self.transaction_id, "context": self.context}
         return [
@@ -71,16 +71,16 @@ class Expected:
 def problem(
     wanted: Expected, times: int | None, events: Sequence[SandboxEvent], requests: Iterable[RequestRecord]
 ) -> str | None:
-    """Say what is wrong with the events, if anything is.
+    """Return what is wrong with the events, or None.
 
     Args:
-        wanted: What is expected.
+        wanted: The expected event.
         times: How often exactly; None for once or more often.
-        events: What was applied, oldest first.
-        requests: What was asked for: the failed ones among them may be the reason.
+        events: The applied events, oldest first.
+        requests: All requests: failed ones may be the reason.
 
     Returns:
-        None when all is well; else a message, whose first line is the whole story in short.
+        None if the events are as expected; otherwise a message whose first line is a summary.
 
     Raises:
         ValueError: times is below 0.
@@ -96,7 +96,7 @@ def problem(
     lines = [f"expected {often}: {wanted}"]
     lines += [f"found event {number}: {_shown(event)}" for number, event in found]
     if times is None or len(found) < times:
-        # The wrong event altogether counts double: a wrong field of the right one is more often what happened.
+        # Another event counts double: a wrong field of the right event is the more likely mistake.
         others = sorted(
             (one for one in compared if one[2]),
             key=lambda one: (len(one[2]) + (one[2][0].path == "event"), -one[0]),
@@ -148,7 +148,7 @@ def _short(value: object) -> str:
 
 
 def _failed(requests: Iterable[RequestRecord]) -> Iterator[str]:
-    """Name the requests for events that got no good answer, which is why an event may be missing."""
+    """Name the requests for events that failed, because of which an event may be missing."""
     failed = Counter(
         (record.route, record.status or "without an answer", f", by the fault {record.fault}" if record.fault else "")
         for record in requests

@@ -1,4 +1,4 @@
-"""Reads a program from a dict or from JSON, and says where it is wrong."""
+"""Reads a program from a dict or from JSON, and reports errors with their place."""
 
 import json
 import math
@@ -19,11 +19,11 @@ _Item = TypeVar("_Item")
 
 
 class ProgramError(ValueError):
-    """The program is wrong.
+    """The program is invalid.
 
     Attributes:
-        path: Where, such as ``program.earningRules[2].reward.formula``.
-        problems: Everything that is wrong, each with its place; the first one is this error's text.
+        path: The place, such as ``program.earningRules[2].reward.formula``.
+        problems: All problems, each with its place; the first one is this error's text.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -36,14 +36,14 @@ def read_program(source: Mapping[str, object] | str | bytes) -> Program:
     """Read a program.
 
     Args:
-        source: The blueprint as a mapping or as JSON, at most 1 MB; or what ``GET /v1/program`` answered, which holds
+        source: The blueprint as a mapping or as JSON, at most 1 MB; or an answer of ``GET /v1/program``, which contains
             one.
 
     Returns:
         The program, with every cross reference checked.
 
     Raises:
-        ProgramError: It is wrong; ``.path`` says where.
+        ProgramError: The program is invalid; ``.path`` is the place.
     """
     fields = _parse(source)
     inner = fields.get("blueprint")
@@ -71,7 +71,7 @@ def _parse(source: Mapping[str, object] | str | bytes) -> Mapping[str, object]:
 
 
 class _Reader:
-    """One object of the program: hands out checked fields by name, and collects what is wrong in lists."""
+    """One object of the program: returns checked fields by name, and collects problems in lists."""
 
     def __init__(self, value: object, path: str, problems: list[ProgramError]) -> None:
         if not isinstance(value, Mapping):
@@ -111,7 +111,7 @@ class _Reader:
     def whole(self, name: str) -> int:
         value = self.fields.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ProgramError(f"{self.path}.{name}", "must be a whole number from 1 on")
+            raise ProgramError(f"{self.path}.{name}", "must be a whole number of 1 or more")
         return value
 
     def one_of(self, name: str, known: Mapping[str, object] | None, default: str | None = None) -> str:
@@ -141,7 +141,7 @@ class _Reader:
 
     @contextmanager
     def collecting(self) -> Generator[None]:
-        """Note what is wrong in the block, and continue after it."""
+        """Record a problem of the block, and continue after it."""
         try:
             yield
         except ProgramError as error:
@@ -152,7 +152,7 @@ def _program(reader: _Reader) -> Program:
     wallets = _list(reader, "wallets", _named, _wallets)
     known = (
         None if reader.problems else {wallet.key: wallet for wallet in wallets}
-    )  # None: nobody knows which there are
+    )  # None: the existing keys are not known
     first = wallets[0].key if wallets else "points"
     levels, name = None, "Program"
     numbers: tuple[int, ...] | None = ()
@@ -161,7 +161,7 @@ def _program(reader: _Reader) -> Program:
     with reader.collecting():
         name = reader.text("name", name)
     if reader.fields.get("levels") is not None:
-        numbers = None  # of levels that can't be read nobody knows what they are
+        numbers = None  # levels that can't be read are not known
         with reader.collecting():
             levels = _levels(reader.child("levels"), known, first)
             numbers = tuple(step.level for step in levels.steps)

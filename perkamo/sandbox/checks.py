@@ -1,6 +1,6 @@
-"""Checks the bodies of requests as the published contract states it.
+"""Checks the bodies of requests by the published contract.
 
-Without the client's code, so that it can prove the client wrong.
+It does not use the client's code, so that it can find errors of the client.
 """
 
 import json
@@ -57,7 +57,7 @@ class EventInput:
 
 @frozen
 class TokenInput:
-    """A wish for a browser token, checked."""
+    """A request for a browser token, checked."""
 
     browser_key: str = field(repr=False)
     user_id: str = field(repr=False)
@@ -67,7 +67,7 @@ class TokenInput:
 
 @frozen
 class RedeemInput:
-    """A wish to redeem a reward, checked. Its shape is assumed."""
+    """A request to redeem a reward, checked. Its shape is assumed."""
 
     user_id: str = field(repr=False)
     reward: str
@@ -111,7 +111,7 @@ def read_event(value: Json, path: str = "", count: Callable[[str], int] = utf16_
 
     Args:
         value: The parsed JSON.
-        path: What to put before the names of fields, such as ``events[3].``.
+        path: The prefix of the fields' names, such as ``events[3].``.
         count: Counts the characters of an id.
 
     Raises:
@@ -146,12 +146,12 @@ def read_events(body: JsonObject) -> list[Json]:
 def read_token_wish(
     body: JsonObject, browser_ttl: int = BROWSER_TTL_SECONDS, stream_ttl: int = STREAM_TTL_SECONDS
 ) -> TokenInput:
-    """Check a wish for a browser token.
+    """Check a request for a browser token.
 
     Args:
         body: The parsed JSON.
-        browser_ttl: Seconds that a browser token lives where the wish says nothing.
-        stream_ttl: The same of a stream token.
+        browser_ttl: The default lifetime of a browser token, in seconds.
+        stream_ttl: The default lifetime of a stream token, in seconds.
 
     Raises:
         CheckError: It breaks a rule of the contract.
@@ -169,7 +169,7 @@ def read_token_wish(
 
 
 def read_redemption(body: JsonObject) -> RedeemInput:
-    """Check a wish to redeem a reward.
+    """Check a request to redeem a reward.
 
     Raises:
         CheckError: A field is missing or too long.
@@ -185,7 +185,7 @@ def read_id(body: JsonObject, name: str, limit: int, path: str = "", count: Call
     """Return an id exactly as sent.
 
     Raises:
-        CheckError: Missing, no text, blank, too long, or with a lone surrogate.
+        CheckError: It is missing, not text, blank, too long, or contains a lone surrogate.
     """
     value = body.get(name)
     if not isinstance(value, str):
@@ -202,7 +202,7 @@ def read_facts(body: JsonObject, name: str, path: str = "") -> JsonObject:
     """Return a context or traits. PHP writes an empty one as ``[]``.
 
     Raises:
-        CheckError: No object, or a key or value that JSON facts cannot have.
+        CheckError: It is not an object, or has a key or value that is not allowed.
     """
     value = body.get(name, {})
     if value == []:
@@ -265,7 +265,7 @@ def _object(pairs: list[tuple[str, Json]]) -> JsonObject:
 
 
 def _integer(digits: str) -> int | float:
-    """Read an integer as JavaScript does: what it cannot hold exactly becomes the nearest number, or infinity."""
+    """Read an integer as JavaScript does: a number that is too large becomes the nearest double, or infinity."""
     number = float(digits)
     return number if abs(number) > MAX_EXACT_INTEGER else int(digits)
 

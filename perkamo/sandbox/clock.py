@@ -1,4 +1,4 @@
-"""The sandbox's own time: runs with the machine's clock until a test stops it or moves it."""
+"""The sandbox's own clock. It runs with the machine's clock until a test stops or moves it."""
 
 import math
 import time
@@ -8,15 +8,15 @@ from perkamo.sandbox.process import ProcessLock
 
 
 class Clock:
-    """Time that a test may stop and move. Safe to use from any thread.
+    """A clock that a test may stop and move. It is thread-safe.
 
-    It drives the ``date`` header, the window of signature timestamps, the expiry of tokens and every ``…_at`` the
-    sandbox makes. It does not drive the client's clock: moved by more than the window, signed calls of a client that
-    does not correct its clock are answered with 401.
+    It sets the ``date`` header, the window of signature timestamps, the expiry of tokens and every ``…_at`` that the
+    sandbox makes. It does not set the client's clock: if it is moved by more than the window, a client that does not
+    correct its clock gets a 401.
 
     Args:
         lock: The lock of the whole sandbox.
-        now: The time at which it is stopped from the beginning, with a zone. None lets it run.
+        now: The time at which it is stopped at first, with a zone. None lets it run.
     """
 
     def __init__(self, lock: ProcessLock, now: datetime | None = None) -> None:
@@ -61,7 +61,7 @@ class Clock:
             by: Seconds or a timedelta; negative moves it back.
 
         Raises:
-            ValueError: No finite number of seconds.
+            ValueError: It is not a finite number of seconds.
         """
         seconds = by.total_seconds() if isinstance(by, timedelta) else by
         if not math.isfinite(seconds):
@@ -73,14 +73,14 @@ class Clock:
                 self._frozen += seconds
 
     def resume(self) -> None:
-        """Let a stopped clock run on from where it stands."""
+        """Let a stopped clock run on from its time."""
         with self._lock:
             if self._frozen is not None:
                 self._offset = self._frozen - time.time()
                 self._frozen = None
 
     def reset(self) -> None:
-        """Back to the machine's time."""
+        """Set it to the machine's time, and let it run."""
         with self._lock:
             self._offset, self._frozen = 0.0, None
 

@@ -11,7 +11,7 @@ from perkamo.sandbox.messages import Headers, Request, Response, StreamingRespon
 
 PREFIX: Final = "/_sandbox/"
 HEALTH_PATH: Final = "/healthz"
-"""For probes of containers: answered to everybody, whatever the name they call, and tells nothing else."""
+"""For container probes: answers every client, under any host name, and shows nothing but that it runs."""
 
 SAFETY: Final[Headers] = (
     ("cache-control", "no-store"),
@@ -27,11 +27,11 @@ Answer: TypeAlias = Callable[[Request], Response | StreamingResponse]
 
 
 class Control:
-    """Answers ``/`` and requests below ``/_sandbox/``, which are neither logged nor struck by faults.
+    """Answers ``/`` and requests below ``/_sandbox/``. They are not logged, and faults do not apply to them.
 
     Args:
-        answers: What answers, by method and path, such as ``"GET /_sandbox/health"``.
-        exposed: Whether other machines are answered, too.
+        answers: The handlers, by method and path, such as ``"GET /_sandbox/health"``.
+        exposed: Whether other machines get answers, too.
     """
 
     def __init__(self, answers: Mapping[str, Answer], *, exposed: bool = False) -> None:
@@ -39,7 +39,7 @@ class Control:
         self._exposed = exposed
 
     def handle(self, request: Request) -> Response | StreamingResponse | None:
-        """Answer a request of the control plane; None for every other."""
+        """Answer a request of the control plane; return None for any other request."""
         if request.path == HEALTH_PATH and request.method in ("GET", "HEAD"):
             return json_response(200, {"status": "ok"}, headers=SAFETY)
         if request.path != "/" and not request.path.startswith(PREFIX):
@@ -61,7 +61,7 @@ class Control:
             return json_response(error.status, {"message": str(error)})
 
     def _lead(self, path: str) -> Response:
-        """Answer a request that nothing answers: 405 with the right methods, or 404 with the right paths."""
+        """Answer a request without a handler: 405 with the right methods, or 404 with the right paths."""
         calls = [call.partition(" ") for call in self._answers]
         methods = ", ".join(method for method, _, known in calls if known == path)
         if methods:

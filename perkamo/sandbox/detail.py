@@ -1,4 +1,4 @@
-"""What the page shows of one customer, event or request, and an event that it sends again."""
+"""The page's details of one customer, event or request, and its button that sends an event again."""
 
 import json
 import secrets
@@ -20,7 +20,7 @@ MAX_REQUESTS: Final = 50
 
 
 def customer_detail(shown: Shown, request: Request) -> Response:
-    """Answer with a customer, everything that happened to them, and their requests: the newest of each."""
+    """Answer with a customer and with their newest events and requests."""
     user_id = parse_qs(request.target.partition("?")[2]).get("id", [""])[0]
     with shown.lock:
         customer = shown.ledger.customer_json(user_id)
@@ -52,9 +52,9 @@ def request_detail(shown: Shown, request: Request) -> Response:
 
 
 def send_event(shown: Shown, api_key: str, send: Callable[[Request], Reply], request: Request) -> Response:
-    """Send an event once more, as it was, or as a new one with another transaction id, and tell what was answered.
+    """Send an event again, unchanged or with a new transaction id, and return the answer.
 
-    It goes the way of any call: faults strike it, and it is in the log.
+    It is a call like any other: faults apply to it, and it is in the log.
     """
     body = read_object(request)
     number, as_new = body.get("number"), body.get("as_new", False)
@@ -84,7 +84,7 @@ def send_event(shown: Shown, api_key: str, send: Callable[[Request], Reply], req
 def _number(request: Request) -> int:
     text = parse_qs(request.target.partition("?")[2]).get("number", [""])[0]
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise CheckError("number must be a whole number from 1 on")
+        raise CheckError("number must be a whole number of 1 or more")
     return int(text)
 
 

@@ -1,6 +1,6 @@
-"""A sandbox that answers otherwise where nothing is published: each assumption of ours may turn out to be wrong.
+"""A sandbox with other answers than we assume: each assumption about unpublished behaviour may turn out to be wrong.
 
-What can be chosen is in the table of facts, ``perkamo.contract``: for each name the alternatives to our assumption.
+The table of facts, ``perkamo.contract``, lists the alternatives to each assumption.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,24 +23,24 @@ from perkamo.sandbox.tokens import IdMaker
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     name: fact.alternatives for name, fact in FACTS.items() if fact.alternatives
 }
-"""Each fact that can be otherwise, and its alternatives."""
+"""Each fact that has alternatives, and these."""
 
 OTHER_TTL_SECONDS: Final = 300
 OTHER_SKEW_SECONDS: Final = 900
 
 
 class DialectError(ValueError):
-    """There is no such fact, or it has no such alternative; the text names those that there are."""
+    """The fact or its alternative does not exist; the text lists those that exist."""
 
 
 class Dialect:
-    """The alternatives that were chosen, one for each fact that is to be otherwise.
+    """The chosen alternatives, at most one for each fact.
 
     Args:
         chosen: Names of facts, and the alternative of each, such as ``{"customer.perks": "texts"}``.
 
     Raises:
-        DialectError: There is no such fact, or it has no such alternative.
+        DialectError: The fact or its alternative does not exist.
     """
 
     def __init__(self, chosen: Mapping[str, str]) -> None:
@@ -79,10 +79,10 @@ def make_space(
     ids: IdMaker,
     time: Callable[[], float],
 ) -> Space:
-    """Return the service for one Space, in a dialect where there is one; the arguments are those of ``Space``.
+    """Return the service for one Space, in a dialect if one is given; the arguments are those of ``Space``.
 
     Raises:
-        DialectError: There is no such fact, or it has no such alternative.
+        DialectError: The fact or its alternative does not exist.
     """
     if not dialect:
         return Space(program, api_key=api_key, browser_key=browser_key, ids=ids, time=time)
@@ -90,11 +90,11 @@ def make_space(
 
 
 class DialectLedger(Ledger):
-    """Books that are kept otherwise.
+    """A ledger in a dialect.
 
     Args:
-        program: What earns what.
-        dialect: How.
+        program: The program.
+        dialect: The dialect.
     """
 
     def __init__(self, program: Program, dialect: Dialect) -> None:
@@ -108,13 +108,13 @@ class DialectLedger(Ledger):
         super().reset()
 
     def identify(self, user_id: str, traits: JsonObject) -> JsonObject:
-        """Merge traits into the customer's, or put them in their place."""
+        """Merge traits into the customer's, or replace these."""
         if self._dialect.has("identify.merge", "replace"):
             self._customer(user_id).traits = {}
         return super().identify(user_id, traits)
 
     def apply(self, event: EventInput, now: str, received_at: float) -> tuple[JsonObject, list[str]]:
-        """Apply an event once, and remember what was answered."""
+        """Apply an event once, and remember the answer."""
         result, notes = super().apply(event, now, received_at)
         self._first_results.setdefault(self._key(event), result)
         return result, notes
@@ -135,12 +135,12 @@ class DialectLedger(Ledger):
 
 
 class DialectSpace(Space):
-    """The service for one Space, otherwise.
+    """The service for one Space, in a dialect.
 
     Args:
-        program: What earns what.
-        dialect: How it answers.
-        api_key: The server key that it takes.
+        program: The program.
+        dialect: The dialect.
+        api_key: The server key that it accepts.
         browser_key: The public key that browser tokens are made for.
         ids: Makes request ids and tokens.
         time: The time in Unix seconds.
@@ -183,7 +183,7 @@ class DialectSpace(Space):
                 return response
 
     def common_headers(self) -> Headers:
-        """Return the headers of every answer, except for those that this service does not have."""
+        """Return the headers of every answer, except those that the dialect leaves out."""
         headers = super().common_headers()
         if self._dialect.has("error.request_id", "absent"):
             headers = tuple(pair for pair in headers if pair[0] != "x-perkamo-request-id")

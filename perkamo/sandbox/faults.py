@@ -1,4 +1,4 @@
-"""Faults that a test arms: what the network and the service do on a bad day, on request and counted.
+"""Faults that a test arms: failures of the network and of the service, on request.
 
 sandbox.faults.next("POST /v1/events", Reset(after="apply"), times=2)
 sandbox.faults.sequence("POST /v1/events", [Status(503), Status(503), None])
@@ -74,10 +74,10 @@ class Reset:
 
 @frozen
 class Truncate:
-    """Applies the request, promises the whole answer, sends so many bytes of its body and closes the connection.
+    """Applies the request, announces the whole answer, sends this many bytes of its body and closes the connection.
 
     Attributes:
-        length: How many bytes of the body arrive, from 0 on.
+        length: How many bytes of the body arrive, 0 or more.
     """
 
     length: int
@@ -89,10 +89,10 @@ class Truncate:
 
 @frozen
 class Stall:
-    """Applies the request, promises the whole answer, sends so many bytes of its body, and then stays silent.
+    """Applies the request, announces the whole answer, sends this many bytes of its body, and then stays silent.
 
     Attributes:
-        length: How many bytes of the body arrive, from 0 on.
+        length: How many bytes of the body arrive, 0 or more.
     """
 
     length: int
@@ -104,17 +104,17 @@ class Stall:
 
 @frozen
 class Lost:
-    """Applies the request and loses the answer: the connection is closed in order, without a byte."""
+    """Applies the request and loses the answer: the connection is closed normally, without a byte."""
 
 
 Fault: TypeAlias = Status | Delay | Reset | Truncate | Stall | Lost
 
 
 class Interceptor(Protocol):
-    """Sees every request and delivery of a sandbox, which is locked meanwhile, and may strike it."""
+    """Sees every request and delivery of a sandbox, and may apply a fault. The sandbox is locked meanwhile."""
 
     def strike(self, route: str, request: Request) -> Fault | None:
-        """Return what strikes a request, or None."""
+        """Return the fault of a request, or None."""
         ...
 
     def repeats(self) -> bool:
@@ -124,13 +124,13 @@ class Interceptor(Protocol):
 
 @frozen
 class ArmedFault:
-    """What strikes next requests.
+    """An armed fault.
 
     Attributes:
-        number: By which it is removed.
-        route: Of which requests; None for all.
-        faults: What happens, in order; None lets a request through.
-        share: The share of requests that it strikes at random; None where it strikes the next ones.
+        number: The number by which it can be removed.
+        route: The route of the requests; None for all.
+        faults: The faults, in order; None lets a request through.
+        share: The share of requests that fail, at random; None if it applies to the next ones.
     """
 
     number: int
@@ -150,7 +150,7 @@ class _Armed:
 
 @define
 class _Chance:
-    """A fault that strikes at random."""
+    """A fault that happens at random."""
 
     number: int
     route: str | None
@@ -161,10 +161,10 @@ class _Chance:
 
 
 class Faults:
-    """The faults of one sandbox. Safe to use from any thread.
+    """The faults of one sandbox. It is thread-safe.
 
-    What is armed by ``next`` and ``sequence`` strikes in the order of arming; ``rate`` applies to requests that none of
-    these waits for. A fault strikes before key and signature are looked at. Every firing is in ``sandbox.requests``.
+    Faults from ``next`` and ``sequence`` happen in the order of arming; ``rate`` applies to all other requests. A fault
+    happens before key and signature are checked. ``sandbox.requests`` shows each fault that happened.
 
     Args:
         lock: The lock of the whole sandbox.
@@ -181,11 +181,11 @@ class Faults:
 
         Args:
             route: Method and path, such as ``"POST /v1/events"`` or ``"GET /v1/customer/{user_id}"``.
-            fault: What happens.
-            times: To how many requests, from 1 on.
+            fault: The fault.
+            times: For how many requests, 1 or more.
 
         Raises:
-            ValueError: No such route, or times below 1.
+            ValueError: The route does not exist, or times is below 1.
         """
         if times < 1:
             raise ValueError("times must be 1 or more")
@@ -196,10 +196,10 @@ class Faults:
 
         Args:
             route: Method and path.
-            faults: What happens, in order.
+            faults: The faults, in order.
 
         Raises:
-            ValueError: No such route, or nothing to happen.
+            ValueError: The route does not exist, or there is no fault.
         """
         _check_route(route)
         if not any(fault is not None for fault in faults):
@@ -208,16 +208,16 @@ class Faults:
             self._armed.append(_Armed(self._next_number(), route, list(faults)))
 
     def rate(self, share: float, fault: Fault, *, seed: int, route: str | None = None) -> None:
-        """Arm a fault that strikes a share of the requests, the same ones for the same seed, until ``clear``.
+        """Arm a fault for a share of the requests, the same ones for the same seed, until ``clear``.
 
         Args:
             share: Above 0 and at most 1.
-            fault: What happens.
+            fault: The fault.
             seed: For the random numbers.
             route: Method and path; None for every route.
 
         Raises:
-            ValueError: No such route, or no such share.
+            ValueError: The route does not exist, or the share is out of its range.
         """
         if route is not None:
             _check_route(route)
@@ -227,14 +227,14 @@ class Faults:
             self._chances.append(_Chance(self._next_number(), route, share, fault, Random(seed)))  # noqa: S311 - repeatable, not secret
 
     def listed(self) -> tuple["ArmedFault", ...]:
-        """Return what strikes next requests, each by itself; a rate is there until it is removed, fired or not."""
+        """Return the armed faults, one by one. A rate stays armed until it is removed."""
         with self._lock:
             waiting = [ArmedFault(armed.number, armed.route, tuple(armed.waiting), None) for armed in self._armed]
             rates = [ArmedFault(one.number, one.route, (one.fault,), one.share) for one in self._chances]
             return (*waiting, *rates)
 
     def remove(self, number: int) -> bool:
-        """Disarm one of those listed; returns whether it was there."""
+        """Disarm one of those listed; return whether it was armed."""
         with self._lock:
             before = len(self._armed) + len(self._chances)
             self._armed = [armed for armed in self._armed if armed.number != number]
@@ -242,20 +242,20 @@ class Faults:
             return len(self._armed) + len(self._chances) < before
 
     def clear(self) -> None:
-        """Disarm everything, whether it fired or not."""
+        """Disarm all faults, whether they fired or not."""
         with self._lock:
             self._armed.clear()
             self._chances.clear()
 
     @property
     def unfired(self) -> tuple[str, ...]:
-        """What was armed and has not happened yet, in words."""
+        """The armed faults that have not happened yet, in words."""
         with self._lock:
             return tuple(self._describe())
 
     @property
     def armed(self) -> tuple[tuple[str, str], ...]:
-        """Route and, in words, what strikes its next requests; a rate is armed until ``clear``, fired or not."""
+        """The armed faults in words, by route. A rate stays armed until ``clear``."""
         with self._lock:
             waiting = [(armed.route, ", ".join(_runs(armed.waiting))) for armed in self._armed]
             rates = [
@@ -265,12 +265,12 @@ class Faults:
             return (*waiting, *rates)
 
     def assert_all_fired(self) -> None:
-        """Disarm everything, and fail if something armed never happened.
+        """Disarm all faults, and fail if one of them never happened.
 
         Leaving the sandbox's context manager without an exception does the same.
 
         Raises:
-            AssertionError: Something never happened; says what.
+            AssertionError: A fault never happened; the message names it.
         """
         with self._lock:
             waiting = list(self._describe())
@@ -280,7 +280,7 @@ class Faults:
             raise AssertionError(f"armed faults never fired: {'; '.join(waiting)}")
 
     def take(self, route: str) -> Fault | None:
-        """Return the fault that strikes a request on this route, and count it as fired. For the sandbox itself."""
+        """Return the fault of a request on this route, and count it as fired. For the sandbox itself."""
         with self._lock:
             for armed in self._armed:
                 if armed.route == route:

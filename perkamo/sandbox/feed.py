@@ -1,6 +1,6 @@
-"""What happened to customers, in order: the events that counted and those that did not, redemptions and traits.
+"""The history of all customers: events that counted and events that did not, redemptions and traits.
 
-The event log of tests has what was applied. The page shows the rest, too, and why an event earned nothing.
+The event log for tests contains applied events only. The page shows the others, too, and why an event earned nothing.
 """
 
 import re
@@ -23,13 +23,13 @@ _MISSING: Final = re.compile(r"context\.(\S+) (is .*)")
 
 @frozen
 class Earned:
-    """What something did to a customer.
+    """The effect of an entry on a customer.
 
     Attributes:
         delta: The amounts, by wallet.
-        balances: What every wallet held afterwards.
+        balances: The balance of every wallet afterwards.
         level: The level afterwards, or None.
-        unlocked: The names of what it unlocked.
+        unlocked: The names of the perks and achievements that it unlocked.
     """
 
     delta: Mapping[str, int | float] = field(factory=dict[str, int | float])
@@ -40,20 +40,20 @@ class Earned:
 
 @frozen
 class FeedEntry:
-    """One thing that happened to a customer.
+    """One entry of the history.
 
     Attributes:
         number: 1 for the first since the last reset.
-        kind: What it was.
+        kind: Its kind.
         user_id: The customer.
         event: The event key, or the reward's.
         transaction_id: The transaction id; empty for traits.
         context: The context, or the traits as they were sent.
         time: When, in Unix seconds of the sandbox's clock.
-        earned: What it did.
+        earned: Its effect.
         occurred_at: As it was sent, or None.
-        first: Of a duplicate, the number of the one that counted; None when that is forgotten.
-        why: Why it earned nothing; empty when it earned something.
+        first: For a duplicate, the number of the entry that counted; None if that is no longer kept.
+        why: Why it earned nothing; empty if it earned something.
     """
 
     number: int
@@ -70,7 +70,7 @@ class FeedEntry:
 
 
 class Feed:
-    """Keeps the last 100,000 of them. Use with the sandbox locked."""
+    """Keeps the last 100,000 entries. Use with the sandbox locked."""
 
     def __init__(self) -> None:
         self._entries: deque[FeedEntry] = deque(maxlen=MAX_ENTRIES)
@@ -91,9 +91,9 @@ class Feed:
 
         Args:
             event: As it came.
-            result: What the ledger made of it.
-            notes: What the ledger thought odd.
-            program: What earns what.
+            result: The ledger's result.
+            notes: The ledger's notes.
+            program: The program.
             now: The time in Unix seconds.
         """
         entry = FeedEntry(
@@ -140,7 +140,7 @@ class Feed:
         return reversed(self._entries)
 
     def get(self, number: int) -> FeedEntry | None:
-        """Return the entry with a number; None when it is not kept."""
+        """Return the entry with a number; None if it is not kept."""
         return next((entry for entry in self.after(number - 1) if entry.number == number), None)
 
     def _append(self, entry: FeedEntry) -> None:
@@ -163,9 +163,9 @@ def _earned(result: JsonObject) -> Earned:
 
 
 def _why(event: str, notes: Sequence[str], program: Program) -> str:
-    """Say why an event earned nothing."""
+    """Return why an event earned nothing."""
     if not any(rule.event == event for rule in program.rules):
         return "no rule names this event"
     reasons = [note.partition("earned nothing: ")[2] for note in notes if "earned nothing: " in note]
-    told = [_MISSING.sub(r"the formula reads \1, which \2", reason) for reason in reasons]
-    return "; ".join(told) or "its rules give 0"
+    causes = [_MISSING.sub(r"the formula reads \1, which \2", reason) for reason in reasons]
+    return "; ".join(causes) or "its rules give 0"

@@ -1,4 +1,4 @@
-"""What the sandbox knows and what it guesses: one row for each behaviour, from the one table."""
+"""What of the sandbox's behaviour is published and what is assumed: one row for each fact of the table."""
 
 from typing import Final, TypeAlias
 

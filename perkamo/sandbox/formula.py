@@ -1,7 +1,7 @@
-"""Earning formulas such as ``{{product_price}} * 10``: a small parser and calculator that can do nothing else.
+"""Earning formulas such as ``{{product_price}} * 10``: a small parser and calculator.
 
-Numbers, ``+ - * /``, parentheses and ``{{dotted.paths}}`` into the event's context. Every size is bounded, so that a
-program from a stranger can neither run code nor use up the process.
+Formulas have numbers, ``+ - * /``, parentheses and ``{{dotted.paths}}`` into the event's context. Every size is
+limited, so that a stranger's program can neither run code nor use up memory.
 """
 
 import math
@@ -30,7 +30,7 @@ _Step: TypeAlias = float | str | _Path
 
 
 class FormulaError(ValueError):
-    """The text is not a formula. The message says where and why."""
+    """The text is not a valid formula. The message says where and why."""
 
 
 class FormulaValueError(ValueError):
@@ -60,7 +60,7 @@ class Formula:
             A finite number, calculated in double precision as JavaScript does.
 
         Raises:
-            FormulaValueError: A path is missing or no number, a division by zero, or a result beyond all numbers.
+            FormulaValueError: A path is missing or not a number, a divisor is zero, or the result is not finite.
         """
         stack: list[float] = []
         for step in self._steps:
@@ -89,7 +89,7 @@ def parse_formula(text: str) -> Formula:
         The formula.
 
     Raises:
-        FormulaError: It is not a formula.
+        FormulaError: It is not a valid formula.
     """
     if len(text) > MAX_FORMULA_LENGTH:
         raise FormulaError(f"is longer than {MAX_FORMULA_LENGTH} characters")

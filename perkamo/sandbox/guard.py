@@ -1,11 +1,11 @@
-"""Who may use the control plane: this machine's programs and the sandbox's own page, and no other web site.
+"""Who may use the control plane: programs on this machine and the sandbox's own page, but not other web sites.
 
-A browser on a developer's machine runs scripts of every site that is open in it, and these reach loopback. Three things
-tell them apart: where the connection comes from, the name that the browser was told to call (against DNS rebinding:
-a foreign name that points at this machine), and what the browser says of the page that asks.
+A browser on a developer's machine runs scripts of every open site, and these can reach loopback. Three checks recognize
+them: the address that the connection comes from, the host name that was called (against DNS rebinding, where a foreign
+name points at this machine), and the browser's headers about the page that makes the request.
 
-An exposed sandbox lets other machines in, too. Web sites stay out of it: the name must be one that nobody can register,
-so that no foreign name can be made to point here.
+An exposed sandbox lets other machines in, too. Web sites are still refused: the host name must be one that cannot be
+registered, so that no foreign name can point here.
 """
 
 from ipaddress import ip_address
@@ -16,13 +16,13 @@ from perkamo.sandbox.messages import Request
 _OWN_SITES: Final = ("same-origin", "none")
 _ONCE: Final = ("host", "origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
 _PRIVATE_NAMES: Final = (".internal", ".local", ".test", ".lan", ".home.arpa")
-"""Endings that no public domain has: Docker, Kubernetes and home networks use them."""
+"""Endings that are not public domains: Docker, Kubernetes and home networks use them."""
 
 
 def rejection_reason(request: Request, *, exposed: bool = False) -> str | None:
-    """Return why a request must not reach the control plane, or None for one that may.
+    """Return why a request must not reach the control plane, or None if it may.
 
-    A call inside the process (without a peer) may always: no browser can make it.
+    A call inside the process (without a peer) always may: a browser cannot make it.
 
     Args:
         request: The request.
@@ -34,22 +34,22 @@ def rejection_reason(request: Request, *, exposed: bool = False) -> str | None:
         return "The control plane answers on this machine only"
     names = [name for name, _ in request.headers]
     if any(names.count(name) > 1 for name in _ONCE):
-        return "The control plane takes one header of a kind: a second one could hide the first"
+        return "The control plane takes each header once only: a second one could hide the first"
     host = request.header("host")  # every browser sends it
     if host is not None and not _names_the_sandbox(host, exposed=exposed):
         return "The control plane answers to the names of this machine only, such as localhost or 127.0.0.1"
-    return "The control plane answers no other web site" if _is_foreign(request, host) else None
+    return "The control plane does not answer other web sites" if _is_foreign(request, host) else None
 
 
 def _is_foreign(request: Request, host: str | None) -> bool:
-    """Return whether another web site asks, by what a browser says of it."""
+    """Return whether the request comes from another web site, by the browser's headers."""
     if request.header("origin") not in (None, f"http://{host}"):
         return True
     return request.header("sec-fetch-site") not in (None, *_OWN_SITES) and not _follows_a_link(request)
 
 
 def _follows_a_link(request: Request) -> bool:
-    """Return whether somebody opens the page, from wherever the link is: the other site can't see the page."""
+    """Return whether the request only opens the page, from any link: the other site can't read the page."""
     opens = (request.header("sec-fetch-mode"), request.header("sec-fetch-dest")) == ("navigate", "document")
     return opens and (request.method, request.path) == ("GET", "/")
 
@@ -69,7 +69,7 @@ def _names_the_sandbox(host: str, *, exposed: bool) -> bool:
 
 
 def _is_private(name: str) -> bool:
-    """Return whether no web site can have this name: an address, one word as in Compose, or a private ending."""
+    """Return whether a web site can't have this name: an address, a single word as in Compose, or a private ending."""
     if _is_address(name):
         return True
     return (

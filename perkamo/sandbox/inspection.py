@@ -1,4 +1,4 @@
-"""What the control plane tells programs: health, state, requests and fidelity. What can be long comes in pages."""
+"""The control plane's answers for programs: health, state, requests and fidelity. Long lists come in pages."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -15,22 +15,22 @@ from perkamo.sandbox.process import ProcessLock
 from perkamo.sandbox.requestlog import RequestLog
 
 PAGE_ITEMS: Final = 1000
-"""How many customers, events or requests one answer holds at most."""
+"""The most customers, events or requests of one answer."""
 PAGE_BYTES: Final = 4_000_000
-"""About how many bytes of them; one item is always there."""
+"""About the most bytes of them; there is always at least one item."""
 
 
 def inspection_answers(
     ledger: Ledger, log: RequestLog, faults: Faults, clock: Clock, lock: ProcessLock
 ) -> Mapping[str, Answer]:
-    """Return what answers ``/_sandbox/health``, ``state``, ``requests`` and ``fidelity``, by method and path.
+    """Return the handlers of ``/_sandbox/health``, ``state``, ``requests`` and ``fidelity``, by method and path.
 
-    ``state`` and ``requests`` answer a page. ``next`` is the path of the next page, and None on the last one.
+    ``state`` and ``requests`` answer with one page. ``next`` is the path of the next page, and None on the last one.
 
     Args:
         ledger: The customers and events.
         log: The requests.
-        faults: What is armed.
+        faults: The armed faults.
         clock: The sandbox's time.
         lock: The lock of the whole sandbox.
     """
@@ -86,7 +86,7 @@ def _position(request: Request, name: str) -> int:
     """Return where a page begins: after this many items."""
     text = parse_qs(request.target.partition("?")[2]).get(name, ["0"])[0]
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise CheckError(f"{name} must be a whole number from 0 on")
+        raise CheckError(f"{name} must be a whole number of 0 or more")
     return int(text)
 
 

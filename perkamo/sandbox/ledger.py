@@ -1,6 +1,6 @@
-"""The state of the small Perkamo: customers, balances, unlocked things, applied transactions and the event log.
+"""The state of a sandbox: customers, balances, perks, applied transactions and the event log.
 
-Pure: time is given.
+Pure: time is an argument.
 """
 
 from collections import Counter, deque
@@ -26,7 +26,7 @@ class SandboxEvent:
         event: The event key.
         transaction_id: The transaction id.
         context: The context as it was sent.
-        occurred_at: As it was sent, or the sandbox's time when it was not.
+        occurred_at: As it was sent, or the sandbox's time if it was not sent.
         received_at: When the sandbox applied it, in Unix seconds of its clock.
         delta: What it earned, by wallet.
     """
@@ -46,11 +46,11 @@ class SandboxCustomer:
 
     Attributes:
         user_id: The application's id.
-        traits: What was identified.
+        traits: The traits.
         wallets: The balances of every wallet that ever changed.
-        level: The number of the level, None for a customer nothing was ever sent for and in a program without levels.
+        level: The number of the level; None for an unknown customer, and in a program without levels.
         perks: The keys of unlocked perks, in the order of unlocking.
-        achievements: The keys of achievements, in the same way.
+        achievements: The keys of achievements, in the order of unlocking.
     """
 
     user_id: str = field(repr=False)
@@ -67,7 +67,7 @@ class CustomerChange:
 
     Attributes:
         serial: 1 for the first change since the last reset, then 2 and so on: the id of the change in a stream.
-        user_id: Who.
+        user_id: The customer's id.
         customer: The customer as ``GET /v1/customer`` answers now.
     """
 
@@ -78,7 +78,7 @@ class CustomerChange:
 
 @frozen
 class LedgerCleared:
-    """Everything was forgotten; serials begin again."""
+    """The sandbox was reset; serials begin again."""
 
 
 Listener: TypeAlias = Callable[[CustomerChange | LedgerCleared], None]
@@ -97,10 +97,10 @@ class _Customer:
 
 
 class Ledger:
-    """The books of one Space.
+    """The ledger of one Space.
 
     Args:
-        program: What earns what.
+        program: The program.
     """
 
     def __init__(self, program: Program) -> None:
@@ -113,7 +113,7 @@ class Ledger:
         self.events_applied: int = 0
 
     def reset(self) -> None:
-        """Forget everything but the program and the listeners, and tell these."""
+        """Forget everything but the program and the listeners, and notify these."""
         self._customers, self._applied = {}, {}
         self._log.clear()
         self._serial = self.events_applied = 0
@@ -140,7 +140,7 @@ class Ledger:
 
         Args:
             event: The event.
-            now: The time as text, for an event that has none.
+            now: The time as text, for an event without a time.
             received_at: The time in Unix seconds.
 
         Returns:
@@ -169,7 +169,7 @@ class Ledger:
         return self._result(customer, delta=shown, leveled_up=leveled_up, unlocked=unlocked), notes
 
     def redeem(self, wish: RedeemInput, reward: Reward) -> tuple[JsonObject | None, list[str]]:
-        """Take the reward's cost from a wallet, once; None when the balance is too small. The shape is assumed."""
+        """Take the reward's cost from a wallet, once; None if the balance is too small. The shape is assumed."""
         shown: JsonObject = {"reward": reward.blueprint()}
         if (before := self.applied(wish)) is not None:
             return {**shown, **self._duplicate(wish)}, _compare(before, wish)
@@ -184,7 +184,7 @@ class Ledger:
         return {**shown, **self._result(customer, delta=delta)}, []
 
     def applied(self, event: EventInput | RedeemInput) -> EventInput | RedeemInput | None:
-        """Return what was applied before under the same transaction id, or None."""
+        """Return the result of the same transaction id, if it was applied before, or None."""
         return self._applied.get(self._key(event))
 
     def knows(self, user_id: str) -> bool:
@@ -192,7 +192,7 @@ class Ledger:
         return user_id in self._customers
 
     def customer_json(self, user_id: str) -> JsonObject:
-        """Return a customer as ``GET /v1/customer`` answers; one that nothing was sent for reads as an empty one."""
+        """Return a customer as ``GET /v1/customer`` answers; an unknown customer is an empty one."""
         customer = self._customers.get(user_id)
         found = customer or _Customer(user_id)
         kinds: dict[str, list[Json]] = {"perk": [], "achievement": []}
@@ -224,7 +224,7 @@ class Ledger:
         return len(self._customers)
 
     def user_ids(self, start: int = 0) -> Iterator[str]:
-        """Return the ids of the customers from a position on, in the order in which they first came."""
+        """Return the ids of the customers from a position on, in the order of their first request."""
         return islice(self._customers, start, None)
 
     def newest_ids(self) -> Iterator[str]:
@@ -236,7 +236,7 @@ class Ledger:
         return tuple(event for event in self._log if user_id is None or event.user_id == user_id)
 
     def events_after(self, number: int) -> Iterator[tuple[int, SandboxEvent]]:
-        """Return the kept events after a number, with theirs, oldest first; the first since the last reset is 1."""
+        """Return the kept events after a number, with their numbers, oldest first; a reset starts again at 1."""
         first = self.events_applied - len(self._log)
         return enumerate(islice(self._log, max(number - first, 0), None), max(number, first) + 1)
 
@@ -263,7 +263,7 @@ class Ledger:
                 listener(change)
 
     def _key(self, event: EventInput | RedeemInput) -> str:
-        """Return what counts once: the transaction id, in the whole Space (assumed)."""
+        """Return the key that counts once: the transaction id, in the whole Space (assumed)."""
         return event.transaction_id
 
     def _duplicate(self, event: EventInput | RedeemInput) -> JsonObject:

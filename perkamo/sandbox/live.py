@@ -1,4 +1,4 @@
-"""What the sandbox's page is told while things happen: everything at first, then what is new. Always bounded."""
+"""The live updates of the sandbox's page: first the current state, then changes. Their size is limited."""
 
 from collections.abc import AsyncGenerator, Callable
 from itertools import islice
@@ -22,21 +22,21 @@ from perkamo.sandbox.shown import (
 INTERVAL_SECONDS: Final = 0.1
 HEARTBEAT_SECONDS: Final = 10.0
 SEARCH_STEP: Final = 500
-"""How many entries are looked at before other connections have their turn."""
+"""How many entries are examined before other connections get their turn."""
 _BEGIN: Final = b"retry: 1000\n\n"
 _BEAT: Final = b": heartbeat\n\n"
 _T = TypeVar("_T")
 
 
 class Live:
-    """Serves ``/_sandbox/live``: server-sent events, each an ``update`` with what the filter in the query leaves.
+    """Serves ``/_sandbox/live``: server-sent events, each an ``update`` with the entries that match the query's filter.
 
-    An open page looks for news at an interval: a load test in full swing makes ten updates a second, and calls cost
-    nothing more while no page is open.
+    An open page checks for changes at an interval: even a load test makes ten updates a second at most, and without an
+    open page, calls cost nothing more.
 
     Args:
-        shown: What the page looks at.
-        api_key: The key that a user has to set, shown where nothing has come yet.
+        shown: The data of the page.
+        api_key: The key that a user has to set, shown before the first request.
     """
 
     def __init__(self, shown: Shown, api_key: str) -> None:
@@ -70,7 +70,7 @@ class Live:
                 end()
 
     async def _first(self, news: "_News") -> JsonObject:
-        """Return the newest of everything that the filter leaves."""
+        """Return the newest entries that match the filter."""
         shown, wanted = self._shown, news.wanted
         with shown.lock:
             news.begin()
@@ -104,7 +104,7 @@ class Live:
             return wanted.leaves_customer(self._shown.ledger.customer_json(user_id))
 
     def _next(self, news: "_News") -> JsonObject | None:
-        """Return what is new, or None."""
+        """Return what has changed, or None."""
         shown, wanted = self._shown, news.wanted
         with shown.lock:
             state = self._state()
@@ -150,7 +150,7 @@ class _News:
         self.state: _State = (0, 0, (), None)
 
     def changed(self, change: CustomerChange | LedgerCleared) -> None:
-        """Take note of it, as a listener of the ledger: in any thread, with the sandbox locked."""
+        """Record a change, as a listener of the ledger: in any thread, with the sandbox locked."""
         if isinstance(change, LedgerCleared):
             self.fresh = True
             return
@@ -162,18 +162,18 @@ class _News:
             del self.customers[next(iter(self.customers))]
 
     def begin(self) -> None:
-        """All is going to be told from what there is now."""
+        """Begin again with the current state."""
         self.fresh = False
         self.customers.clear()
 
     def taken(self, state: _State) -> None:
-        """Everything up to this state has been told."""
+        """Record that everything up to this state was sent."""
         self.customers.clear()
         self.state = state
 
 
 async def _search(items: list[_T], leaves: Callable[[_T], bool]) -> list[_T]:
-    """Return the first of the items that a filter leaves, and let others have their turn meanwhile."""
+    """Return the first items that match a filter, and let other connections have their turn meanwhile."""
     found: list[_T] = []
     for number, item in enumerate(items, 1):
         if leaves(item):

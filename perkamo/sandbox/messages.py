@@ -1,4 +1,4 @@
-"""The values that travel through the sandbox: requests, responses, and what a front has to do with them."""
+"""The values inside the sandbox: requests, responses, and how a front sends them."""
 
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -23,7 +23,7 @@ class Request:
         target: Path and query exactly as on the wire, still percent-encoded.
         headers: Name and value pairs, names in lower case.
         body: The raw body.
-        peer: The address it came from; None for a call inside the process.
+        peer: The address that it came from; None for a call inside the process.
     """
 
     method: str
@@ -50,7 +50,7 @@ class Response:
         status: The status code.
         headers: Name and value pairs, names in lower case.
         body: The whole body.
-        notes: What the sandbox thought odd about the request. Goes to the request log, never onto the wire.
+        notes: The sandbox's notes about the request. They go to the request log, and are never sent.
     """
 
     status: int
@@ -61,13 +61,13 @@ class Response:
 
 @frozen
 class StreamingResponse:
-    """A response whose body has no end known beforehand.
+    """A response whose body has an unknown length.
 
     Attributes:
         status: The status code.
         headers: Name and value pairs, names in lower case.
         chunks: Opens the body. Called once, on the event loop that sends it (asyncio or trio); the generator is closed
-            when the peer goes.
+            when the peer closes the connection.
     """
 
     status: int
@@ -77,7 +77,7 @@ class StreamingResponse:
 
 
 Handler: TypeAlias = Callable[[Request], Response | StreamingResponse | None]
-"""Answers a request, or returns None to leave it to the next one."""
+"""Answers a request, or returns None to leave it to the next handler."""
 
 
 @frozen
@@ -85,10 +85,10 @@ class Reply:
     """What a front (socket or in-process transport) has to do.
 
     Attributes:
-        response: The answer; None when no byte of one is to be sent.
+        response: The answer; None if nothing is to be sent.
         delay: Seconds to wait before the first byte.
         keep: How many bytes of the body to send before that end; None for all of them.
-        end: What happens to the connection: kept for the next request, closed in order, reset (RST), or left silent.
+        end: What happens to the connection: kept for the next request, closed normally, reset (RST), or left silent.
     """
 
     response: Response | StreamingResponse | None

@@ -1,4 +1,4 @@
-"""The sandbox's page: what a developer has on the second screen."""
+"""The sandbox's page, for a developer's second screen."""
 
 import re
 from base64 import b64encode
@@ -22,11 +22,11 @@ _INLINE: Final = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def page_answers(shown: Shown, api_key: str, send: Callable[[Request], Reply]) -> Mapping[str, Answer]:
-    """Return what answers the page and its requests, by method and path.
+    """Return the handlers of the page and its requests, by method and path.
 
     Args:
-        shown: What the page looks at.
-        api_key: The key that this sandbox takes.
+        shown: The data of the page.
+        api_key: The key that this sandbox accepts.
         send: Answers a call of the API, for events that are sent from the page.
     """
     faults = shown.faults
@@ -59,10 +59,10 @@ def page_answers(shown: Shown, api_key: str, send: Callable[[Request], Reply]) -
 
 @cache
 def page() -> Response:
-    """Return the page, which may run its own script and call its own server, and nothing else.
+    """Return the page, which may only run its own script and call its own server.
 
-    Script and style are allowed by their hash, so that markup that got into the page would still be dead; Trusted Types
-    make assigning text to ``innerHTML`` an error.
+    Script and style are allowed by their hash, so that injected markup would do nothing. Trusted Types make assigning
+    text to ``innerHTML`` an error.
     """
     html = files("perkamo.sandbox").joinpath("page.html").read_bytes()
     hashes = {kind.decode(): _hash(text) for kind, text in _INLINE.findall(html)}

@@ -1,4 +1,4 @@
-"""What a sandbox has to know about threads and forked processes."""
+"""How a sandbox handles threads and forked processes."""
 
 import os
 from contextlib import suppress
@@ -15,9 +15,9 @@ class SandboxError(RuntimeError):
 class ProcessLock:
     """A reentrant lock that knows which process it belongs to.
 
-    A forked child holds a dead copy of the state while the parent continues serving: reading or arming that copy would
-    mislead without a word, and its lock may have been held at the moment of the fork. Before a socket is served, a copy
-    is as good as the original.
+    A forked child has a copy of the state, which does not change while the parent continues serving. Reading or arming
+    that copy would be a silent mistake, and its lock may have been held during the fork. Before a socket is served, a
+    copy may be used like the original.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class ProcessLock:
 
 
 class HoldsSockets(Protocol):
-    """Something whose sockets must not live on in a forked child."""
+    """A server whose sockets must not stay open in a forked child."""
 
     def descriptors(self) -> list[int]:
         """Return the file descriptors of its sockets."""
@@ -54,11 +54,11 @@ servers: "WeakSet[HoldsSockets]" = WeakSet()
 """The running servers of this process."""
 
 
-def _let_go_of_sockets() -> None:
-    """Replace a forked child's copies of the sockets: else what the parent closes would stay open through the child.
+def _replace_sockets() -> None:
+    """Replace a forked child's copies of the sockets: otherwise the child would keep open what the parent closes.
 
-    Not closed but replaced: the socket objects, which the child has copies of too, may close their number later, when
-    it stands for something else.
+    They are replaced and not closed: the child's copies of the socket objects may close their number later, when it
+    belongs to another file.
     """
     inherited = [number for server in list(servers) for number in server.descriptors()]
     if not inherited:
@@ -72,4 +72,4 @@ def _let_go_of_sockets() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_of_sockets)
+    os.register_at_fork(after_in_child=_replace_sockets)

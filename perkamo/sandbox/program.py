@@ -1,7 +1,7 @@
-"""What earns what: wallets, earning rules, levels, perks, achievements and rewards. Pure values and functions.
+"""A program: wallets, earning rules, levels, perks, achievements and rewards. Pure values and functions.
 
-A program is written as the blueprint that ``GET /v1/program`` serves. Of the blueprint only ``earningRules[].event``
-and its label and reward (a fixed amount or a formula) are published; every other name is assumed.
+A program is written as the blueprint that ``GET /v1/program`` serves. Only ``earningRules[].event`` and its label and
+reward (a fixed amount or a formula) are published; all other names are assumed.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MAX_SAFE_INTEGER: Final = 2**53
 
 @frozen
 class Named:
-    """A thing with a key and a name to show."""
+    """An item with a key and a display name."""
 
     key: str
     name: str
@@ -29,7 +29,7 @@ class Named:
 
 @frozen
 class EarningRule:
-    """An event that earns: a fixed amount, or what the formula makes of the event's context."""
+    """A rule for an event: it earns a fixed amount, or the result of a formula over the event's context."""
 
     event: str
     label: str
@@ -46,13 +46,13 @@ class EarningRule:
         return {"event": self.event, "label": self.label, "reward": reward}
 
     def earns(self, context: Mapping[str, Json]) -> float:
-        """Return what one event earns; raises FormulaValueError when the formula has no result."""
+        """Return what one event earns; raise FormulaValueError if the formula has no result."""
         return self.reward.evaluate(context) if isinstance(self.reward, Formula) else self.reward
 
 
 @frozen
 class LevelStep:
-    """A level and the balance at which it begins."""
+    """A level and the balance from which it applies."""
 
     level: int
     name: str
@@ -115,7 +115,7 @@ class Perk(Named):
 
 @frozen
 class Achievement(Named):
-    """Unlocked once, when an event has been applied so many times."""
+    """Unlocked once, when an event was applied this many times."""
 
     event: str
     count: int
@@ -139,7 +139,7 @@ class Reward(Named):
 
 @frozen
 class Program:
-    """A whole program, checked: every key it names exists."""
+    """A whole program, checked: all keys in it exist."""
 
     name: str
     wallets: tuple[Named, ...]
@@ -150,7 +150,7 @@ class Program:
     rewards: tuple[Reward, ...]
 
     def earn(self, event: str, context: Mapping[str, Json]) -> tuple[dict[str, float], list[str]]:
-        """Return what an event earns, by wallet, and a note for each formula that had no result."""
+        """Return what an event earns, by wallet, and a note for each formula without a result."""
         earned: dict[str, float] = {}
         notes: list[str] = []
         for rule in self.rules:
@@ -193,5 +193,5 @@ class Program:
 
 
 def as_number(value: float) -> int | float:
-    """Return a number as JavaScript would print it: whole ones without a fraction."""
+    """Return a number as JavaScript prints it: whole numbers without a fraction."""
     return int(value) if value.is_integer() and abs(value) < MAX_SAFE_INTEGER else value

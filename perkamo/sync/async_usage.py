@@ -1,4 +1,4 @@
-"""Tells who calls synchronously inside a running event loop what to write instead."""
+"""Warns of sync calls inside a running event loop, and says what to write instead."""
 
 import asyncio
 import inspect
@@ -6,12 +6,13 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Final
 
 from perkamo.errors import PerkamoAsyncUsageWarning
 
 _OURS: Final = frozenset({"perkamo", "contextlib"})
-"""Packages whose frames stand between a caller's line and this module."""
+"""Packages whose frames are between a caller's line and this module."""
 
 
 class AsyncUsageWarnings:
@@ -21,10 +22,11 @@ class AsyncUsageWarnings:
         self._warned: set[tuple[str, int]] = set()
 
     def warn_in_event_loop(self, subject: object, keyword: str) -> None:
-        """Warn where the calling thread runs an event loop, which is blocked while a sync call waits.
+        """Warn if the calling thread runs an event loop, which is blocked while a sync call waits.
 
         Args:
-            subject: The coroutine function, async iterator or async context manager.
+            subject: The coroutine function, async iterator or async context manager. If it is a method of an object
+                with an ``async_usage``, the warning shows that text, because users cannot call the method.
             keyword: What goes before it, such as ``"await"``.
         """
         if not _in_event_loop():
@@ -37,25 +39,38 @@ class AsyncUsageWarnings:
         place = ("", 0) if caller is None else (caller.f_code.co_filename, caller.f_lineno)
         if place in self._warned:
             return
-        kind, _, call = dotted_name(subject).rpartition(".")
-        words: list[str] = re.findall("[A-Z][a-z]+", kind or call)
-        variable = words[-1].lower() if words else "client"
-        line = f"{keyword} {variable}.{call}(...)" if kind else f"{keyword} {variable}"
         warnings.warn(
             "A sync call was made inside a running event loop, which is blocked until the call is done. "
-            f"Write '{line}' on {kind or call}.",
+            f"Write {_instead(subject, keyword)}.",
             PerkamoAsyncUsageWarning,
             stacklevel=level,
         )
         self._warned.add(place)
 
 
+def _instead(subject: object, keyword: str) -> str:
+    owner: object = getattr(subject, "__self__", None)
+    usage: str | None = getattr(owner, "async_usage", None)
+    if usage is not None:
+        return usage
+    kind, _, call = dotted_name(subject).rpartition(".")
+    words: list[str] = re.findall("[A-Z][a-z]+", kind or call)
+    variable = words[-1].lower() if words else "client"
+    line = f"{keyword} {variable}.{call}(...)" if kind else f"{keyword} {variable}"
+    return f"'{line}' on {kind or call}"
+
+
 def dotted_name(subject: object) -> str:
-    """Return the name of a method, or of the method that made a generator or context manager, or of a class."""
+    """Return the name of a method, or of the method that made a generator or context manager, or of a class.
+
+    A method is named after the class of its object: the class that defines it may be a private base class.
+    """
     for named in (subject, getattr(subject, "gen", None)):
         name: str | None = getattr(named, "__qualname__", None)
         if name is not None:
-            return name
+            frame: FrameType | None = getattr(named, "ag_frame", None)
+            owner: object = getattr(named, "__self__", None) if frame is None else frame.f_locals.get("self")
+            return name if owner is None else f"{type(owner).__name__}.{name.rpartition('.')[2]}"
     return type(subject).__name__
 
 

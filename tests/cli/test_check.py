@@ -230,7 +230,7 @@ def test_where_no_event_is_taken_nothing_is_said_of_events(
     assert named(facts, "differs") == {}
 
 
-def test_surroundings_are_told(perkamo: Perkamo, sandbox: Sandbox) -> None:
+def test_surroundings_are_reported(perkamo: Perkamo, sandbox: Sandbox) -> None:
     """Key, name, TLS, proxies, connection and clock each have a line; catches a clock that is off and goes unseen."""
     sandbox.clock.advance(1200)
 
@@ -267,7 +267,7 @@ def test_a_service_out_of_reach_fails_and_says_where(
     assert "Error" not in rows["connection"]["text"]
 
 
-def test_certificates_that_cannot_be_read_are_told(perkamo: Perkamo, tmp_path: Path) -> None:
+def test_certificates_that_cannot_be_read_are_reported(perkamo: Perkamo, tmp_path: Path) -> None:
     """The row of TLS names the variable; catches a file that is there, and is no file of certificates."""
     file = tmp_path / "ca.pem"
     file.write_text("nonsense")

@@ -338,7 +338,7 @@ def test_a_second_word_is_refused(sandbox: Sandbox, tmp_path: Path, action: str)
     assert "review_0" not in err
 
 
-def test_an_id_that_is_no_dead_letter_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_an_id_that_is_no_dead_letter_is_reported(sandbox: Sandbox, tmp_path: Path) -> None:
     """Requeueing it fails; catches a success that did nothing."""
     path = tmp_path / "outbox"
     anyio.run(_fill, path, 1)

@@ -109,7 +109,7 @@ def test_an_input_that_is_stopped_ends_between_two_lines(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
-def test_an_input_in_utf_16_is_told(encoding: str, tmp_path: Path) -> None:
+def test_an_input_in_utf_16_is_reported(encoding: str, tmp_path: Path) -> None:
     """As a Windows shell writes it; catches thousands of refused lines."""
     with pytest.raises(InputError, match="UTF-16"):
         lines_of(

@@ -91,7 +91,7 @@ def test_a_program_of_another_shape_is_shown_too(sandbox: Sandbox, here: Perkamo
     )
 
 
-def test_a_space_without_rules_is_told(sandbox: Sandbox, here: Perkamo) -> None:
+def test_a_space_without_rules_is_reported(sandbox: Sandbox, here: Perkamo) -> None:
     """A sentence, an empty JSON list, and no Python without events."""
     for _ in range(3):
         serve(sandbox, {})

@@ -256,7 +256,7 @@ def test_what_waits_in_an_outbox_is_replayed_and_stays(space: str | None, tmp_pa
         (["--space", "shop"], "--speed and --space need --replay FILE"),
     ],
 )
-def test_options_of_recordings_that_do_not_go_together_are_told(
+def test_options_of_recordings_that_do_not_go_together_are_reported(
     words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Expect wrong usage at once; catches a replay that plays what it records, and never ends."""

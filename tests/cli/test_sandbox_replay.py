@@ -68,7 +68,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_answers() -> None:
     assert [error.strerror for error in told] == ["No space left on device"]
 
 
-def test_an_outbox_of_another_space_is_told(tmp_path: Path) -> None:
+def test_an_outbox_of_another_space_is_reported(tmp_path: Path) -> None:
     """Expect the number of events that were not played, and what to add; catches "Replayed 0 requests." alone."""
     place = tmp_path / "outbox"
 

@@ -141,7 +141,7 @@ def test_without_a_browser_key_it_says_what_to_set(sandbox: Sandbox) -> None:
     assert "PERKAMO_BROWSER_KEY" in err
 
 
-def test_an_end_by_the_service_is_told(sandbox: Sandbox) -> None:
+def test_an_end_by_the_service_is_reported(sandbox: Sandbox) -> None:
     """204 ends the command with exit code 0 and a sentence."""
     sandbox.faults.next("GET /v1/client/customer/{user_id}/stream", Status(204))
     watching = Watching(sandbox)

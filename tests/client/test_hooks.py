@@ -198,7 +198,7 @@ async def test_a_cancelled_call_ends_too(sandbox: Sandbox) -> None:
     assert recorder.end().outcome == "cancelled"
 
 
-async def test_a_closed_client_and_a_failing_supplier_are_told(sandbox: Sandbox) -> None:
+async def test_a_closed_client_and_a_failing_supplier_are_reported(sandbox: Sandbox) -> None:
     """Also a call that never left has an end; catches an end that only attempts have."""
 
     def no_key() -> str:

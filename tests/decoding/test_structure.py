@@ -105,7 +105,7 @@ FIELDS = [
 
 @pytest.fixture(autouse=True)
 def _nothing_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_hooks, "_told", set())
+    monkeypatch.setattr(class_hooks, "_reported", set())
 
 
 def at(value: JSONValue, path: tuple[str | int, ...]) -> dict[str | int, JSONValue]:
@@ -191,7 +191,7 @@ def test_the_rule_holds_for_every_field(cls: type[Part], name: str, caplog: pyte
     for wrong in (value for value in OF_EACH_TYPE if not fits(attribute.type, value)):
         body = changed(answer, (*path, wire), wrong)
         caplog.clear()
-        class_hooks._told.clear()
+        class_hooks._reported.clear()
 
         if fact.known == "published" and whole is not Program:
             with pytest.raises(ValueError, match=re.escape(wire)) as caught:
@@ -255,7 +255,7 @@ def test_a_warning_does_not_call_published_what_is_not_published_there(caplog: p
     assert message.startswith("unlocked.name (published for event results only) has an object instead of a text.")
 
 
-def test_a_program_without_a_blueprint_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_without_a_blueprint_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     """Its rules may stand elsewhere; catches an empty catalogue of which nobody hears."""
     program = structure(Program, {"earningRules": [{"event": "e"}]}, META)
 

@@ -111,7 +111,7 @@ async def test_other_json_where_nothing_is_published_reads_as_an_empty_answer(
     row: Row, operation: str, way: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call succeeds in one attempt, and a warning tells of it; catches a check on what is only assumed."""
-    monkeypatch.setattr(class_hooks, "_told", set())
+    monkeypatch.setattr(class_hooks, "_reported", set())
     with RawServer(row.script) as server:
         result = await perform(way, operation, server.base_url, row)
 

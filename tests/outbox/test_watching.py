@@ -39,7 +39,7 @@ class Recorder(Hook):
         self.states.append(state)
 
 
-async def test_each_delivery_and_each_change_of_the_state_is_told(sandbox: Sandbox, outbox: Outbox) -> None:
+async def test_each_delivery_and_each_change_of_the_state_is_reported(sandbox: Sandbox, outbox: Outbox) -> None:
     """An outage and its end, to one event; catches a state that is told once, and one of before the outage."""
     recorder = Recorder()
     client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, hooks=[recorder])

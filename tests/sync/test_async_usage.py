@@ -3,12 +3,21 @@
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 
 import anyio
 import pytest
 
-from perkamo import PerkamoAsyncUsageWarning
+from perkamo import (
+    Event,
+    PerkamoAsyncUsageWarning,
+    PerkamoClient,
+    SyncBatcher,
+    SyncOutbox,
+    SyncPostgresOutbox,
+    sync_emit_many,
+)
 from perkamo.sync.portal import Portal
 
 
@@ -101,3 +110,54 @@ def test_a_warning_that_is_an_error_is_raised_each_time_and_nothing_is_called(po
     anyio.run(main)
 
     assert called == []
+
+
+def relay(outbox: SyncOutbox | SyncPostgresOutbox, client: PerkamoClient) -> None:
+    """Enter and leave a relay."""
+    with outbox.relay(client):
+        pass
+
+
+def batch(client: PerkamoClient) -> None:
+    """Enter and leave a batcher."""
+    with SyncBatcher(client):
+        pass
+
+
+EVENT = Event("customer_123", "purchase.completed")
+PUBLIC_CALLS: dict[str, Callable[[PerkamoClient, SyncOutbox], object]] = {
+    "'await client.emit_event(...)' on AsyncPerkamoClient": lambda client, _: client.emit_event(EVENT),
+    "'async for outcome in emit_many(...)' with an AsyncPerkamoClient": lambda client, _: [
+        *sync_emit_many(client, [EVENT])
+    ],
+    "'async with batcher' on Batcher": lambda client, _: batch(client),
+    "'await outbox.drain(...)' on Outbox": lambda client, outbox: outbox.drain(client),
+    "'await outbox.stats(...)' on Outbox": lambda _, outbox: outbox.stats(),
+    "'async for ... in outbox.dead(...)' on Outbox": lambda _, outbox: [*outbox.dead()],
+    "'async with outbox.relay(...)' on Outbox": lambda client, outbox: relay(outbox, client),
+}
+
+
+@pytest.mark.parametrize("line", PUBLIC_CALLS)
+def test_the_warning_names_a_public_class_and_its_method(line: str, tmp_path: Path) -> None:
+    """Expect what a user can write; catches ``on OutboxOperations`` and ``pipe.flush``, which nobody can import."""
+    client, outbox = PerkamoClient("sk_test", base_url="http://localhost:1"), SyncOutbox(tmp_path / "outbox")
+
+    async def main() -> None:
+        with pytest.raises(PerkamoAsyncUsageWarning) as caught:
+            PUBLIC_CALLS[line](client, outbox)
+        assert f"Write {line}." in str(caught.value)
+
+    anyio.run(main)
+    outbox.close()
+
+
+def test_the_warning_names_the_outbox_in_postgresql_too() -> None:
+    """Expect the class of the object, not the first that shares the method; catches a name that is written down."""
+    client, outbox = PerkamoClient("sk_test"), SyncPostgresOutbox("postgresql://localhost:1/shop")
+
+    async def main() -> None:
+        with pytest.raises(PerkamoAsyncUsageWarning, match=r"'await outbox\.drain\(\.\.\.\)' on PostgresOutbox"):
+            outbox.drain(client)
+
+    anyio.run(main)

@@ -134,7 +134,7 @@ def test_the_summary_has_a_line_for_each_test(planted: Run) -> None:
 
 
 @pytest.mark.stress
-def test_wrong_marks_and_options_are_told(tmp_path: Path) -> None:
+def test_wrong_marks_and_options_are_reported(tmp_path: Path) -> None:
     """What is wrong, in the test's own report; catches a mark that does nothing without a word."""
     run = run_pytest(
         tmp_path,

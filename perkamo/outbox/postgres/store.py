@@ -248,8 +248,8 @@ class PostgresStore:
         """Claim the oldest event of each of the customers behind the cursor, which goes round once at most."""
         comes_round = not self._cursor
         while True:
-            ring = {"spaces": [space], "space": space, "cursor": self._cursor, "most": _HEADS * most}
-            [heads] = self._run(statements.HEADS, ring)
+            head_parameters = {"spaces": [space], "space": space, "cursor": self._cursor, "most": _HEADS * most}
+            [heads] = self._run(statements.HEADS, head_parameters)
             free = [head for head in heads if head[2]][:most]
             if len(free) == most:
                 self._cursor = cast("str", free[-1][0])

@@ -214,7 +214,7 @@ async def test_a_database_that_is_started_anew_is_waited_out(
     assert list(service.applied) == ["review_0"]
 
 
-async def test_a_drain_into_a_read_only_database_is_told(
+async def test_a_drain_into_a_read_only_database_is_reported(
     server: Server, schema: str, client: AsyncPerkamoClient
 ) -> None:
     """By a session whose transactions are read-only, as a standby's are."""

@@ -245,7 +245,7 @@ def test_rebinding_takes_what_belongs_to_other_keys_and_leaves_named_spaces_alon
     assert ids(box.take()) == ["dead", "a", "b", "c"]
 
 
-def test_damaged_bytes_are_told(box: Box) -> None:
+def test_damaged_bytes_are_reported(box: Box) -> None:
     """A changed body is found before it is sent."""
     box.put("a", "b", body=b'{"amount":1}')
     with box.database.transaction() as tables:

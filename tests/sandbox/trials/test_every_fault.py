@@ -205,7 +205,7 @@ def test_a_limit_leaves_the_same_runs_for_the_same_seed(sandbox: Sandbox) -> Non
     assert pairs[0] == pairs[1] != pairs[2]
 
 
-def test_a_request_that_never_comes_is_told(sandbox: Sandbox) -> None:
+def test_a_request_that_never_comes_is_reported(sandbox: Sandbox) -> None:
     """Expect it in the summary, and a failure where it was asked for alone: catches a pair that tried nothing."""
     runs = iter(range(100))
 
