@@ -10,15 +10,16 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Final, Generic, Protocol, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 
 from perkamo.outbox.errors import PerkamoOutboxError, PerkamoOutboxFullError, PerkamoOutboxStorageError
-from perkamo.runtime.event_loop import Wakeup, caller_into_loop
+from perkamo.runtime.event_loop import InLoop, Wakeup, caller_into_loop
 from perkamo.runtime.forks import ForkGuard, notice_fork
 from perkamo.runtime.threads import start_thread
 
@@ -62,18 +63,22 @@ class Source(Protocol[T_co]):
 class Job(Generic[T]):
     """Something to do, and its result. It is either begun by the thread or withdrawn by whoever asked."""
 
-    __slots__ = ("_action", "_claim", "error", "notify", "value", "weight")
+    __slots__ = ("_action", "_claim", "error", "in_loop", "notify", "value", "weight")
 
-    def __init__(self, action: Callable[[T], object], weight: int, notify: Callable[[], object]) -> None:
+    def __init__(
+        self, action: Callable[[T], object], weight: int, notify: Callable[[], object], in_loop: InLoop | None = None
+    ) -> None:
         """Prepare the job.
 
         Args:
             action: What to do; it is done again if the transaction that it shared failed.
             weight: About how many bytes it writes.
-            notify: Called once, from the thread, when the result is final.
+            notify: Called once, when the result is final.
+            in_loop: Calls ``notify`` in an event loop; without it, the thread does.
         """
         self.weight: int = weight
         self.notify: Callable[[], object] = notify
+        self.in_loop: InLoop | None = in_loop
         self.value: object = None
         self.error: Exception | None = None
         self._action = action
@@ -126,8 +131,7 @@ class Writer(Generic[T]):
             PerkamoOutboxError: It was not done, or the error's ``outcome`` is ``"unknown"``.
         """
         done = anyio.Event()
-        in_loop = caller_into_loop()
-        job = Job(action, weight, lambda: in_loop(done.set))
+        job = Job(action, weight, done.set, caller_into_loop())
         self._submit(job, at_once=not in_company)
         try:
             if in_company:
@@ -191,7 +195,7 @@ class Writer(Generic[T]):
                 job.error = PerkamoOutboxStorageError(
                     f"The outbox's thread can't be started: {error}. Nothing was kept; try again.", retryable=True
                 )
-                job.notify()
+                _notify([job])
 
     def _wake(self) -> None:
         with suppress(RuntimeError):  # it is awake
@@ -237,8 +241,7 @@ class Writer(Generic[T]):
                 return
             for job in jobs:
                 job.error = error
-        for job in jobs:
-            job.notify()
+        _notify(jobs)
 
     def _work_alone(self, jobs: list[Job[T]]) -> None:
         for job in jobs:
@@ -247,7 +250,7 @@ class Writer(Generic[T]):
                     job.run(transaction)
             except Exception as error:  # noqa: BLE001 - as above
                 job.error = error
-            job.notify()
+            _notify([job])
 
     def _take(self, most_bytes: int | None) -> list[Job[T]]:
         jobs: list[Job[T]] = []
@@ -283,6 +286,23 @@ class Writer(Generic[T]):
         for notify in closers:
             notify()
         return True
+
+
+def _notify(jobs: Iterable[Job[T]]) -> None:
+    """Tell that the results are final, with one call into each event loop: each such call wakes it, at a price."""
+    by_loop: dict[InLoop | None, list[Callable[[], object]]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.in_loop, []).append(job.notify)
+    for in_loop, notifies in by_loop.items():
+        if in_loop is None:
+            _call_all(notifies)
+        else:
+            in_loop(partial(_call_all, notifies))
+
+
+def _call_all(functions: Iterable[Callable[[], object]]) -> None:
+    for function in functions:
+        function()
 
 
 _writers: "weakref.WeakSet[_Closable]" = weakref.WeakSet()

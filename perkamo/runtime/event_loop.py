@@ -6,29 +6,35 @@ asyncio is imported only when it runs, because a program on trio does not need i
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from types import TracebackType
-from typing import TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
+from attrs import frozen
 
 from perkamo.runtime.clock import Clock
 
-InLoop: TypeAlias = Callable[[Callable[[], object]], None]
-"""Calls a function soon, in the event loop that it was made in. Once that loop has ended, it does nothing."""
 
+@frozen
+class InLoop:
+    """Calls functions soon, in one event loop, from any thread. Once that loop has ended, it does nothing.
 
-def caller_into_loop() -> InLoop:
-    """Return an object that calls functions in the event loop that is running now, from any thread."""
-    soon = _call_soon()
+    Two for the same event loop are equal.
+    """
 
-    def call(function: Callable[[], object]) -> None:
+    _soon: Callable[[Callable[[], object]], object]
+
+    def __call__(self, function: Callable[[], object]) -> None:
+        """Let the event loop call a function."""
         try:
-            soon(function)
+            self._soon(function)
         except RuntimeError:  # not suppress(), which is slower: the outbox comes here with every put
             return
 
-    return call
+
+def caller_into_loop() -> InLoop:
+    """Return an object that calls functions in the event loop that is running now."""
+    return InLoop(_call_soon())
 
 
 def _call_soon() -> Callable[[Callable[[], object]], object]:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -17,6 +18,7 @@ from perkamo.outbox.errors import (
     PerkamoOutboxStorageError,
 )
 from perkamo.outbox.writer import Job, Writer
+from perkamo.runtime.event_loop import InLoop
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +144,30 @@ async def test_what_arrives_within_a_transaction_shares_it(paper: Paper) -> None
 
     assert paper.kept == ["a", "b", "c"]
     assert paper.groups == [2, 1]
+
+
+async def test_one_call_into_an_event_loop_tells_all_results_of_a_transaction(paper: Paper) -> None:
+    """To each loop that asked; catches a system call for each put, after which the next group begins half full."""
+    writer = Writer(paper)
+    paper.gate.clear()
+    calls: list[list[Callable[[], object]]] = [[], []]
+    told: list[int] = []
+    done = threading.Event()
+
+    for number in range(10):
+        in_loop = InLoop(calls[number % 2].append)
+        writer._submit(Job(write(number), 1, partial(told.append, number), in_loop))
+    writer._submit(Job(write("last"), 1, done.set))
+    paper.gate.set()
+    assert await anyio.to_thread.run_sync(done.wait, 10)
+    await writer.aclose()
+
+    assert paper.groups == [11]
+    assert [len(functions) for functions in calls] == [1, 1]
+    assert told == []
+    for [tell] in calls:
+        tell()
+    assert sorted(told) == list(range(10))
 
 
 async def test_a_refusal_concerns_its_own_job(paper: Paper) -> None:
