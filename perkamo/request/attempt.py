@@ -68,6 +68,7 @@ class _Client(httpx.AsyncClient):
 
 
 _NO_COOKIES: Final = _NoCookies()
+_UNBOUND: Final = cast("AbstractContextManager[None, bool]", nullcontext())
 
 
 def own_client(
@@ -202,7 +203,7 @@ class Sender:
         """
         is_ours = type(self.client) is _Client and _STOCK.send is _SEND and tool_in_place() is None
         if is_ours and not self._key.is_supplied:
-            return cast("AbstractContextManager[None, bool]", nullcontext())
+            return _UNBOUND
         return anyio.move_on_after(seconds)
 
     async def _send(self, request: httpx.Request, auth: httpx.Auth, body: RequestBody) -> Answered | Problem:
@@ -229,7 +230,7 @@ class Sender:
             headers = [*headers, (b"Content-Type", b"application/json"), (b"Content-Length", length)]
         if extra:
             headers = [*headers, *((name.encode(), value.encode()) for name, value in extra.items())]
-        extensions: dict[str, object] = {}
+        extensions: dict[str, object] = {"timeout": {}}  # without it httpx fills in that there are none, step by step
         if not self.owned:
             # Stock httpx loses a pool's slot when it is cancelled, so a caller's client can time out by itself first.
             extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
@@ -238,10 +239,7 @@ class Sender:
                 extensions["target"] = path
             else:
                 auth = SentPath(auth, url.raw_path, path, self.client)
-        request = Request(call.method, url, headers, body, extensions)
-        request.read()  # so that hooks and tools find the content, as in every request of httpx's own
-        body.begun = False
-        return request, auth
+        return Request(call.method, url, headers, call.body or b"", stream=body, extensions=extensions), auth
 
 
 async def read_answer(response: httpx.Response, *, bare: bool = False) -> bytes | ValueError:

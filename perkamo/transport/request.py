@@ -1,6 +1,6 @@
 """Requests for an httpx client that are cheaper to make than httpx's own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import httpx
@@ -13,10 +13,11 @@ class Request(httpx.Request):
     """A request whose headers object is built when somebody asks for it. Any transport can send it.
 
     Args:
-        method: Its method.
+        method: Its method, in capitals.
         url: The URL that it shows.
         headers: Names and values, as they are sent; nothing is added to them.
-        stream: Its body.
+        content: Its body, so that hooks and tools find it, as in every request of httpx's own.
+        stream: The same body, as it is sent.
         extensions: As httpx has them.
     """
 
@@ -25,10 +26,17 @@ class Request(httpx.Request):
         method: str,
         url: httpx.URL,
         headers: RawHeaders,
+        content: bytes,
+        *,
         stream: httpx.AsyncByteStream,
-        extensions: Mapping[str, object],
+        extensions: dict[str, object],
     ) -> None:
-        super().__init__(method, url, stream=stream, extensions=dict(extensions))
+        # Not by httpx's own __init__, which makes headers and copies of all the rest. A test compares what both set.
+        self.method = method
+        self.url = url
+        self.stream = stream
+        self.extensions = extensions
+        self._content = content
         self._raw = headers
         self._headers: httpx.Headers | None = None
 
@@ -49,16 +57,16 @@ class Request(httpx.Request):
         return self._raw if self._headers is None else self._headers.raw
 
     def add_headers(self, added: RawHeaders) -> None:
-        """Set headers, as ``headers.update`` does."""
+        """Set headers, as ``headers.update`` does. Their names are in lower case."""
         if self._headers is None:
-            names = {name.lower() for name, _ in added}
-            self._raw = [*(one for one in self._raw if one[0].lower() not in names), *added]
+            names = {name for name, _ in added}
+            self._raw = [*[one for one in self._raw if one[0].lower() not in names], *added]
         else:
             self._headers.update(list(added))
 
 
 def add_headers(request: httpx.Request, added: RawHeaders) -> None:
-    """Set headers of a request."""
+    """Set headers of a request. Their names are in lower case."""
     if isinstance(request, Request):
         request.add_headers(added)
     else:

@@ -110,8 +110,17 @@ class Response(httpx.Response):
     """
 
     def __init__(self, head: Head, stream: WholeBody | ComingBody) -> None:
-        extensions = {"http_version": head.http_version, "reason_phrase": head.reason}
-        super().__init__(head.status, stream=stream, extensions=extensions)
+        # Not by httpx's own __init__, as in ``Request``.
+        self.status_code = head.status
+        self.stream = stream
+        self.extensions = {"http_version": head.http_version, "reason_phrase": head.reason}
+        self.history = []
+        self.next_request = None
+        self.default_encoding = "utf-8"
+        self.is_closed = False
+        self.is_stream_consumed = False
+        self._request = None
+        self._num_bytes_downloaded = 0
         self._head = head
         self._body = stream
         self._headers: httpx.Headers | None = None
@@ -131,6 +140,11 @@ class Response(httpx.Response):
     def fields(self) -> Mapping[str, str]:
         """The headers as they arrived, which nobody can have changed: names in lower case, and values."""
         return self._head.fields if self._headers is None else joined(self._headers.raw)
+
+    async def aclose(self) -> None:
+        """Close it, and leave httpx's stream: the two refer to each other, and would wait for the garbage collector."""
+        await super().aclose()
+        self.stream = self._body
 
     @property
     def whole_body(self) -> bytes | None:

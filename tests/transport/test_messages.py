@@ -1,6 +1,8 @@
 """Requests and answers whose headers are made late: what is sent, and what is read, is what httpx's own would hold."""
 
+import gc
 import pickle
+import weakref
 
 import httpx
 import pytest
@@ -20,7 +22,7 @@ LINES = b"Date: now\r\nX-Two: a\r\nServer: \xe9\r\n"
 
 def made(url: str = "http://service.test/") -> Request:
     """Make a request."""
-    return Request("POST", httpx.URL(url), HEADERS, httpx.ByteStream(b"body"), {})
+    return Request("POST", httpx.URL(url), HEADERS, b"body", stream=httpx.ByteStream(b"body"), extensions={})
 
 
 def answered() -> Response:
@@ -88,10 +90,33 @@ def test_what_a_hook_does_to_an_answers_headers_counts() -> None:
     assert fields_of(other) == {"x-three": "c"}
 
 
+async def test_messages_have_all_that_httpx_sets() -> None:
+    """They are made without httpx's own ``__init__``; catches an attribute that another version of httpx adds."""
+    request = httpx.Request("POST", "http://service.test/", content=b"body")
+    response = httpx.Response(200, stream=WholeBody(b"body"))
+    own = {"headers", "_headers"}
+
+    assert vars(made()).keys() - own == (vars(request).keys() | {"_raw"}) - own
+    assert vars(answered()).keys() - own == (vars(response).keys() | {"_head", "_body"}) - own
+
+
+async def test_an_answer_is_freed_without_the_garbage_collector() -> None:
+    """It and httpx's stream refer to each other; catches an answer that stays, with its request and the key."""
+    with RawServer(echo) as server:
+        async with client_over(Transport()) as client:
+            response = await client.get(server.base_url)
+            answer = weakref.ref(response)
+            gc.disable()
+            try:
+                del response
+                assert answer() is None
+            finally:
+                gc.enable()
+
+
 async def test_messages_can_be_pickled_as_httpx_s_own() -> None:
     """Caches and test tools do that; catches a class that can't."""
     request, response = made(), answered()
-    request.read()
     await response.aread()
 
     again, answer = pickle.loads(pickle.dumps(request)), pickle.loads(pickle.dumps(response))
