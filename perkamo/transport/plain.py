@@ -12,7 +12,11 @@ from perkamo.transport.request import RawHeaders
 
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]++"
 _VALUE: Final = rb"[!-~\x80-\xff]++(?:[ \t]++[!-~\x80-\xff]++)*+"
-_REQUEST = re.compile(rb"%b [!-~]++ HTTP/1\.1\r\n(?:%b: (?:%b)?\r\n)++\r\n" % (_TOKEN, _TOKEN, _VALUE))
+_CHANGING: Final = rb"transfer-encoding:|expect:|upgrade:|connection: (?!keep-alive\r)"
+"""Headers of a request that change how the connection continues."""
+_HEADER: Final = rb"(?!%b)%b: (?:%b)?\r\n" % (_CHANGING, _TOKEN, _VALUE)
+_REQUEST = re.compile(rb"%b [!-~]++ http/1\.1\r\n(?:%b)++\r\n" % (_TOKEN, _HEADER))
+"""A request's head in small letters."""
 _ANSWER = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([ -~]*+)\r\n((?:%b: %b\r\n)++)\r\n" % (_TOKEN, _VALUE))
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8}+)\r\n")
 _MAX_DIGITS: Final = 15
@@ -20,8 +24,6 @@ _MAX_DIGITS: Final = 15
 _BODILESS: Final = frozenset({204, 304})
 _OWN_RULES: Final = frozenset({"HEAD", "CONNECT"})
 """Methods whose answers have special rules."""
-_CHANGING: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
-"""Headers of a request that change how the connection continues."""
 
 
 def write(method: str, target: bytes, headers: RawHeaders, body: bytes) -> bytes | None:
@@ -33,24 +35,20 @@ def write(method: str, target: bytes, headers: RawHeaders, body: bytes) -> bytes
         headers: Its headers.
         body: Its whole body.
     """
-    lines = [b"%b %b HTTP/1.1\r\n" % (method.encode("ascii", "replace"), target)]
-    hosts, lengths = 0, 0
+    parts = [method.encode("ascii", "replace"), b" ", target, b" HTTP/1.1\r\n"]
     for name, value in headers:
-        lines.append(b"%b: %b\r\n" % (name, value))
-        small = name.lower()
-        if small == b"host":
-            hosts += 1
-        elif small == b"content-length":
-            lengths += 1 if value == b"%d" % len(body) else 2
-        elif small in _CHANGING or b":" in name or (small == b"connection" and value.lower() != b"keep-alive"):
+        if b":" in name:
             return None
-    lines.append(b"\r\n")
-    head = b"".join(lines)
-    if hosts != 1 or lengths != (1 if body else lengths & 1) or method in _OWN_RULES:
+        parts += (name, b": ", value, b"\r\n")
+    parts += (b"\r\n", body)
+    whole = b"".join(parts)
+    head = whole[: len(whole) - len(body)].lower()
+    lengths = head.count(b"\r\ncontent-length: ")
+    if lengths != head.count(b"\r\ncontent-length: %d\r\n" % len(body)) or lengths != (1 if body else lengths & 1):
         return None
     # A line end within a name or a value would add a header, or end the head.
-    is_whole = _REQUEST.fullmatch(head) and head.count(b"\r\n") == len(lines)
-    return head + body if is_whole else None
+    is_whole = _REQUEST.fullmatch(head) and head.count(b"\r\n") == len(headers) + 2
+    return whole if is_whole and head.count(b"\r\nhost: ") == 1 and method not in _OWN_RULES else None
 
 
 def read(data: bytes) -> tuple[Head, bytes, int] | None:
