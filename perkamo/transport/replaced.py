@@ -36,6 +36,8 @@ _ABOVE: Final = ("_send_single_request", "_transport_for_url")
 def tool_in_place() -> Place | None:
     """Return where a tool has replaced a method of httpx or httpcore, or None."""
     core = sys.modules.get("httpcore")  # not imported here: a tool that replaces something has imported it
+    if core is None and httpx.AsyncHTTPTransport is _STOCK and getattr(_STOCK, _METHOD) is _STOCK_METHOD:
+        return None  # as nearly always
     if core is not None and not all(_is_own(getattr(core, name, None), "httpcore.") for name in _BELOW):
         return "below"
     if httpx.AsyncHTTPTransport is not _STOCK:
@@ -118,6 +120,10 @@ def _is_own(cls: object, package: str) -> bool:
 def _is_of(method: object, package: str) -> bool:
     """Return whether the code of a method is from a package."""
     return type(method) is FunctionType and str(method.__globals__.get("__name__")).startswith(package)
+
+
+_STOCK_METHOD: Final[object] = getattr(_STOCK, _METHOD) if _is_own(_STOCK, "httpx.") else None
+"""httpx's own method, unless a tool took its place before this module was loaded."""
 
 
 def _is_watched() -> bool:
