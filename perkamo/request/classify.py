@@ -140,7 +140,7 @@ def classify_response(attempt: Attempt, response: httpx.Response, data: bytes | 
     status = response.status_code
     meta = ResponseMeta(
         status=status,
-        request_id=next((value for name in REQUEST_ID_HEADERS if (value := headers.get(name))), None),
+        request_id=_request_id(headers),
         rate_limit=_rate_limit(headers),
         attempts=attempt.number,
         seconds=attempt.seconds,
@@ -287,12 +287,27 @@ def _error_body(data: bytes) -> JSONValue:
         return data.decode("utf-8", "replace")
 
 
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    for name in REQUEST_ID_HEADERS:
+        if value := headers.get(name):
+            return value
+    return None
+
+
 def _rate_limit(headers: Mapping[str, str]) -> RateLimit:
+    if _RATE_LIMIT_HEADERS.isdisjoint(headers):
+        return _NO_RATE_LIMIT
     limit, remaining, reset = (
         headers.get(f"ratelimit-{name}") or headers.get(f"x-ratelimit-{name}") or None
         for name in ("limit", "remaining", "reset")
     )
     return RateLimit(limit=_digits(limit), remaining=_digits(remaining), reset=reset)
+
+
+_RATE_LIMIT_HEADERS: Final = frozenset(
+    f"{prefix}ratelimit-{name}" for prefix in ("", "x-") for name in ("limit", "remaining", "reset")
+)
+_NO_RATE_LIMIT: Final = RateLimit(limit=None, remaining=None, reset=None)
 
 
 def _digits(text: str | None) -> int | None:
