@@ -196,7 +196,10 @@ class Pool:
         self._busy.discard(connection)
         waiter = self._grant()
         if waiter is None:
-            self._idle.setdefault(connection.origin, deque()).append(connection)
+            idle = self._idle.get(connection.origin)
+            if idle is None:
+                idle = self._idle[connection.origin] = deque()
+            idle.append(connection)
         elif waiter.origin == connection.origin:
             waiter.connection = connection
         else:
@@ -208,7 +211,7 @@ class Pool:
         if not idle:
             self._doubts.pop(origin, None)
             return None
-        if self._doubts[origin]:
+        if self._doubts.get(origin):
             self._doubts[origin] -= 1
             return None
         now = self._clock.now()
