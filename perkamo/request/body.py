@@ -31,7 +31,9 @@ def content_coding(header: str | None) -> Coding | None:
     Args:
         header: The header ``content-encoding``, or None if it is absent.
     """
-    names = [name for part in (header or "").lower().split(",") if (name := part.strip()) not in _NO_CODING]
+    if header is None:
+        return None
+    names = [name for part in header.lower().split(",") if (name := part.strip()) not in _NO_CODING]
     if not names:
         return None
     return _CODINGS.get(names[0], "unknown") if len(names) == 1 else "unknown"
@@ -56,14 +58,14 @@ async def read_bounded(response: httpx.Response, *, bare: bool = False) -> bytes
     if response.is_stream_consumed:  # the answer of a mock, or one that a hook has read
         return whole_content(response)
     fields = fields_of(response)
-    declared = fields.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > 12 or int(declared) > MAX_BODY_BYTES):
-        raise UnusableBodyError(_TOO_LARGE)
     coding = content_coding(fields.get("content-encoding"))
     if bare and coding is None and isinstance(response, Response) and (whole := response.whole_body) is not None:
         if len(whole) > MAX_BODY_BYTES:
             raise UnusableBodyError(_TOO_LARGE)
         return whole
+    declared = fields.get("content-length", "")
+    if declared.isdecimal() and (len(declared) > 12 or int(declared) > MAX_BODY_BYTES):
+        raise UnusableBodyError(_TOO_LARGE)
     body = _PlainBody() if coding is None else _EncodedBody(coding)
     try:
         # The stream itself: httpx's own iterators over it cost more than everything else here.
