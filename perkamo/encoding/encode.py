@@ -179,9 +179,13 @@ def _object(value: Mapping[object, object], depth: int) -> str:
             if item is OMIT:
                 continue
             key = ""
-            key = name if type(name) is str else _plain_key(name)
-            _check_key(key)
-            members.append(f"{_string(key)}:{_text(item, depth + 1)}")
+            key = name if type(name) is str and name else _plain_key(name)
+            # Most members are plain text under plain names: calls for these would cost more than the work.
+            quoted = encode_basestring(key) if key.isascii() else _string(key)
+            if type(item) is str and item.isascii():
+                members.append(f"{quoted}:{encode_basestring(item)}")
+            else:
+                members.append(f"{quoted}:{_text(item, depth + 1)}")
     except _RefusedError as refused:
         if key:
             refused.parts.append(_step(key))
@@ -206,14 +210,12 @@ def _check_depth(depth: int) -> None:
         raise _RefusedError(f"is nested deeper than {MAX_DEPTH} levels; flatten it")
 
 
-def _check_key(key: str) -> None:
-    if not key:
-        raise _RefusedError("has an empty key; every key must be non-empty text")
-
-
 def _plain_key(key: object) -> str:
     if isinstance(key, str):
-        return str.__str__(key.value if isinstance(key, Enum) else key)
+        text = str.__str__(key.value if isinstance(key, Enum) else key)
+        if text:
+            return text
+        raise _RefusedError("has an empty key; every key must be non-empty text")
     raise _RefusedError(f"has a key of type {type(key).__name__}; every key must be non-empty text")
 
 
