@@ -259,13 +259,7 @@ class Event(Serializable):
         Raises:
             PerkamoValidationError: The event has no transaction id yet; without one, sending it again would earn twice.
         """
-        if self.transaction_id is None:
-            raise refusal(
-                "transaction_id", "is missing; pass one, so that the event counts once even if it is sent again"
-            )
-        ids = f'{{"user_id":{encode_basestring(self.user_id)},"event":{encode_basestring(self.event)}'
-        rest = f'"context":{self._context},"occurred_at":"{self.occurred_at}"}}'
-        return f'{ids},"transaction_id":{encode_basestring(self.transaction_id)},{rest}'.encode()
+        return _to_bytes(self.user_id, self.event, self.transaction_id, self._context, self.occurred_at)
 
     def to_dict(self) -> dict[str, JSONValue]:
         """Return the event as plain data, under the wire's field names; ``json.dumps`` takes it.
@@ -396,6 +390,28 @@ def _number(digits: str) -> int | float:
     """Read digits as JavaScript does: what is beyond its integers was a float when it was written."""
     value = float(digits)
     return int(value) if abs(value) <= MAX_SAFE_INTEGER else value
+
+
+def _to_bytes(user_id: str, event: str, transaction_id: str | None, context: _CheckedText, occurred_at: str) -> bytes:
+    """Return the JSON bytes of an event whose fields were checked."""
+    if transaction_id is None:
+        raise refusal("transaction_id", "is missing; pass one, so that the event counts once even if it is sent again")
+    ids = f'{{"user_id":{encode_basestring(user_id)},"event":{encode_basestring(event)}'
+    rest = f'"context":{context},"occurred_at":"{occurred_at}"}}'
+    return f'{ids},"transaction_id":{encode_basestring(transaction_id)},{rest}'.encode()
+
+
+def encode_mapping(fields: Mapping[str, object]) -> tuple[str | None, bytes]:
+    """Check a mapping as ``Event.from_mapping`` does; return its transaction id and its bytes, with no event made.
+
+    Raises:
+        PerkamoValidationError: A field is missing, unknown or can't be sent.
+    """
+    given = _wire_fields(fields)
+    user_id, event = _user_id(given["user_id"]), _event_key(given["event"])
+    transaction_id = _transaction_id(given.get("transaction_id"))
+    context, occurred_at = _context_text(given.get("context")), _occurred_text(given.get("occurred_at"))
+    return transaction_id, _to_bytes(user_id, event, transaction_id, context, occurred_at)
 
 
 def as_event(event: Event | Mapping[str, object]) -> Event:

@@ -23,6 +23,7 @@ from perkamo.events import (
     as_event,
     check_id,
     create_transaction_id,
+    encode_mapping,
     encode_object,
     refusal,
 )
@@ -181,8 +182,7 @@ def _quoted_user(user_id: str) -> str:
 def _checked(one: Event | Mapping[str, object], index: int) -> tuple[str | None, bytes]:
     """Return the transaction id and the bytes of an event of a batch; the error names the event that can't be sent."""
     try:
-        event = as_event(one)
-        return event.transaction_id, event.to_bytes()
+        return (one.transaction_id, one.to_bytes()) if isinstance(one, Event) else encode_mapping(one)
     except PerkamoValidationError as error:
         path, reason = f"events[{index}].{error.path}", str(error)
     raise PerkamoValidationError(f"events[{index}].{reason}", field="events", path=path)
