@@ -23,21 +23,27 @@ from tests.sync.portal import echo, fail
 def test_ctrl_c_cancels_the_call_and_the_next_one_works() -> None:
     """SIGINT raises KeyboardInterrupt at once and cancels the coroutine; catches a request that runs on."""
     ended: list[str] = []
+    waiting = threading.Event()
 
     async def slow() -> None:
+        waiting.set()
         try:
             await anyio.sleep(30)
         except asyncio.CancelledError:
             ended.append("cancelled")
             raise
 
-    timer = threading.Timer(0.1, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
-    timer.start()
+    def interrupt() -> None:
+        assert waiting.wait(10)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(slow)
     took = time.monotonic() - began
-    timer.join()
+    sender.join()
 
     assert took < 5
     assert ended == ["cancelled"]
