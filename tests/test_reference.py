@@ -10,7 +10,8 @@ from typing import Final
 import pytest
 from attrs import fields
 
-from perkamo import AsyncPerkamoClient, CustomerStream, Event, Outbox, PostgresOutbox, RetryPolicy, Transport
+from perkamo import AsyncPerkamoClient, CustomerStream, Event, Outbox, PostgresOutbox, RetryPolicy, Transport, postgres
+from perkamo.batching.pacing import FIRST_WAIT, LONGEST_RETRY_AFTER, LONGEST_WAIT
 from perkamo.cli.import_input import MAX_LINE
 from perkamo.cli.import_job import GRACE
 from perkamo.encoding import encode, parse
@@ -21,16 +22,23 @@ from perkamo.events import (
     MAX_TRANSACTION_ID_LENGTH,
     MAX_USER_ID_LENGTH,
 )
+from perkamo.integrations import retrying
 from perkamo.integrations.settings import Settings
+from perkamo.outbox import relay
 from perkamo.outbox.directory import LOCK_PATIENCE
 from perkamo.outbox.outbox import DEFAULT_MAX_BYTES
+from perkamo.outbox.postgres import store
+from perkamo.outbox.postgres.outbox import CONCURRENCY
 from perkamo.outbox.relay import FINISH_SECONDS
+from perkamo.outbox.watching import STATE_SECONDS
+from perkamo.outbox.writer import LOOK_EVERY
 from perkamo.postgres import LOCK_SECONDS, STATEMENT_SECONDS
 from perkamo.request.body import MAX_BODY_BYTES
 from perkamo.request.retry import rule_of_status
 from perkamo.sandbox import Sandbox
 from perkamo.sandbox.ledger import MAX_LOGGED_EVENTS
 from perkamo.sandbox.requestlog import MAX_RECORDED_BYTES, MAX_RECORDS
+from perkamo.testing.clients import LATE
 from perkamo.transport.transport import MAX_CONNECTIONS
 from perkamo.webhooks import MAX_WEBHOOK_BYTES, MemoryDeliveryLog, SqliteDeliveryLog
 from tests.guides import BLOCKS, GUIDES, README, ROOT
@@ -150,6 +158,14 @@ DEFAULTS: Final = inspect.signature(AsyncPerkamoClient).parameters
 TRANSPORT: Final = inspect.signature(Transport).parameters
 MEMORY: Final = inspect.signature(MemoryDeliveryLog).parameters
 SQLITE: Final = inspect.signature(SqliteDeliveryLog).parameters
+SUBSCRIBE: Final = inspect.signature(AsyncPerkamoClient.subscribe_customer).parameters
+STREAM_TOKEN: Final = inspect.signature(AsyncPerkamoClient.create_stream_token).parameters
+RELAY: Final = vars(relay)
+SECONDS: Final = {0.5: "half a second", 1: "a second", 60: "a minute", 120: "two minutes", 300: "five minutes"}
+NUMBERS: Final = {10: "ten"}
+STORE: Final = vars(store)
+TABLES_SQL: Final = (ROOT / "perkamo/outbox/postgres/migrations/0001.sql").read_text("utf-8")
+VACUUM: Final = re.findall(r"autovacuum_vacuum_threshold = (\d+)", TABLES_SQL)
 FIGURES: Final = {
     "perkamo/request/README.md": (
         f"`timeout` | `{DEFAULTS['timeout'].default}` seconds",
@@ -162,10 +178,32 @@ FIGURES: Final = {
         f"{MAX_USER_ID_LENGTH}, {MAX_EVENT_LENGTH} and {MAX_TRANSACTION_ID_LENGTH} UTF-16",
         f"a context, traits | {encode.MAX_DEPTH} levels, {MAX_EVENT_BYTES >> 10} KiB of JSON",
     ),
-    "perkamo/outbox/README.md": (f"can be tried again after {LOCK_PATIENCE:g} seconds",),
+    "perkamo/outbox/README.md": (
+        f"can be tried again after {LOCK_PATIENCE:g} seconds",
+        f"is taken over after {2 * RELAY['TIMEOUT']:g} seconds",
+        f"within {2000 * LOOK_EVERY:g} ms",
+    ),
     "perkamo/outbox/postgres/README.md": (
         f"end after {STATEMENT_SECONDS} seconds, and wait for a lock for {LOCK_SECONDS}.",
+        f"answers nothing for {vars(postgres)['_ANSWER_SECONDS']:g} seconds",
+        f"is free again after about {2 * RELAY['TIMEOUT']:g} seconds",
+        f"on its way within {round(STORE['_POLL_SECONDS'][1], 1)} seconds",
+        f"within {SECONDS[STORE['_SWEEP_SECONDS']]}, or {NUMBERS[STORE['_SWEEP_SHARE']]} times what",
+        f"requests on their way ({CONCURRENCY})",
+        f"vacuum after {int(VACUUM[0]):,} dead rows",
     ),
+    "perkamo/stream/README.md": (
+        f"`idle_timeout={SUBSCRIBE['idle_timeout'].default}` seconds",
+        f"live for about {SECONDS[STREAM_TOKEN['ttl_seconds'].default]}",
+    ),
+    "perkamo/integrations/opentelemetry/README.md": (
+        f"at most once {SECONDS[STATE_SECONDS]}, and every {RELAY['_LOOK_AGAIN']:g} seconds",
+    ),
+    "perkamo/integrations/celery/README.md": (
+        f"at most {SECONDS[LONGEST_RETRY_AFTER]}",
+        f"from {SECONDS[FIRST_WAIT]} to {SECONDS[vars(retrying)['_LONGEST_WAIT']]}",
+    ),
+    "perkamo/testing/README.md": (f"wait {LATE.attempt_timeout:g} s where an answer never comes",),
     "README.md": (f"at most {MAX_BODY_BYTES >> 20} MiB, also after decompression",),
     "perkamo/cli/README.md": (
         f"within {GRACE:g} seconds",
@@ -174,6 +212,9 @@ FIGURES: Final = {
     "perkamo/outbox/recipes/README.md": (
         f"`--grace` ({FINISH_SECONDS:g} s)",
         f"takes {DEFAULT_MAX_BYTES >> 30} GiB of events",
+        f"tries again every {SECONDS[RELAY['PAUSE']].removeprefix('a ')}",
+        f"waits up to {LONGEST_WAIT:g} s between two tries",
+        f"up to {MAX_BATCH_EVENTS} events each",
     ),
     "perkamo/sandbox/README.md": (
         f"the last {MAX_LOGGED_EVENTS:,} events and {MAX_RECORDS:,} requests",
