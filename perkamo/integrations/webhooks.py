@@ -1,5 +1,7 @@
 """A request that claims to be a delivery -> the delivery, or the answer that refuses it. Without any framework."""
 
+from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import Final
 
 from perkamo.errors import PerkamoConfigurationError
@@ -33,6 +35,18 @@ class Secret:
 
     def __repr__(self) -> str:
         return "<Secret ***>"
+
+
+def refuse_coroutine(handle: Callable[[WebhookDelivery], object]) -> None:
+    """Refuse a function that nobody would await, so that each delivery would count as handled and none would be.
+
+    Raises:
+        PerkamoConfigurationError: It is an ``async def``.
+    """
+    if iscoroutinefunction(handle) or iscoroutinefunction(type(handle).__call__):
+        raise PerkamoConfigurationError(
+            "The function that handles deliveries is an async def, which this view can't await: give it a def."
+        )
 
 
 def read_delivery(

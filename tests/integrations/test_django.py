@@ -211,6 +211,26 @@ def test_strangers_and_nonsense_are_refused(
     assert shop.get(path).status_code == 405
 
 
+def test_djangos_log_has_no_secret_of_a_path(shop: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor of one that is nearly right; catches Django's own line about an answer above 399."""
+    secret = "s%C3%A9same-123456"
+    with caplog.at_level(logging.DEBUG):
+        for path in (f"/hooks/{secret}/perkamo", f"/hooks/{secret}x/perkamo"):
+            assert shop.post(path, b"{", "application/json").status_code in {400, 404}
+            assert shop.get(path).status_code == 405
+
+    assert "same-123456" not in caplog.text
+
+
+def test_a_function_that_nobody_would_await_is_refused() -> None:
+    """Where the URLs are built; catches deliveries that count as handled and never were."""
+
+    async def handle(_delivery: WebhookDelivery) -> None: ...
+
+    with pytest.raises(PerkamoConfigurationError, match="async def"):
+        webhook(handle)
+
+
 def test_a_shop_without_a_secret_takes_no_webhook(sandbox: Sandbox) -> None:
     """And its log says what to set; catches a door without a lock."""
     with override_settings(PERKAMO=sandbox_settings(sandbox)):

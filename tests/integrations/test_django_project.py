@@ -57,6 +57,7 @@ CHECKS: Final = [
     ({"TIMEOUT": "5"}, "perkamo.E001", "must be a number of seconds, not str"),
     ({"TOKEN_TTL": True}, "perkamo.E001", "must be a whole number of seconds, not bool"),
     ({"WEBHOOK_SECRET": ""}, "perkamo.E001", "is empty"),
+    ({"ALLOW_INSECURE_HTTP": False, "BASE_URL": "http://api.example.com"}, "perkamo.E002", "is ALLOW_INSECURE_HTTP."),
 ]
 
 
@@ -77,6 +78,15 @@ def test_the_check_finds_what_is_wrong(
 
     assert number in found.getvalue()
     assert words in found.getvalue()
+
+
+@pytest.mark.parametrize("given", [[CANARY_KEY], CANARY_KEY])
+def test_the_check_finds_settings_that_are_no_dict(given: object) -> None:
+    """And says so, without a value; catches a check that ends in an AttributeError."""
+    with override_settings(PERKAMO=given), pytest.raises(SystemCheckError, match="must be a dict") as caught:
+        call_command("check", stderr=StringIO())
+
+    assert CANARY_KEY not in str(caught.value)
 
 
 def test_a_shop_that_is_set_up_passes_the_check(shop: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from perkamo import PerkamoConfigurationError, RetryPolicy
 from perkamo.integrations.flask import Perkamo
 from perkamo.sandbox import Reset, Sandbox
+from perkamo.webhooks import MemoryDeliveryLog, WebhookDelivery
 from tests.canary import CANARY_EMAIL
 from tests.integrations import flask_shop
 from tests.integrations.expected import DELIVERIES, DELIVERY, check_outage, embedded_config
@@ -170,3 +171,12 @@ def test_without_flask_the_extra_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
     assert 'pip install "perkamo[flask]"' in done.stderr
+
+
+def test_a_function_that_nobody_would_await_is_refused() -> None:
+    """At the set-up; catches deliveries that count as handled and never were."""
+
+    async def handle(_delivery: WebhookDelivery) -> None: ...
+
+    with pytest.raises(PerkamoConfigurationError, match="async def"):
+        Perkamo().webhook(handle, MemoryDeliveryLog())

@@ -58,6 +58,18 @@ def commands() -> list[list[str]]:
     return [list(one) for one in dict.fromkeys(("perkamo", *command[1:]) for command in ours)]
 
 
+@pytest.mark.parametrize("name", ["perkamo-relay.service", "compose.yaml", "kubernetes-sqlite.yaml"])
+def test_a_relay_has_its_directory_before_the_first_event(name: str) -> None:
+    """The recipe makes it; catches a relay that ends, and is started ever more rarely, until the shop's first order."""
+    if name.endswith("service"):
+        given = [shlex.split(line.partition("=")[2]) for line in UNIT.splitlines() if line.startswith("ExecStart")]
+    else:
+        given = [one["command"] for document in documents(name) for one in containers(document)]
+    made = [command[-1] for command in given if command[0].endswith("mkdir") and "0700" in command]
+
+    assert made == [command[3] for command in given if command[1:3] == ["outbox", "relay"]]
+
+
 def is_for_postgres(command: list[str]) -> bool:
     """Tell whether a command's outbox is in PostgreSQL."""
     return any(word.startswith("postgresql://") for word in command)

@@ -18,6 +18,7 @@ from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.file_system import FORGETFUL, kind_of, read_mounts
 from perkamo.request.credentials import API_KEY_VARIABLE
 
+_NAMES: Final = "In PERKAMO, api_key is SECRET_KEY, base_url is BASE_URL, allow_insecure_http is ALLOW_INSECURE_HTTP."
 _TEMPORARY: Final = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108 - they are looked for, not used
 
 
@@ -35,7 +36,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: object) -> list
     try:
         settings.make_client()
     except PerkamoConfigurationError as error:  # plain http, a browser key in place of the server key
-        found.append(Error(str(error), id="perkamo.E002"))
+        found.append(Error(str(error), _NAMES, id="perkamo.E002"))
     if settings.secret_key is None and not os.environ.get(API_KEY_VARIABLE):
         hint = f"Set {API_KEY_VARIABLE}, or run 'manage.py perkamo_sandbox' and use the key that it prints."
         found.append(CheckWarning("There is no server key for Perkamo: every call will fail.", hint, id="perkamo.W001"))

@@ -26,7 +26,12 @@ def read_django_settings() -> Settings:
     Raises:
         PerkamoConfigurationError: A setting is unknown or of the wrong type.
     """
-    return read_settings(getattr(django_settings, "PERKAMO", None) or {}, _SHOWN)
+    given: object = getattr(django_settings, "PERKAMO", None)
+    if given is not None and not isinstance(given, Mapping):
+        kind = type(given).__name__
+        del given  # it may hold secrets, and this frame may be reported
+        raise PerkamoConfigurationError(f"PERKAMO must be a dict of settings, not {kind}.")
+    return read_settings(cast("Mapping[str, object]", given or {}), _SHOWN)
 
 
 settings: Final[OncePerProcess[Settings]] = OncePerProcess(read_django_settings)

@@ -21,7 +21,7 @@ from perkamo.integrations.browser import (
 )
 from perkamo.integrations.once_per_process import OncePerProcess
 from perkamo.integrations.settings import Settings, read_settings
-from perkamo.integrations.webhooks import read_delivery
+from perkamo.integrations.webhooks import read_delivery, refuse_coroutine
 from perkamo.outbox.sync_outbox import SyncOutbox
 from perkamo.sync_client import PerkamoClient
 from perkamo.webhooks import MAX_WEBHOOK_BYTES, DeliveryLog, WebhookDelivery, deduplicate
@@ -154,13 +154,18 @@ class Perkamo:
             app.add_url_rule("/hooks/perkamo", view_func=perkamo.webhook(on_delivery, log), methods=["POST"])
 
         **Deliveries are unsigned** (published): whoever has to be let in knows ``PERKAMO_WEBHOOK_SECRET``, and sends it
-        in the header ``PERKAMO_WEBHOOK_HEADER``, or as ``<secret>`` in the path; all others get 404. Take a delivery as
-        a hint, and read the customer again. A delivery whose handling raised is handled again when it is repeated.
+        in the header ``PERKAMO_WEBHOOK_HEADER``, or as ``<secret>`` in the path; all others get 404. Mind that
+        servers and proxies log paths. Take a delivery as a hint, and read the customer again. A delivery whose handling
+        raised is handled again when it is repeated.
 
         Args:
             handle: Your function. Its answer is not looked at; it has 5 seconds (published).
             log: Where the ids of handled deliveries are kept; all workers share a ``SqliteDeliveryLog``.
+
+        Raises:
+            PerkamoConfigurationError: Your function is an ``async def``.
         """
+        refuse_coroutine(handle)
 
         def perkamo_webhook(secret: str | None = None) -> Response:
             delivery = self._read_delivery(secret)
