@@ -63,6 +63,8 @@ WITH free AS MATERIALIZED (
   ORDER BY id FOR UPDATE SKIP LOCKED
 ){_LEASE}"""
 
+HAS_ANY: Final = "SELECT EXISTS (SELECT FROM {schema}.events WHERE space = ANY (%(spaces)s))"
+
 WAITING: Final = f"""
 SELECT coalesce(extract(epoch FROM max(paused_until) - statement_timestamp()), 0)::float8
 FROM {{schema}}.spaces WHERE space = ANY (%(spaces)s) AND paused_until > statement_timestamp();

@@ -1,5 +1,7 @@
 """How soon a relay finds a fresh event, and how little an idle one asks, by a clock of the test's own."""
 
+from collections.abc import Callable, Mapping
+
 import anyio
 import anyio.lowlevel
 import psycopg
@@ -7,6 +9,7 @@ import pytest
 from attrs import define, field
 
 from perkamo import AsyncPerkamoClient, Delivery, DeliveryStart, Event, Hook, PostgresOutbox
+from perkamo.postgres import Rows
 from perkamo.runtime.clock import Clock
 from tests.outbox.postgres.server import Server
 from tests.outbox.service import Service
@@ -97,3 +100,32 @@ async def test_a_fresh_event_is_on_its_way_within_200_ms_and_an_idle_relay_looks
                         assert max(idle) <= 0.2
 
     assert max(sent - put for sent, put in zip(hook.sent_at, put_at, strict=True)) <= 0.2
+
+
+async def test_an_idle_relay_asks_little(server: Server, schema: str, service: Service) -> None:
+    """One cheap query a look, and no claim but once a second; catches a claim of nothing with each look."""
+    clock = Leaping(0.5)
+    outbox = PostgresOutbox(server.dsn, schema=schema, space="shop")
+    outbox._clock = outbox._postgres._clock = clock
+    database = outbox._postgres.database
+    asked: list[str] = []
+
+    def noting(name: str, ask: Callable[[str, Mapping[str, object]], Rows | list[Rows]]) -> None:
+        def note(script: str, parameters: Mapping[str, object]) -> Rows | list[Rows]:
+            asked.append(name)
+            return ask(script, parameters)
+
+        setattr(database, name, note)
+
+    async with AsyncPerkamoClient("sk_test_x", base_url=service.url) as client, outbox, outbox.relay(client):
+        with anyio.fail_after(30):
+            while len(clock.waits) < 10:
+                await anyio.lowlevel.checkpoint()
+            noting("run", database.run)
+            noting("look", database.look)
+            began = clock.seconds
+            while clock.seconds - began < 5:
+                await anyio.lowlevel.checkpoint()
+
+    assert asked.count("run") <= 2 * 6  # a claim and a count
+    assert 20 <= asked.count("look") <= 50
