@@ -1,7 +1,7 @@
-"""What came to a sandbox, kept as lines of JSON, and played into another one.
+"""Records the requests of a sandbox as lines of JSON, and replays them into another sandbox.
 
-A line has the time, method, path and body of a request, and how it was answered. Keys are masked; ids are replaced by
-pseudonyms where that is asked for.
+A line has the time, method, path and body of a request, and the status of its answer. Keys are masked; ids are replaced
+by pseudonyms if that is asked for.
 """
 
 import json
@@ -31,7 +31,7 @@ _ID_NAMES: Final = {"user_id": "user_", "transaction_id": "tx_"}
 
 
 class RecordingError(ValueError):
-    """A line of a recording can't be read. The message has its number and says why, without its values."""
+    """A line of a recording can't be read. The message has the line's number and the reason, but no values."""
 
 
 @frozen
@@ -39,7 +39,7 @@ class Recorded:
     """One request of a recording.
 
     Attributes:
-        time: When it came, in Unix seconds.
+        time: When it arrived, in Unix seconds.
         method: The method.
         path: The path as sent, with its query.
         body: The raw body.
@@ -52,12 +52,12 @@ class Recorded:
 
 
 class Recorder:
-    """Writes requests to a file, a line each, as they arrive.
+    """Writes requests to a file as they arrive, one line each.
 
     Args:
-        file: Where to; it is flushed after each line.
-        pseudonyms: Replace the ids of customers and transactions by others, by this recorder always the same one
-            for the same id. Contexts and traits stay as they are, except for a text in them that is one of these ids.
+        file: The file; it is flushed after each line.
+        pseudonyms: Whether the ids of customers and transactions are replaced. One recorder always gives an id the same
+            pseudonym. Contexts and traits stay as they are, except for texts in them that are such ids.
     """
 
     def __init__(self, file: IO[str], *, pseudonyms: bool = False) -> None:
@@ -80,7 +80,7 @@ class Recorder:
 
 
 class _Pseudonyms:
-    """Other ids for ids, which nobody can turn back: the key is made for this recording and kept nowhere."""
+    """Pseudonyms for ids. They cannot be reversed: the key is made for this recording and not kept."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(16)
@@ -100,7 +100,7 @@ class _Pseudonyms:
         try:
             value = cast("Json", json.loads(body))
         except (ValueError, RecursionError):
-            return b""  # nobody knows where an id may be in it
+            return b""  # an id may be anywhere in it
         known: dict[str, str] = {}
         self._collect(value, known)
         return dump(_replaced(value, known))
@@ -137,7 +137,7 @@ def read_recording(lines: Iterable[str]) -> Iterator[Recorded]:
         lines: The lines of the file.
 
     Raises:
-        RecordingError: A line is neither; the message has its number.
+        RecordingError: A line is neither of them; the message has its number.
     """
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -160,7 +160,7 @@ def _recorded(line: str) -> Recorded:
         case {"event": str() as event, **rest}:
             if rest.get("transaction_id") is None:
                 rest["transaction_id"] = transaction_id_of_line(line.encode().strip())
-            body = json.dumps({"event": event, **rest})  # ASCII, also where a text is not valid Unicode
+            body = json.dumps({"event": event, **rest})  # ASCII, even if a text is not valid Unicode
             return Recorded(0.0, "POST", "/v1/events", body.encode())
         case _:
             raise ValueError("is neither a recorded request nor an event")
@@ -173,12 +173,12 @@ def _body(text: object, encoded: object) -> bytes:
 
 
 def play(sandbox: Sandbox, recorded: Recorded) -> int | None:
-    """Send a recorded request to a sandbox, with its key, signed with its time.
+    """Send a recorded request to a sandbox, with the sandbox's key, signed with its time.
 
-    Streams are left out: nobody would read them.
+    Streams are left out, because nobody would read them.
 
     Returns:
-        The status of the answer; None where there was none.
+        The status of the answer; None if there was none.
     """
     place = find(recorded.path.partition("?")[0])
     if place.path.startswith(STREAM_PREFIX):

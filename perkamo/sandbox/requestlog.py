@@ -1,4 +1,4 @@
-"""The requests that the sandbox saw, bounded, with the keys masked."""
+"""The log of the sandbox's requests: limited in size, with masked keys."""
 
 import re
 from collections import deque
@@ -25,17 +25,17 @@ class RequestRecord:
 
     Attributes:
         method: The method.
-        route: Method and path with the name of the id in its place, or None for a path that leads nowhere.
+        route: Method and path, with the id replaced by its name; None for an unknown path.
         path: The path as sent, with its query.
         headers: Name and value pairs, names in lower case; the values of keys and tokens are masked.
-        body: The raw body, with the browser key masked where a token is asked for.
-        status: The status of the answer, or None when no answer was sent.
-        fault: The fault that struck, in words, or None.
-        notes: What the sandbox thought odd about the request.
-        time: When it came, in Unix seconds of the sandbox's clock.
-        answer_headers: Name and value pairs of the answer, names in lower case; none when no answer was sent.
-        answer: The body of the answer as far as it was sent, tokens masked; empty for a stream.
-        seconds: How long the answer took, with the wait of a fault.
+        body: The raw body; in a request for a token, the browser key is masked.
+        status: The status of the answer, or None if no answer was sent.
+        fault: The fault that happened, in words, or None.
+        notes: The sandbox's notes about the request.
+        time: When it arrived, in Unix seconds of the sandbox's clock.
+        answer_headers: Name and value pairs of the answer, names in lower case; none if no answer was sent.
+        answer: The part of the answer's body that was sent, with masked tokens; empty for a stream.
+        seconds: How long the answer took, including the wait of a fault.
     """
 
     method: str
@@ -57,7 +57,7 @@ class RequestRecord:
 
     @property
     def size(self) -> int:
-        """About how many bytes it holds: path, headers and bodies."""
+        """Its size in bytes, about: path, headers and bodies."""
         heads = sum(len(name) + len(value) for name, value in (*self.headers, *self.answer_headers))
         return len(self.path) + len(self.body) + len(self.answer) + heads
 
@@ -89,7 +89,7 @@ class RequestLog:
         """How many there were since the last reset, kept or not."""
 
     def add(self, record: RequestRecord) -> None:
-        """Add a request; the oldest ones go where there is no room."""
+        """Add a request, and drop the oldest ones beyond the limits."""
         self._records.append(record)
         self.total += 1
         self._bytes += record.size
@@ -101,7 +101,7 @@ class RequestLog:
         return tuple(self._records)
 
     def after(self, number: int) -> Iterator[tuple[int, RequestRecord]]:
-        """Return the kept requests after a number, with theirs, oldest first; the first since the last reset is 1."""
+        """Return the kept requests after a number, with their numbers, oldest first; a reset starts again at 1."""
         first = self.total - len(self._records)
         return enumerate(islice(self._records, max(number - first, 0), None), max(number, first) + 1)
 
@@ -110,7 +110,7 @@ class RequestLog:
         return zip(range(self.total, 0, -1), reversed(self._records), strict=False)
 
     def get(self, number: int) -> RequestRecord | None:
-        """Return the request with a number; None when it is not kept."""
+        """Return the request with a number; None if it is not kept."""
         return next((record for found, record in self.after(number - 1) if found == number), None)
 
     def latest(self, count: int) -> tuple[RequestRecord, ...]:
@@ -130,10 +130,10 @@ def make_record(
 
     Args:
         request: The request.
-        route: Where it led.
-        reply: What is done about it.
-        fault: What struck it, in words.
-        time: When it came, in Unix seconds of the sandbox's clock.
+        route: Its route.
+        reply: The answer, and how it is sent.
+        fault: The fault that happened, in words.
+        time: When it arrived, in Unix seconds of the sandbox's clock.
         seconds: How long it took to answer, without the wait of a fault.
     """
     response = reply.response

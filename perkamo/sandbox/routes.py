@@ -1,4 +1,4 @@
-"""Which method and path is which call."""
+"""Finds the call that a method and a path stand for."""
 
 from typing import Final, Literal, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -24,17 +24,17 @@ ROUTES: Final[dict[str, Call]] = {
     "POST /v1/rewards/redeem": "redeem",
     "GET /v1/client/customer/{user_id}/stream": "stream",
 }
-"""Method and path of each call, as ``faults`` and the request log name them. The stream's is assumed."""
+"""Method and path of each call, as ``faults`` and the request log name them. The path of the stream is assumed."""
 
 
 @frozen
 class Place:
-    """Where a path leads.
+    """The result of routing a path.
 
     Attributes:
-        path: The path from ``/v1/`` on, which is what is signed.
-        template: The path with the id replaced by its name, or None when the path leads nowhere.
-        user_id: The id in the path, decoded; None when there is none, or when it cannot be decoded.
+        path: The path from ``/v1/`` on, which is signed.
+        template: The path with the id replaced by its name, or None if the path is unknown.
+        user_id: The id in the path, decoded; None if there is none, or if it cannot be decoded.
     """
 
     path: str = field(repr=False)
@@ -43,14 +43,14 @@ class Place:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that the place takes."""
+        """The methods that the path takes."""
         return tuple(
             method for method, _, template in (route.partition(" ") for route in ROUTES) if template == self.template
         )
 
 
 def find(path: str) -> Place:
-    """Find where a path leads. What stands before ``/v1/`` is taken for a gateway's prefix, which is not signed.
+    """Route a path. Anything before ``/v1/`` is taken as a gateway's prefix, which is not signed.
 
     Args:
         path: The path as sent, percent-encoded.

@@ -1,4 +1,4 @@
-"""The sandbox as a test or a program holds it: one small Perkamo, with its state, clock, faults and request log."""
+"""The sandbox as tests and programs use it: a local Perkamo service with state, clock, faults and request log."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -44,28 +44,28 @@ if TYPE_CHECKING:
 
 
 class Sandbox:
-    """A small Perkamo on this machine. Nothing leaves it, and nothing in it is the real service: see ``fidelity``.
+    """A local Perkamo service. Nothing leaves this machine. It is not the real service: see ``fidelity``.
 
         with Sandbox() as sandbox:
             client = PerkamoClient(sandbox.api_key, base_url=sandbox.base_url)
 
-    May be used from any thread. As a context manager, sync or async, it starts and stops; leaving without an exception
-    fails when an armed fault never fired.
+    It is thread-safe. As a context manager, sync or async, it starts and stops. Leaving the block without an exception
+    fails if an armed fault never fired.
 
     Args:
-        program: The earning rules and the rest, as a mapping or as JSON; None for those of a shop.
+        program: The program, as a mapping or as JSON; None for that of a shop.
         host: The address to listen on. Any other than loopback opens the API to the network.
-        expose: Let other machines use the page and the control plane, too: they can read everything, reset the sandbox
-            and arm faults. Web sites stay out.
+        expose: Whether other machines may use the page and the control plane, too. They can then read everything, reset
+            the sandbox and arm faults. Web sites are still refused.
         port: The port; 0 for a free one.
-        seed: Keys, ids and tokens follow from it, so that the same script sees the same ones.
-        now: The time, with a zone, at which ``clock`` is stopped from the beginning; None lets it run.
-        dialect: What it answers otherwise than assumed, by the names and alternatives of ``fidelity``, such as
-            ``{"customer.perks": "texts"}``. It stays for the sandbox's life.
+        seed: Keys, ids and tokens follow from it, so that the same script always gets the same ones.
+        now: The time, with a zone, at which ``clock`` is stopped at first; None lets it run.
+        dialect: Answers that differ from our assumptions, by the names and alternatives of ``fidelity``, such as
+            ``{"customer.perks": "texts"}``. They cannot be changed later.
 
     Raises:
-        ProgramError: The program is wrong; ``.path`` says where.
-        DialectError: There is no such fact, or it has no such alternative.
+        ProgramError: The program is invalid; ``.path`` is the place.
+        DialectError: The fact or its alternative does not exist.
         ValueError: ``now`` has no zone.
     """
 
@@ -87,13 +87,13 @@ class Sandbox:
         self._log = RequestLog()
         ids = IdMaker(seed)
         self.api_key: str = ids.fixed("sk_test_")
-        """The server key that this sandbox takes."""
+        """The server key that this sandbox accepts."""
         self.browser_key: str = ids.fixed("pk_test_")
-        """The public browser key that this sandbox takes."""
+        """The public browser key that this sandbox accepts."""
         self.clock: Clock = Clock(self._lock, now)
         """The sandbox's time."""
         self.faults: Faults = Faults(self._lock)
-        """What is to go wrong."""
+        """The faults of this sandbox."""
         self._space = make_space(
             read_program(SHOP_PROGRAM if program is None else program),
             dialect,
@@ -107,7 +107,7 @@ class Sandbox:
         self._space.ledger.listen(self.streams.changed)
         self._streams_as_made = (self.streams.heartbeat, self.streams.retry_ms)
         self.webhooks: Webhooks = Webhooks(self._space.ledger, IdMaker(seed))
-        """The deliveries that it makes: where to, and how unreliably."""
+        """The webhooks: where they are delivered, and how unreliably."""
         self._handlers: list[Handler] = []
         self._request_listeners: list[Callable[[RequestRecord], object]] = []
         self._interceptor: Interceptor | None = None
@@ -122,10 +122,10 @@ class Sandbox:
         )
 
     def start(self) -> Self:
-        """Take connections; returns when the port answers.
+        """Start serving; return when the port answers.
 
         Raises:
-            SandboxError: The port is in use, the address is not one of this machine, or it runs already.
+            SandboxError: The port is in use, the address does not belong to this machine, or the sandbox already runs.
         """
         if self._server is not None:
             raise SandboxError("the sandbox is already running")
@@ -136,7 +136,7 @@ class Sandbox:
         return self
 
     def stop(self) -> None:
-        """Close the port and all connections. The state stays readable. Does nothing when it is not running."""
+        """Close the port and all connections. The state stays readable. If it is not running, do nothing."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()
@@ -164,7 +164,7 @@ class Sandbox:
         """The URL to give to a client as ``base_url``.
 
         Raises:
-            SandboxError: It is not running.
+            SandboxError: The sandbox is not running.
         """
         if self._server is None:
             raise SandboxError("the sandbox is not running: use it as a context manager, or call start()")
@@ -177,12 +177,12 @@ class Sandbox:
             return self._log.records()
 
     def customer(self, user_id: str) -> SandboxCustomer:
-        """Return a customer at this moment; an empty one when nothing was ever sent for them."""
+        """Return a customer at this moment; an unknown customer is an empty one."""
         with self._lock:
             return self._space.ledger.customer(user_id)
 
     def customers(self) -> tuple[SandboxCustomer, ...]:
-        """Return all customers at this moment, in the order in which they first came."""
+        """Return all customers at this moment, in the order of their first request."""
         with self._lock:
             ledger = self._space.ledger
             return tuple(ledger.customer(user_id) for user_id in ledger.user_ids())
@@ -201,18 +201,18 @@ class Sandbox:
         context: Mapping[str, object] | None = None,
         times: int | None = 1,
     ) -> None:
-        """Fail unless such an event was applied; the message shows what the nearest ones had instead.
+        """Fail unless such an event was applied. The message shows how the nearest events differ.
 
         Args:
             event: The event key.
             user_id: The customer; None for any.
             transaction_id: The transaction id; None for any.
-            context: What the context holds at least, in nested objects too. Lists are compared item by item. None for
-                any.
+            context: Fields that the context must have, in nested objects too. Lists are compared item by item. None
+                for any context.
             times: How often exactly, 0 for never; an event that is applied twice earns twice. None for once or more.
 
         Raises:
-            AssertionError: There are fewer, or more.
+            AssertionError: There are fewer or more such events.
             ValueError: times is below 0.
         """
         __tracebackhide__ = True
@@ -224,7 +224,7 @@ class Sandbox:
             raise AssertionError(problem)
 
     def reset(self) -> None:
-        """Forget customers, events, transactions, tokens, requests and faults; set the clock as it was made."""
+        """Forget customers, events, transactions, tokens, requests and faults, and set the clock as at first."""
         with self._lock:
             self._space.reset()
             self._log.reset()
@@ -234,14 +234,14 @@ class Sandbox:
                 self.clock.freeze(self._now)
 
     def renew(self, program: Mapping[str, object] | str | bytes | None = None, *, now: datetime | None = None) -> None:
-        """Make it as new, with the same address and keys: reset it, with another program and another time.
+        """Reset it with another program and another time. Address and keys stay the same.
 
         Args:
             program: As for a new sandbox.
             now: As for a new sandbox.
 
         Raises:
-            ProgramError: The program is wrong; ``.path`` says where. Nothing has changed.
+            ProgramError: The program is invalid; ``.path`` is the place. Nothing has changed.
             ValueError: ``now`` has no zone. Nothing has changed.
         """
         fresh = read_program(SHOP_PROGRAM if program is None else program)
@@ -255,7 +255,7 @@ class Sandbox:
             self.reset()
 
     def fidelity(self) -> tuple[Fidelity, ...]:
-        """Return what is published of the sandbox's behaviour and what is assumed."""
+        """Return which of the sandbox's behaviour is published, and which is assumed."""
         return FIDELITY
 
     def transport(self) -> "httpx.AsyncBaseTransport":
@@ -263,7 +263,7 @@ class Sandbox:
 
         It needs no ``start()``, works on asyncio and trio, and knows the same state, clock and faults.
         """
-        from perkamo.sandbox.transport import SandboxTransport  # noqa: PLC0415 - httpx is loaded by those who ask for it
+        from perkamo.sandbox.transport import SandboxTransport  # noqa: PLC0415 - httpx is imported only if it is used
 
         return SandboxTransport(self.answer)
 
@@ -271,7 +271,7 @@ class Sandbox:
         """Return the browser token with this text, by the sandbox's clock.
 
         Raises:
-            TokenError: Unknown, expired, or made for another purpose.
+            TokenError: The token is unknown, expired, or made for another purpose.
         """
         with self._lock:
             return self._space.tokens.check(text, purpose, self.clock.time())
@@ -306,7 +306,7 @@ class Sandbox:
         return lambda: self._request_listeners.remove(listener)
 
     def add_handler(self, handler: Handler) -> None:
-        """Let a handler answer requests before the Space does; it may answer with a stream.
+        """Let a handler answer requests before the Space does. It may answer with a stream.
 
         It is called with the sandbox locked.
         """
@@ -314,16 +314,16 @@ class Sandbox:
             self._handlers.append(handler)
 
     def intercept(self, interceptor: Interceptor | None) -> None:
-        """Let an interceptor see every request and delivery from now on, and strike them; None for no one.
+        """Let an interceptor see every request and delivery from now on, and apply faults; None to end that.
 
-        What is armed by ``faults`` goes first.
+        Armed ``faults`` are applied first.
         """
         with self._lock:
             self._interceptor = interceptor
             self.webhooks.intercept(interceptor)
 
     def answer(self, request: Request) -> Reply:
-        """Answer one request, with the faults that are armed: what the socket and the in-process transport both do."""
+        """Answer one request, with the armed faults. The socket and the in-process transport both call it."""
         with self._lock:
             control = self._control.handle(request)
             if control is not None:

@@ -1,7 +1,6 @@
-"""The socket in front of the sandbox: h11 over loopback, on an event loop in a thread of its own.
+"""The sandbox's HTTP server: h11 over a socket, on an event loop in a thread of its own.
 
-Its own thread serves tests of any kind: synchronous ones, asyncio, trio, and forked children, which reach it by its
-port.
+Because of its own thread, it serves tests of any kind: synchronous ones, asyncio, trio, and forked children.
 """
 
 import asyncio
@@ -32,7 +31,7 @@ READ_BYTES: Final = 64 * 1024
 START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
 _MAX_PORT: Final = 65_535
-_OF_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to call where all addresses are listened to
+_OF_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - the URL to use if it listens on all addresses
 SANDBOX_HEADER: Final = ("x-perkamo-sandbox", "1")
 
 _RESET_ON_CLOSE: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
@@ -42,8 +41,8 @@ class Server:
     """Serves ``answer`` on a socket.
 
     Args:
-        answer: Called on the server's thread for each request; must return at once.
-        refuse: Makes the response to a request that cannot be read, from a status code and a message.
+        answer: Called on the server's thread for each request; it must return at once.
+        refuse: Makes the response to an unreadable request, from a status code and a message.
         host: The address to listen on.
         port: The port; 0 for a free one.
     """
@@ -64,10 +63,10 @@ class Server:
         self._pid = os.getpid()
 
     def start(self) -> None:
-        """Start serving; returns when connections are taken.
+        """Start serving; return when connections are accepted.
 
         Raises:
-            SandboxError: The thread did not come up in time.
+            SandboxError: The thread did not start in time.
         """
         servers.add(self)
         self._join = start_thread(self._run, "perkamo-sandbox")
@@ -76,7 +75,7 @@ class Server:
             raise SandboxError(f"the sandbox's thread did not start within {START_SECONDS:.0f} s")
 
     def stop(self) -> None:
-        """Close the port and every connection. Does nothing in a forked child.
+        """Close the port and every connection. It does nothing in a forked child.
 
         Raises:
             SandboxError: The thread did not end in time.
@@ -111,8 +110,8 @@ class Server:
 
     def _accept(self) -> None:
         # Neither asyncio.start_server nor sock_accept: stopped at the wrong step, both lose a connection that they have
-        # accepted and not handed over yet, and it stays open forever.
-        with suppress(OSError):  # the peer went already, or the process has no file descriptor left for now
+        # accepted and not returned yet, and it stays open.
+        with suppress(OSError):  # the peer closed it already, or the process has no free file descriptor
             connection, _ = self._socket.accept()
             connection.setblocking(False)  # noqa: FBT003 - the standard library's own signature
             task = asyncio.ensure_future(self._take(connection))
@@ -128,7 +127,7 @@ class Server:
         try:
             await _Connection(reader, writer, self._answer, self._refuse).serve()
         except (OSError, asyncio.CancelledError):
-            pass  # the peer went, or the server stops: either way the connection ends here
+            pass  # the peer closed it, or the server stops: the connection ends here
         finally:
             writer.close()
             with suppress(OSError, asyncio.CancelledError):
@@ -169,7 +168,7 @@ class _Connection:
             going_on = await self._carry_out(self._answer(request), bodyless=request.method == "HEAD")
 
     async def _read(self) -> Request | None:
-        """Return the next request, None when the peer is done; a body that is too large ends beyond the limit."""
+        """Return the next request, or None if the peer is done. A body that is too large is cut beyond the limit."""
         head: h11.Request | None = None
         body = bytearray()
         while True:
@@ -194,7 +193,7 @@ class _Connection:
         return Request(head.method.decode("ascii"), head.target.decode("latin-1"), headers, body, self._peer)
 
     async def _carry_out(self, reply: Reply, *, bodyless: bool) -> bool:
-        """Do what the reply says; returns whether the connection continues."""
+        """Send a reply; return whether the connection continues."""
         if reply.delay and not await self._wait(reply.delay):
             return False
         if reply.end == "reset":
@@ -218,7 +217,7 @@ class _Connection:
         return True
 
     async def _wait(self, seconds: float) -> bool:
-        """Wait before an answer; returns False as soon as the peer has gone, who need not be waited for."""
+        """Wait before an answer; return False as soon as the peer has closed the connection."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while data := await self._reader.read(READ_BYTES):  # the next request, sent ahead
@@ -227,7 +226,7 @@ class _Connection:
         return True
 
     async def _stream(self, response: StreamingResponse, reply: Reply) -> None:
-        """Send chunks until the body ends, the fault cuts it, or the peer goes."""
+        """Send chunks until the body ends, the fault cuts it, or the peer closes the connection."""
         self._write(_head(response, length=None))
         await self._writer.drain()
         pump = asyncio.ensure_future(self._pump(response, reply))
@@ -261,8 +260,8 @@ class _Connection:
         closing = Response(status, (*response.headers, ("connection", "close")), response.body)
         self._write(_head(closing, length=len(closing.body)), h11.Data(data=closing.body), h11.EndOfMessage())
         await self._writer.drain()
-        # What is still on its way is read before closing: unread bytes would turn the close into a reset that wipes
-        # out the answer.
+        # Bytes that are still coming are read before closing: unread bytes would turn the close into a reset, and the
+        # peer would lose the answer.
         self._writer.write_eof()
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
@@ -294,14 +293,14 @@ def _url_of(listener: socket.socket) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind in the caller's thread, so that a busy port is the caller's error, at once."""
+    """Bind in the caller's thread, so that the caller gets the error of a busy port at once."""
     if type(port) is not int or not 0 <= port <= _MAX_PORT:
         raise SandboxError(f"port must be a whole number from 0 to {_MAX_PORT}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
         raise SandboxError(f"the sandbox cannot listen on {host}: {error.strerror}") from error
-    # The protocol is named because asyncio sets TCP_NODELAY only then: without it, each call takes some 40 ms longer.
+    # The protocol is given because asyncio sets TCP_NODELAY only then: without it, each call takes about 40 ms longer.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":

@@ -1,6 +1,6 @@
-"""The other shapes that unpublished parts of an answer may have: one function for each alternative, pure JSON.
+"""The alternative shapes of the unpublished parts of an answer: one function for each alternative.
 
-Each takes the object that has the part, changes that, and returns it.
+Each takes the object that has the part as parsed JSON, changes it, and returns it.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,17 +12,17 @@ Shape: TypeAlias = Callable[[JsonObject], JsonObject]
 
 
 def without(name: str) -> Shape:
-    """Return the shape that leaves a field out."""
+    """Return the shape without a field."""
     return lambda value: {key: inner for key, inner in value.items() if key != name}
 
 
 def with_value(name: str, new: Json) -> Shape:
-    """Return the shape that has a fixed value in a field."""
+    """Return the shape with a fixed value in a field."""
     return lambda value: {**value, name: new}
 
 
 def of_value(name: str, change: Callable[[Json], Json]) -> Shape:
-    """Return the shape that changes the value of a field, where it has one."""
+    """Return the shape that changes the value of a field, if the field exists."""
     return lambda value: {key: change(inner) if key == name else inner for key, inner in value.items()}
 
 
@@ -35,7 +35,7 @@ def of_each(name: str, change: Callable[[JsonObject], Json]) -> Shape:
 
 
 def by_key(key: str) -> Callable[[Json], Json]:
-    """Return the change that makes a map of a list, by a field of its objects."""
+    """Return the change of a list into a map, by a field of its objects."""
 
     def change(items: Json) -> Json:
         objects = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
@@ -94,12 +94,12 @@ CUSTOMER: Final[Mapping[str, Mapping[str, Shape]]] = {
     "customer.flags": {"list": with_value("flags", ["vip"]), "object": with_value("flags", {"vip": True})},
     "customer.achievements": {"absent": without("achievements")},
 }
-"""Of a customer, in answers and in streams."""
+"""Shapes of a customer, in answers and in streams."""
 
 CUSTOMER_ANSWER: Final[Mapping[str, Mapping[str, Shape]]] = {
     "customer.object": {"in customer": lambda value: {"customer": value}, "in data": lambda value: {"data": value}},
 }
-"""Of what surrounds a customer that is read."""
+"""Shapes of the object around a customer."""
 
 
 def _rules(change: Callable[[Json], Json]) -> Shape:
@@ -155,7 +155,7 @@ PROGRAM: Final[Mapping[str, Mapping[str, Shape]]] = {
     "program.usage": {"absent": without("usage"), "number": with_value("usage", 7)},
     "program.object": {"in data": lambda value: {"data": value}},
 }
-"""Of the program, the innermost first."""
+"""Shapes of the program, the innermost first."""
 
 FAILED_ITEM: Final[Mapping[str, Callable[[int, str], Json]]] = {
     "code and message": lambda _, text: {"code": "invalid_event", "message": text},
@@ -167,10 +167,10 @@ FAILED_ITEM: Final[Mapping[str, Callable[[int, str], Json]]] = {
     "status": lambda status, _: {"status": status},
     "text": lambda _, text: text,
 }
-"""Of a failed item of a batch, of the status and the message that it would have alone."""
+"""Shapes of a failed item of a batch, from the status and the message that it would have alone."""
 
 ERROR: Final[Mapping[str, Callable[[int, str], Json]]] = {
     "nested": lambda status, text: {"error": {"code": status, "message": text}},
     "problem": lambda status, text: {"type": "about:blank", "title": "Error", "status": status, "detail": text},
 }
-"""Of the body of an error; ``empty`` and ``text`` are not JSON."""
+"""Shapes of the body of an error; ``empty`` and ``text`` are not JSON."""

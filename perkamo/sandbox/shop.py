@@ -1,7 +1,7 @@
-"""The default program: what an online shop would set up.
+"""The default program, as an online shop would set it up.
 
-Shaped as the blueprint that ``GET /v1/program`` serves. ``user.registered`` answers exactly as the published example of
-an event result.
+It has the shape of the blueprint that ``GET /v1/program`` serves. The result of ``user.registered`` is exactly the
+published example of an event result.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""What the page shows of a sandbox, as rows, and which of them a filter leaves. Always bounded."""
+"""The rows that the page shows of a sandbox, and the page's filter. Their number is limited."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from perkamo.sandbox.requestlog import RequestLog, RequestRecord
 from perkamo.sandbox.routes import find
 
 MAX_SHOWN: Final = 200
-"""How many customers, events and requests one message carries at most: the newest."""
+"""The most customers, events and requests of one message: the newest."""
 MAX_TEXT: Final = 200
 """How many characters of a context and of traits a row shows."""
 
@@ -28,13 +28,13 @@ _NO_ANSWER: Final = "none"
 
 @frozen(eq=False)
 class Shown:
-    """Everything that the page looks at.
+    """The data of the page.
 
     Attributes:
         ledger: The customers.
-        feed: What happened to them.
+        feed: Their history.
         log: The requests.
-        faults: What is armed.
+        faults: The armed faults.
         clock: The sandbox's time.
         lock: The lock of the whole sandbox.
     """
@@ -47,7 +47,7 @@ class Shown:
     lock: ProcessLock
 
     def armed(self) -> list[Json]:
-        """Return what is armed: for programs, and in words."""
+        """Return the armed faults, for programs and in words."""
         with self.lock:
             return [
                 {"number": fault.number, "route": route, "faults": names, "words": in_words(fault)}
@@ -55,19 +55,19 @@ class Shown:
             ]
 
     def frozen_at(self) -> str | None:
-        """Return the time at which the clock is stopped; None when it runs."""
+        """Return the time at which the clock is stopped; None if it runs."""
         return stamp(self.clock.time()) if self.clock.frozen else None
 
 
 @frozen
 class Filter:
-    """What the page is to show; an empty text leaves everything. All but the status is casefolded.
+    """The page's filter; an empty text matches everything. All but the status is casefolded.
 
     Attributes:
         customer: A part of a customer's id.
         event: A part of an event key.
         status: Of requests, ``2xx``, ``4xx``, ``5xx``, a status code, or ``none`` for no answer.
-        text: Anything that is in it: a transaction id, a context, a body, a path, a note.
+        text: A part of anything in it: a transaction id, a context, a body, a path, a note.
     """
 
     customer: str = field(default="", repr=False)
@@ -77,7 +77,7 @@ class Filter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it leaves everything."""
+        """Whether it matches everything."""
         return not (self.customer or self.event or self.status or self.text)
 
     def leaves_entry(self, entry: FeedEntry) -> bool:
@@ -177,7 +177,7 @@ def shortened(text: str) -> str:
 
 
 def _message(record: RequestRecord) -> str:
-    """Return what a refusal says."""
+    """Return the message of a refusal."""
     if record.status is None or record.status < 400:
         return ""
     try:
@@ -199,7 +199,7 @@ def _names(record: RequestRecord, body: str, user_id: str, *, whole: bool) -> bo
 
 
 def _member(name: str, value: str, *, whole: bool) -> re.Pattern[str]:
-    """Match a member of a JSON text, with what is not ASCII as it is or escaped."""
+    """Match a member of a JSON text, whether or not non-ASCII characters are escaped."""
     forms = {json.dumps(value, ensure_ascii=escaped)[1:-1] for escaped in (True, False)}
     inner = "|".join(re.escape(form) for form in sorted(forms))
     around = "" if whole else r'[^"]*'

@@ -1,4 +1,4 @@
-"""Checks the key and the signature of a request by its own arithmetic, and finds out what is wrong with a wrong one."""
+"""Checks the key and the signature of a request by its own calculation, and finds the mistake in a wrong signature."""
 
 import hmac
 import json
@@ -26,7 +26,7 @@ UNKNOWN_CAUSE: Final = (
 
 
 class AuthorizationError(ValueError):
-    """The request is not let in. The message says why and never holds the key."""
+    """The request is not authorized. The message says why and never contains the key."""
 
 
 @frozen
@@ -47,11 +47,11 @@ def check_key(request: Request, api_key: str, browser_key: str) -> None:
 
     Args:
         request: The request.
-        api_key: The server key that is right.
-        browser_key: The public key, which is recognised as the wrong one.
+        api_key: The right server key.
+        browser_key: The public key, to recognise that it was sent by mistake.
 
     Raises:
-        AuthorizationError: Missing, given twice, or wrong.
+        AuthorizationError: The key is missing, given twice, or wrong.
     """
     given = [value for name, value in request.headers if name == API_KEY_HEADER]
     if len(given) != 1:
@@ -71,13 +71,14 @@ def check_signature(request: Request, path: str, api_key: str, now: float, max_s
 
     Args:
         request: The request.
-        path: The path that had to be signed, from ``/v1/`` on.
+        path: The path that has to be signed, from ``/v1/`` on.
         api_key: The server key.
         now: The sandbox's time in Unix seconds.
         max_skew: Seconds that the timestamp may be off.
 
     Raises:
-        AuthorizationError: Missing, malformed, outside the window, or wrong; says what in the signed text differs.
+        AuthorizationError: A header is missing, malformed, outside the window, or wrong. The message says which part
+            of the signed text differs.
     """
     timestamp = _single(request, TIMESTAMP_HEADER)
     signature = _single(request, SIGNATURE_HEADER)
@@ -201,6 +202,6 @@ def _bodies(body: bytes) -> list[tuple[str, bytes]]:
                 text.replace("/", "\\/").encode(), f"{said}the same JSON with escaped slashes was signed"
             )
     except (ValueError, RecursionError):
-        pass  # no JSON, or JSON that cannot be written again: the other variants remain
+        pass  # not JSON, or JSON that cannot be written again: the other variants remain
     candidates.pop(body, None)
     return [("", body), *((what, other) for other, what in candidates.items())]

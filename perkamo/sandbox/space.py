@@ -1,4 +1,4 @@
-"""One Space of the service: ``handle(request) -> response``. Pure: no socket, no thread, and the clock is given."""
+"""One Space of the service: ``handle(request) -> response``. No socket, no thread, and time is an argument."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from perkamo.signing import SIGNATURE_HEADER
 
 RATE_LIMIT: Final = 100_000
 RATE_WINDOW_SECONDS: Final = 60
-"""Assumed. The sandbox counts and reports, and never refuses: a 429 comes from ``faults`` alone."""
+"""Assumed. The sandbox only counts and reports; a 429 comes from ``faults`` alone."""
 
 EVENT_FIELDS: Final = ("user_id", "event", "transaction_id", "context", "occurred_at")
 MAX_MESSAGE_LENGTH: Final = 1000
@@ -31,8 +31,8 @@ class Space:
     """The service for one Space.
 
     Args:
-        program: What earns what.
-        api_key: The server key that it takes.
+        program: The program.
+        api_key: The server key that it accepts.
         browser_key: The public key that browser tokens are made for.
         ids: Makes request ids and tokens.
         time: The time in Unix seconds.
@@ -64,7 +64,7 @@ class Space:
         }
 
     def reset(self) -> None:
-        """Forget everything that requests brought."""
+        """Forget everything that came with requests."""
         self.feed.reset()
         self.ledger.reset()
         self.tokens.reset()
@@ -106,7 +106,7 @@ class Space:
         place = find(request.path)
         call = ROUTES.get(f"{request.method} {place.template}")
         if place.template is None:
-            raise CheckError("There is no such path in the Perkamo API that this sandbox knows", 404)
+            raise CheckError("This path does not exist in the Perkamo API that this sandbox knows", 404)
         if call is None:
             allow = ", ".join(place.methods)
             return self.error(405, f"This path takes {allow} only", headers=(("allow", allow),))
@@ -221,7 +221,7 @@ class Space:
 
 
 def _oddities(request: Request, place: Place) -> tuple[str, ...]:
-    """Name what the published clients do otherwise, though the service probably takes it."""
+    """Return notes on how the request differs from those of the published clients; the service probably accepts it."""
     odd: list[str] = []
     if "application/json" not in (request.header("accept") or ""):
         odd.append("the published clients send accept: application/json")

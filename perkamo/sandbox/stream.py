@@ -1,6 +1,6 @@
 """The customer stream of the sandbox: an update after every change, heartbeats, and resuming from a bounded history.
 
-All of it is assumed: the service's stream is announced, its path, events and ids are unpublished.
+All of it is assumed: the service's stream is announced; its path, events and ids are unpublished.
 """
 
 import asyncio
@@ -28,19 +28,19 @@ _SCHEME: Final = "bearer "
 
 
 class CustomerStreams:
-    """Answers stream requests, and tells open streams what changes.
+    """Answers stream requests, and sends changes to open streams.
 
-    A new stream begins with the customer as it is; one that resumes gets what it missed, or the customer as it is when
-    that is no longer known. A reset of the sandbox ends all streams.
+    A new stream begins with the current customer. A stream that resumes gets the updates that it missed, or the current
+    customer if these are no longer known. A reset of the sandbox ends all streams.
 
     Args:
-        space: Whose customers and tokens.
+        space: The Space with the customers and tokens.
         lock: The lock of the whole sandbox.
         time: The sandbox's time in Unix seconds.
 
     Attributes:
         heartbeat: Seconds of real time without an update after which a comment is sent.
-        retry_ms: The reconnection time that each stream begins with; None to say nothing.
+        retry_ms: The reconnection time that each stream sends first; None for none.
     """
 
     def __init__(self, space: Space, lock: ProcessLock, time: Callable[[], float]) -> None:
@@ -56,12 +56,12 @@ class CustomerStreams:
 
     @property
     def open(self) -> int:
-        """How many streams are being sent at the moment."""
+        """How many streams are open now."""
         with self._lock:
             return len(self._wakeups)
 
     def changed(self, change: CustomerChange | LedgerCleared) -> None:
-        """Take note of a change, as a listener of the ledger: in any thread, with the sandbox locked."""
+        """Record a change, as a listener of the ledger: in any thread, with the sandbox locked."""
         if isinstance(change, CustomerChange):
             self._history.append(change)
             self._serial = change.serial
@@ -73,7 +73,7 @@ class CustomerStreams:
             wakeup.notify()
 
     def answer(self, request: Request) -> Response | StreamingResponse | None:
-        """Answer a request for a stream, with the sandbox locked; None for every other request."""
+        """Answer a request for a stream, with the sandbox locked; return None for any other request."""
         place = find(request.path)
         if request.method != "GET" or place.template != ROUTE:
             return None
@@ -92,7 +92,7 @@ class CustomerStreams:
         return StreamingResponse(200, (*kind, *headers), body.chunks)
 
     def _problem(self, request: Request, user_id: str | None) -> tuple[int, str]:
-        """Return the status and the message that refuse a request; 0 for one that is let in."""
+        """Return the status and the message that refuse a request; 0 if it is allowed."""
         if request.header(API_KEY_HEADER) is not None:
             return (
                 400,
@@ -110,7 +110,7 @@ class CustomerStreams:
         return (0, "") if token.user_id == user_id else (403, "The token was made for another customer")
 
     def _resume_after(self, last_event_id: str | None) -> int | None:
-        """Return the serial to continue from; None where that is not known, or not any more."""
+        """Return the serial to continue from; None if it is unknown or no longer known."""
         text = last_event_id or ""
         if not (text.isascii() and text.isdigit()) or len(text) > _LONGEST_ID:
             return None
@@ -139,12 +139,12 @@ class CustomerStreams:
             return b"".join(reversed(missed)), self._serial
 
     def watch(self, wakeup: "_Wakeup") -> None:
-        """Ring this wakeup after each change."""
+        """Notify this wakeup after each change."""
         with self._lock:
             self._wakeups.add(wakeup)
 
     def forget(self, wakeup: "_Wakeup") -> None:
-        """Ring it no more."""
+        """Stop notifying this wakeup."""
         with self._lock:
             self._wakeups.discard(wakeup)
 
@@ -160,7 +160,7 @@ class _StreamBody:
         self._begin = begin
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Send events as they happen, and comments when none do."""
+        """Send events as they happen, and comments in between."""
         wakeup = _Wakeup()
         self._streams.watch(wakeup)
         try:
@@ -183,18 +183,18 @@ class _StreamBody:
 
 
 class _Wakeup:
-    """Wakes a stream on its own event loop, of asyncio or trio, from whatever thread a change is made in."""
+    """Wakes a stream on its own event loop, of asyncio or trio, from any thread."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
         self._soon = _soon()
 
     def clear(self) -> None:
-        """Wait for the next ring from now on."""
+        """Begin to wait for the next notification."""
         self._event = anyio.Event()
 
     async def rung(self) -> None:
-        """Wait until somebody rings."""
+        """Wait until it is notified."""
         await self._event.wait()
 
     def notify(self) -> None:
@@ -207,11 +207,11 @@ class _Wakeup:
 
 
 def _soon() -> Callable[[Callable[[], None]], object]:
-    """Return what runs a function soon in the event loop of now, called from any thread."""
+    """Return a function that runs another one soon in the current event loop; it may be called from any thread."""
     try:
         return asyncio.get_running_loop().call_soon_threadsafe
     except RuntimeError:
-        import trio  # noqa: PLC0415 - loaded only where it runs already
+        import trio  # noqa: PLC0415 - imported already if it runs
 
         return trio.lowlevel.current_trio_token().run_sync_soon
 

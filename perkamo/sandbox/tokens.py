@@ -1,4 +1,4 @@
-"""Ids that repeat from run to run, and the browser tokens that were given out."""
+"""Ids that are the same in each run, and the browser tokens that were issued."""
 
 from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
@@ -7,7 +7,7 @@ from attrs import field, frozen
 
 MAX_TTL_SECONDS: Final = 1800
 BROWSER_TTL_SECONDS: Final = 600
-"""Assumed: the life of a browser token when the caller names none; the published example has 600."""
+"""Assumed: the default lifetime of a browser token; the published example has 600."""
 STREAM_TTL_SECONDS: Final = 120
 MAX_TOKENS: Final = 10_000
 
@@ -15,7 +15,7 @@ Purpose: TypeAlias = Literal["browser", "stream"]
 
 
 class IdMaker:
-    """Makes ids from a seed and a counter, so that the same script sees the same ids.
+    """Makes ids from a seed and a counter, so that the same script always gets the same ids.
 
     Args:
         seed: Any number; another seed gives other ids.
@@ -41,11 +41,11 @@ class IdMaker:
 
 @frozen
 class Token:
-    """A browser token that was given out.
+    """A browser token that was issued.
 
     Attributes:
         text: The bearer token itself.
-        user_id: The customer it speaks for.
+        user_id: The customer that it is for.
         purpose: ``browser``, or ``stream`` for the customer stream.
         expires_at: Unix seconds of the sandbox's clock.
     """
@@ -61,7 +61,7 @@ class TokenError(ValueError):
 
 
 class TokenBook:
-    """Remembers tokens, at most 10,000 of them; the oldest go first."""
+    """Remembers tokens, at most the last 10,000."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, Token] = {}
@@ -77,11 +77,11 @@ class TokenBook:
 
         Args:
             text: The bearer token.
-            purpose: What it is to be used for.
+            purpose: The purpose that it is used for.
             now: The time in Unix seconds.
 
         Raises:
-            TokenError: Unknown, expired, or made for another purpose.
+            TokenError: The token is unknown, expired, or made for another purpose.
         """
         token = self._tokens.get(text)
         if token is None:

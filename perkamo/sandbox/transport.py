@@ -22,7 +22,7 @@ class SandboxTransport(httpx.AsyncBaseTransport):
         self._answer = answer
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request, and fail as a socket would where a fault says so."""
+        """Answer one request, or fail as a socket would if a fault is armed."""
         body = await request.aread()
         headers = tuple((name.lower().decode(), value.decode("latin-1")) for name, value in request.headers.raw)
         reply = self._answer(Request(request.method, request.url.raw_path.decode(), headers, body))
@@ -40,10 +40,10 @@ class SandboxTransport(httpx.AsyncBaseTransport):
 
 
 class _AnswerStream(httpx.AsyncByteStream):
-    """The body of an answer, cut where a fault says so."""
+    """The body of an answer, cut if a fault says so."""
 
     def __init__(self, response: Response | StreamingResponse, reply: Reply) -> None:
-        # One generator, which httpx closes through aclose(): trio refuses to tidy up those that are left behind.
+        # One generator, which httpx closes by aclose(): trio does not clean up generators that are left behind.
         self._pieces = _pieces(response, reply)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -77,7 +77,7 @@ async def _end(reply: Reply) -> NoReturn:
 
 
 async def _wait(delay: float, request: httpx.Request) -> None:
-    """Wait as a slow service makes wait, and time out as a socket would."""
+    """Wait as for a slow service, and time out as a socket would."""
     if not delay:
         return
     timeouts = cast("Mapping[str, float | None]", request.extensions.get("timeout", {}))  # as httpx documents it

@@ -1,4 +1,4 @@
-"""The sandbox's webhooks: a delivery after each applied event, as unreliable as the real network on request."""
+"""The sandbox's webhooks: a delivery after each applied event; on request, as unreliable as a real network."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ ANSWER_SECONDS: Final = 5.0
 """Published: a 2xx within five seconds is success."""
 
 REPEAT_WAITS: Final = (0.02, 0.05, 0.1, 0.2)
-"""Seconds before each repetition. Assumed, and far shorter than any service's, so that tests don't wait."""
+"""Seconds before each repetition. Assumed, and far shorter than a real service's, so that tests don't wait."""
 
 _SPACE: Final[JsonObject] = {"slug": "sandbox", "name": "Sandbox", "environment": "test"}
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -33,7 +33,7 @@ class SentWebhook:
         delivery_id: The same in every repetition.
         event: The event key.
         attempt: From 1.
-        status: What the receiver answered; None when it did not, or not in time.
+        status: The receiver's status; None if it did not answer in time.
     """
 
     delivery_id: str
@@ -47,7 +47,7 @@ def target(url: str, hosts: Collection[str] = ()) -> tuple[str, int, str]:
 
     Args:
         url: The URL.
-        hosts: Other machines that may be named in it, in lower case.
+        hosts: Other hosts that are allowed, in lower case.
 
     Raises:
         ValueError: It is not an ``http`` URL of this machine or of one of these hosts.
@@ -67,10 +67,10 @@ class _Delivery:
 
 
 class Webhooks:
-    """Posts a delivery to one address of this machine after each applied event. Use from any thread.
+    """Posts a delivery to one address of this machine after each applied event. It is thread-safe.
 
     Args:
-        ledger: What is listened to.
+        ledger: The ledger, whose changes are delivered.
         ids: Makes delivery ids.
     """
 
@@ -80,7 +80,7 @@ class Webhooks:
         self._changed = threading.Condition()
         self._queue: deque[_Delivery] = deque()
         self._held: list[_Delivery] = []
-        self._busy = False  # as long as something is queued, too: the thread ends when the queue is empty
+        self._busy = False  # there is a thread as long as something is queued: it ends when the queue is empty
         self._generation = 0
         self._seen = 0
         self._sent: list[SentWebhook] = []
@@ -98,12 +98,12 @@ class Webhooks:
             return tuple(self._sent)
 
     def send_to(self, url: str, *, headers: Mapping[str, str] | None = None, hosts: Collection[str] = ()) -> None:
-        """Deliver what is applied from now on.
+        """Deliver the events that are applied from now on.
 
         Args:
             url: An ``http`` URL of this machine, or of one of the hosts; the sandbox posts nowhere else.
             headers: More headers, such as one with the receiver's secret.
-            hosts: Names of other machines that may be posted to, such as the application's service in Compose.
+            hosts: Other hosts that are allowed, such as the application's service in Compose.
 
         Raises:
             ValueError: It is not such a URL.
@@ -114,7 +114,7 @@ class Webhooks:
             self._headers = dict(headers or {})
 
     def duplicate(self, times: int = 1) -> None:
-        """Send this many of the next deliveries twice, under one delivery id each."""
+        """Send this many of the next deliveries twice, with the same delivery id."""
         with self._changed:
             self._twice = times
 
@@ -129,37 +129,37 @@ class Webhooks:
             self._delay = seconds
 
     def wait(self, timeout: float = 10.0) -> None:
-        """Wait until everything has been delivered or given up.
+        """Wait until every delivery has succeeded or was given up.
 
         Args:
             timeout: Seconds.
 
         Raises:
-            TimeoutError: Something is still on its way, or held for a reordering.
+            TimeoutError: A delivery is still under way, or held for a reordering.
         """
         self.settle(timeout, held=True)
 
     def settle(self, timeout: float, *, held: bool = False) -> None:
-        """Wait until nothing is on its way, and let be what is held for a reordering.
+        """Wait until no delivery is under way, without those that are held for a reordering.
 
         Args:
             timeout: Seconds.
-            held: Wait for that, too.
+            held: Wait for these, too.
 
         Raises:
-            TimeoutError: Something is still on its way, or held.
+            TimeoutError: A delivery is still under way, or held.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: not (self._busy or (held and self._held)), timeout):
                 raise TimeoutError("webhooks are still on their way, or held until more events come")
 
     def intercept(self, interceptor: Interceptor | None) -> None:
-        """Let an interceptor decide which deliveries are made twice; None for no one."""
+        """Let an interceptor decide which deliveries are made twice; None to end that."""
         with self._changed:
             self._interceptor = interceptor
 
     def reset(self) -> None:
-        """Forget target, mischief, records and what is on its way."""
+        """Forget the target, the faults, the records and the deliveries under way."""
         with self._changed:
             self._generation += 1
             self._queue.clear()
@@ -171,7 +171,7 @@ class Webhooks:
             self._changed.notify_all()
 
     def _listen(self, change: CustomerChange | LedgerCleared) -> None:
-        """Queue a delivery when the change is an applied event; called with the sandbox locked."""
+        """Queue a delivery if the change is an applied event; called with the sandbox locked."""
         if isinstance(change, LedgerCleared):
             self._seen = 0
             self.reset()
@@ -222,7 +222,7 @@ class Webhooks:
             threading.Thread(target=self._work, name="perkamo-sandbox-webhooks", daemon=True).start()
 
     def _work(self) -> None:
-        """Deliver until nothing is left; the thread ends then, so that there is none to stop."""
+        """Deliver until the queue is empty. Then the thread ends, so that it never has to be stopped."""
         while True:
             with self._changed:
                 if not self._queue:

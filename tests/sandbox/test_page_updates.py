@@ -179,7 +179,7 @@ NOVAK = "jan.novák@shop"
         ({"status": "none"}, ["GET"]),
         ({"text": "Lost()"}, ["GET"]),
         ({"text": "registration_2", "customer": "novák"}, ["POST"]),
-        ({"text": "no such path"}, ["GET"]),
+        ({"text": "does not exist"}, ["GET"]),
     ],
 )
 def test_requests_are_filtered(sandbox: Sandbox, wire: Sender, wanted: dict[str, str], paths: list[str]) -> None:

@@ -180,7 +180,7 @@ def test_wrong_marks_and_options_are_reported(tmp_path: Path) -> None:
     never = run_pytest(
         tmp_path, {}, "test_wrong.py::test_nothing", "--perkamo-fault", "POST /v1/events #1: answer lost"
     )
-    assert "was never reached: the flow makes no such request" in never.text
+    assert "was never reached: the flow does not make this request" in never.text
 
 
 @pytest.mark.stress

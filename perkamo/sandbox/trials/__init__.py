@@ -1,7 +1,7 @@
-"""Trying every fault: a flow runs once undisturbed, then once more for each of its requests and each fault.
+"""Tries every fault: a flow runs once without faults, then once more for each of its requests and each fault.
 
-Does the flow end right *whatever* fails? Each run is as new, and must end with the same wallets, levels, perks and
-events counted as the undisturbed one.
+Does the flow end right, *whatever* fails? Each run begins with an empty sandbox, and must end with the same wallets,
+levels, perks and counted events as the run without faults.
 """
 
 from perkamo.sandbox.trials.every_fault import try_every_fault

@@ -1,4 +1,4 @@
-"""Chooses what to try, and runs a flow under all of it, without any test runner."""
+"""Chooses the runs, and makes them, without any test runner."""
 
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
@@ -16,14 +16,14 @@ from perkamo.sandbox.trials.trial import Allowed, Trial
 
 @frozen
 class Plan:
-    """What is to be tried.
+    """The plan of the runs.
 
     Attributes:
-        allow: Errors with which a disturbed flow may end; a second run must repair it then.
-        depth: How many faults strike one run, at most.
-        seed: Which runs a limit leaves follows from it.
-        limit: How many runs of each depth there are, at most; None for all.
-        only: Nothing but this one run, with these strikes.
+        allow: Errors with which a flow may end if a fault happens; a second run must then repair it.
+        depth: The most faults in one run.
+        seed: Decides which runs are chosen if there is a limit.
+        limit: The most runs of each depth; None for all.
+        only: Only this one run, with these faults.
     """
 
     allow: Allowed = ()
@@ -36,11 +36,11 @@ class Plan:
         """Make all runs.
 
         Args:
-            baseline: The undisturbed run, ended.
-            run: Makes a run, and notes on it how it ended.
+            baseline: The run without faults, after its end.
+            run: Makes a run, and records in it how it ended.
 
         Returns:
-            The runs, and how many there were to choose from.
+            The runs, and how many were possible.
         """
         if self.only:
             trials = [Trial(self.only, self.allow)]
@@ -73,11 +73,11 @@ def try_every_fault(
     limit: int | None = None,
     only: str | Sequence[str] = (),
 ) -> FaultReport:
-    """Run a flow once undisturbed, then once more for each of its requests and each fault, and compare how it ends.
+    """Run a flow once without faults, then once more for each of its requests and each fault, and compare the ends.
 
-    What happens to a request: it is refused with 400, 401, 409, 429, 500 or 503; the connection is reset before or
-    after it was applied; its answer is lost, cut, or later than the client waits. A delivery of a webhook comes twice.
-    What a client tries again happens once, and in another run at every attempt.
+    The faults of a request: it is refused with 400, 401, 409, 429, 500 or 503; the connection is reset before or after
+    it was applied; its answer is lost, cut, or later than the client waits. A delivery of a webhook comes twice.
+    A fault after which a client retries happens once, and in another run at every attempt.
 
     For pytest there is ``@pytest.mark.perkamo_faults``.
 
@@ -88,21 +88,21 @@ def try_every_fault(
         print(try_every_fault(flow, allow=PerkamoError))
 
     Args:
-        flow: What is tried; called with the sandbox, as new each time. Its own assertions count. What it keeps outside
-            of the sandbox, such as a database, it recreates itself.
+        flow: The flow; called with the sandbox, which is empty each time. Its own assertions count. State outside the
+            sandbox, such as a database, must be reset by the flow itself.
         sandbox: A running sandbox, whose program, address and keys are kept; None for one on a free port.
-        allow: Errors with which a disturbed flow may end. It runs once more then, undisturbed, on what is there: that
-            must repair it.
-        depth: How many faults strike one run, at most; 2 tries pairs of them as well, which are many.
-        seed: Which runs a limit leaves follows from it.
-        limit: How many runs of each depth there are, at most; None for all.
-        only: Pairs of a request and a fault as a failure names them: nothing but this one run.
+        allow: Errors with which a flow may end if a fault happens. It then runs once more, without faults, on the
+            state that is there: that must repair it.
+        depth: The most faults in one run; 2 tries pairs of faults as well, which are many.
+        seed: Decides which runs are chosen if there is a limit.
+        limit: The most runs of each depth; None for all.
+        only: Pairs of a request and a fault, as a failure names them: only this one run is made.
 
     Returns:
         The report; as text, its summary.
 
     Raises:
-        AssertionError: A run ended differently; says which, in what, and how to run it alone.
+        AssertionError: A run ended differently. The message says which run, how it differs, and how to run it alone.
         TypeError: The flow is async: give ``lambda sandbox: asyncio.run(flow(sandbox))``.
         ValueError: An argument is out of its range.
     """
@@ -119,12 +119,12 @@ def try_every_fault(
     def run(trial: Trial) -> None:
         try:
             _run(flow, sandbox, trial)
-        except Exception as error:  # noqa: BLE001 - whatever the flow raises is what is looked for
+        except Exception as error:  # noqa: BLE001 - any error of the flow is a result
             trial.failure = failure_text(error)
 
     trials, possible = plan.carry_out(baseline, run)
     if baseline.outcome is None:
-        raise RuntimeError("the undisturbed run never ended")
+        raise RuntimeError("the run without faults never ended")
     report = make_report(baseline.outcome, trials, possible, _seconds() - began, must_strike=bool(plan.only))
     sandbox.reset()
     if report.differences:

@@ -1,4 +1,4 @@
-"""How a run ended, and in what two of them differ."""
+"""How a run ended, and how two runs differ."""
 
 import math
 from collections import Counter
@@ -14,12 +14,12 @@ from perkamo.sandbox.sandbox import Sandbox
 
 @frozen
 class Outcome:
-    """What is in the sandbox at the end of a run.
+    """The state of the sandbox at the end of a run.
 
     Attributes:
-        customers: The customers, in the order in which they came.
+        customers: The customers, in the order of their first request.
         events: The applied events, oldest first.
-        requests: What was asked for.
+        requests: The requests.
     """
 
     customers: Mapping[str, SandboxCustomer]
@@ -28,23 +28,23 @@ class Outcome:
 
 
 def take_outcome(sandbox: Sandbox) -> Outcome:
-    """Return how a sandbox stands now."""
+    """Return the current state of a sandbox."""
     return Outcome({customer.user_id: customer for customer in sandbox.customers()}, sandbox.events(), sandbox.requests)
 
 
 def differences(expected: Outcome, got: Outcome) -> list[str]:
-    """Say in what a run ended differently from the undisturbed one.
+    """Return how the end of a run differs from that of the run without faults.
 
-    Customers are compared by id; where a flow makes new ids each time, in the order in which they came. Of events it is
-    counted how often each customer had each one; their transaction ids and contexts may be new ones in each run, as may
-    the values of traits.
+    Customers are compared by id or, if a flow makes new ids in each run, in the order of their first request. Events
+    are compared by how often each customer had each one. Transaction ids, contexts and the values of traits may differ
+    between runs.
 
     Args:
-        expected: How the undisturbed run ended.
-        got: How the other one ended.
+        expected: The end of the run without faults.
+        got: The end of the other run.
 
     Returns:
-        A message for each difference, of several lines where more is worth showing; nothing when all is the same.
+        A message for each difference, of one or more lines; none if there is no difference.
     """
     names = _same_customers(list(expected.customers), list(got.customers))
     found = list(_of_events(expected, got, names))
@@ -52,7 +52,7 @@ def differences(expected: Outcome, got: Outcome) -> list[str]:
         found += _of_customer(customer, got.customers.get(names.get(user_id, user_id)))
     known = {names.get(user_id, user_id) for user_id in expected.customers}
     found += [
-        f"customer {user_id!r}: is not there in the undisturbed run"
+        f"customer {user_id!r}: does not exist in the run without faults"
         for user_id in got.customers
         if user_id not in known
     ]
@@ -60,7 +60,7 @@ def differences(expected: Outcome, got: Outcome) -> list[str]:
 
 
 def _same_customers(expected: list[str], got: list[str]) -> dict[str, str]:
-    """Return which customer of the other run stands for which one of the undisturbed one."""
+    """Match the customers of the other run with those of the run without faults."""
     both = set(expected) & set(got)
     only_expected = [user_id for user_id in expected if user_id not in both]
     only_got = [user_id for user_id in got if user_id not in both]

@@ -14,11 +14,11 @@ MAX_SHOWN: Final = 10
 
 @frozen
 class FaultDifference:
-    """A run that did not end as the undisturbed one.
+    """A run that did not end like the run without faults.
 
     Attributes:
-        pairs: Which request was struck by what, in the order in which it happened, as ``only`` takes them.
-        problem: What is different, in words, of several lines.
+        pairs: The requests and their faults, in order, as ``only`` takes them.
+        problem: The difference in words, of one or more lines.
     """
 
     pairs: tuple[str, ...]
@@ -30,9 +30,9 @@ class FaultReport:
     """The result of trying every fault.
 
     Attributes:
-        tried: How many runs there were besides the undisturbed one.
-        possible: How many there were to choose from; more than ``tried`` where a limit was given.
-        not_reached: In how many of them the request that was to be struck never came.
+        tried: How many runs there were besides the run without faults.
+        possible: How many runs were possible; more than ``tried`` if there was a limit.
+        not_reached: In how many runs the request with the fault never came.
         differences: The runs that ended differently.
         seconds: How long it took.
     """
@@ -50,10 +50,10 @@ class FaultReport:
         return f"{_counted(self.tried, 'fault')}{of}, {found}{late}, {self.seconds:.1f} s"
 
     def failure(self, alone: Callable[[Sequence[str]], str]) -> str:
-        """Return what a test fails with.
+        """Return the message with which a test fails, or None.
 
         Args:
-            alone: Says how to run pairs alone.
+            alone: Returns how to run pairs alone.
         """
         lines = [str(self)]
         for difference in self.differences[:MAX_SHOWN]:
@@ -71,20 +71,20 @@ class FaultReport:
 def make_report(
     baseline: Outcome, trials: Sequence[Trial], possible: int, seconds: float, *, must_strike: bool
 ) -> FaultReport:
-    """Compare all runs with the undisturbed one.
+    """Compare all runs with the run without faults.
 
     Args:
-        baseline: How the undisturbed run ended.
-        trials: The others.
-        possible: How many there were to choose from.
-        seconds: How long all took.
-        must_strike: Whether a run in which nothing struck counts as a difference.
+        baseline: The end of the run without faults.
+        trials: The other runs.
+        possible: How many runs were possible.
+        seconds: How long all runs took.
+        must_strike: Whether a run in which no fault happened counts as a difference.
     """
     found: list[FaultDifference] = []
     for trial in trials:
         problem = problem_of(baseline, trial)
         if problem is None and must_strike and not trial.has_struck:
-            problem = "was never reached: the flow makes no such request"
+            problem = "was never reached: the flow does not make this request"
         if problem is not None:
             found.append(FaultDifference(tuple(str(strike) for strike in trial.strikes), problem))
     not_reached = sum(not trial.has_struck for trial in trials)
@@ -92,7 +92,7 @@ def make_report(
 
 
 def problem_of(baseline: Outcome, trial: Trial) -> str | None:
-    """Return why a run is not as good as the undisturbed one; None when it is."""
+    """Return why a run is not as good as the run without faults; None if it is."""
     if trial.failure is None and trial.outcome is None:
         return "never ended"
     found = [] if trial.outcome is None else differences(baseline, trial.outcome)
@@ -106,10 +106,10 @@ def problem_of(baseline: Outcome, trial: Trial) -> str | None:
 
 
 def failure_text(error: BaseException) -> str:
-    """Say with what a run ended, and what to do about it."""
+    """Return how a run ended, and what to do about it."""
     return (
         f"ended with {type(error).__name__}: {error}\n"
-        "handle it in the flow, or allow it, when a second run of the flow repairs it: allow="
+        "handle it in the flow, or allow it, if a second run of the flow repairs it: allow="
         f"{type(error).__name__}"
     )
 

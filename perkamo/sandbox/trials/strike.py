@@ -1,4 +1,4 @@
-"""What can strike which request of a run, and how such a pair is written. Pure."""
+"""The faults of a run's requests, and how a pair of a request and a fault is written. Pure functions."""
 
 import re
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from perkamo.sandbox.faults import MAX_DELAY_SECONDS, Delay, Fault, Lost, Reset,
 from perkamo.sandbox.routes import ROUTES
 
 EVERY_ATTEMPT: Final = 3
-"""How many requests a fault "at every attempt" strikes: as many as a client makes of one call by default."""
+"""How many requests fail by a fault "at every attempt": as many as a client makes for one call by default."""
 
 WEBHOOK: Final = "webhook"
 _TWICE: Final = "delivered twice"
 _LATE: Final = "answer late at every attempt"
 _AT_ONCE: Final[Mapping[str, str]] = {"retry-after": "0"}
-"""So that a client with its usual waits does not block a test."""
+"""Seconds; short, so that a client with its usual waits does not block a test."""
 
 _TRANSIENT: Final[Mapping[str, Fault]] = {
     "refused with 429": Status(429, _AT_ONCE),
@@ -27,12 +27,12 @@ _TRANSIENT: Final[Mapping[str, Fault]] = {
     "answer lost": Lost(),
     "answer cut": Truncate(1),
 }
-"""What a client tries again: tried once, which it makes good, and at every attempt, which it can't."""
+"""Faults after which a client retries. They are tried once, which a retry repairs, and at every attempt."""
 
 
 @frozen
 class Disturbance:
-    """A fault, and how many requests in a row it strikes: the one that is meant, and its repetitions."""
+    """A fault, and for how many requests in a row it happens: the chosen request and its retries."""
 
     fault: Fault
     times: int = 1
@@ -50,10 +50,10 @@ DISTURBANCES: Final[Mapping[str, Disturbance]] = {
             (f"{kind} at every attempt", Disturbance(fault, EVERY_ATTEMPT)),
         )
     },
-    # Applied, and not a byte of the answer until the client gives up, by its own deadline.
+    # Applied, and no byte of the answer until the client's own deadline.
     _LATE: Disturbance(Delay(MAX_DELAY_SECONDS), EVERY_ATTEMPT),
 }
-"""What happens to a request, by its name."""
+"""The faults by name."""
 
 _PAIR: Final = re.compile(r"(?P<target>.+) #(?P<number>[1-9][0-9]{0,8}): (?P<name>.+)", re.ASCII)
 
@@ -64,7 +64,7 @@ class Target:
 
     Attributes:
         name: Method and path, as in ``sandbox.faults``; ``webhook`` for a delivery.
-        number: Which one of this name in the run, from 1.
+        number: Its number among those of this name in the run, from 1.
     """
 
     name: str
@@ -76,11 +76,11 @@ class Target:
 
 @frozen
 class Strike:
-    """A request or delivery, and what happens to it.
+    """A request or delivery, and its fault.
 
     Attributes:
-        target: Which one.
-        name: What happens: a name of ``DISTURBANCES``, or ``delivered twice`` for a delivery.
+        target: The request or delivery.
+        name: The fault: a name of ``DISTURBANCES``, or ``delivered twice`` for a delivery.
     """
 
     target: Target
@@ -96,16 +96,16 @@ class Strike:
 
 
 def strikes_on(target: Target) -> list[Strike]:
-    """Return everything that may happen to a request or a delivery."""
+    """Return all faults of a request or a delivery."""
     names = (_TWICE,) if target.name == WEBHOOK else DISTURBANCES
     return [Strike(target, name) for name in names]
 
 
 def parse_strike(text: str) -> Strike:
-    """Read a strike as it is written: ``POST /v1/events #1: answer lost``.
+    """Read a pair as it is written: ``POST /v1/events #1: answer lost``.
 
     Raises:
-        ValueError: It names no request or nothing that happens; the message says what there is.
+        ValueError: It does not name a request and a fault; the message lists what exists.
     """
     match = _PAIR.fullmatch(text.strip())
     if match is None or match["target"] not in (*ROUTES, WEBHOOK):

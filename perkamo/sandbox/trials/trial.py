@@ -1,4 +1,4 @@
-"""One run of a flow: what strikes it, what it asked for, and how it ended."""
+"""One run of a flow: its faults, its requests, and how it ended."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,26 +14,26 @@ from perkamo.sandbox.trials.outcome import Outcome, take_outcome
 from perkamo.sandbox.trials.strike import DISTURBANCES, WEBHOOK, Strike, Target, strikes_on
 
 Allowed = type[BaseException] | tuple[type[BaseException], ...]
-"""Errors with which a disturbed flow may end."""
+"""Errors with which a flow may end if a fault happens."""
 
 WEBHOOK_SECONDS: Final = 10.0
 _T = TypeVar("_T")
 
 
 class Trial:
-    """One run. It stands between the sandbox and its requests while the flow runs.
+    """One run. It intercepts the sandbox's requests while the flow runs.
 
-    What others ask for before and afterwards, such as a test's fixtures, is neither counted nor struck.
+    Requests before and after the flow, such as those of a test's fixtures, are not counted and do not fail.
 
     Args:
-        strikes: What happens in this run, in this order; nothing in the undisturbed one.
-        allow: Errors with which the flow may end where something strikes; it runs once more then, and must repair it.
+        strikes: The faults of this run, in order; none in the run without faults.
+        allow: Errors with which the flow may end if a fault happens; it then runs once more, which must repair it.
 
     Attributes:
         strikes: As given.
         outcome: How it ended; None until ``end``.
-        failure: Why it failed, in words, with an error that is not allowed; None where it did not.
-        allowed_error: The name of the last allowed error with which the flow ended; None where there was none.
+        failure: Why it failed, in words, with an error that is not allowed; None if it did not.
+        allowed_error: The name of the last allowed error with which the flow ended; None if there was none.
     """
 
     def __init__(self, strikes: Sequence[Strike] = (), allow: Allowed = ()) -> None:
@@ -51,7 +51,7 @@ class Trial:
 
     @property
     def has_struck(self) -> bool:
-        """Whether everything that was to happen has begun to."""
+        """Whether all faults of the run have begun."""
         return self._next == len(self.strikes)
 
     @property
@@ -60,16 +60,16 @@ class Trial:
         return any(strike.is_late for strike in self.strikes)
 
     def further_strikes(self) -> list[Strike]:
-        """Return what may happen after the last strike, to the requests and deliveries that this run had."""
+        """Return the faults that may follow the last one, for the requests and deliveries of this run."""
         after = self._seen.index(self.strikes[-1].target) + 1 if self.strikes else 0
         return [strike for target in self._seen[after:] if target not in self._struck for strike in strikes_on(target)]
 
     def end(self, sandbox: Sandbox) -> None:
-        """Keep how the sandbox stands, now that all is over."""
+        """Keep the state of the sandbox at the end."""
         self.outcome = take_outcome(sandbox)
 
     def call(self, sandbox: Sandbox, flow: Callable[[], _T]) -> _T:
-        """Run the flow; where it ends with an allowed error, once more, which must repair it."""
+        """Run the flow. If it ends with an allowed error, run it once more, which must repair it."""
         sandbox.intercept(self)
         try:
             result = self._call(flow)
@@ -89,7 +89,7 @@ class Trial:
         return result
 
     def strike(self, route: str, request: Request) -> Fault | None:
-        """Count a request and return what strikes it; called by the sandbox, which is locked."""
+        """Count a request and return its fault, or None; called by the sandbox, which is locked."""
         target = self._count(route)
         if self._left and self._repeated is not None and self._repeated[:2] == (request.target, request.body):
             self._left -= 1
@@ -103,7 +103,7 @@ class Trial:
         return disturbance.fault
 
     def repeats(self) -> bool:
-        """Count a delivery and tell whether it is made twice; called by the sandbox, which is locked."""
+        """Count a delivery and return whether it is made twice; called by the sandbox, which is locked."""
         return self._strikes_next(self._count(WEBHOOK))
 
     def _call(self, flow: Callable[[], _T]) -> _T:
@@ -136,20 +136,20 @@ class Trial:
         return True
 
     def _check(self, error: Exception) -> None:
-        """Raise the error again unless it is allowed, now that something has struck."""
+        """Raise the error again, unless it is allowed and a fault has happened."""
         if not self._next or not _is_allowed(error, self._allow):
             raise error
-        self._left = 0  # the call is over: its repetition by the next run is another one
+        self._left = 0  # the call is over: its repetition in the next run is another call
         self.allowed_error = type(error).__name__
 
 
 def _wait_for_webhooks(sandbox: Sandbox) -> None:
-    with suppress(TimeoutError):  # a receiver that hangs shows in what it did not do
+    with suppress(TimeoutError):  # if a receiver hangs, the missing results show it
         sandbox.webhooks.settle(WEBHOOK_SECONDS)
 
 
 def _is_allowed(error: BaseException, allow: Allowed) -> bool:
-    """Return whether an error, or each one of a task group's, is allowed."""
+    """Return whether an error, or each error of a task group, is allowed."""
     if isinstance(error, allow):
         return True
     if not isinstance(error, BaseExceptionGroup):
