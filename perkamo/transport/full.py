@@ -54,7 +54,7 @@ class FullExchange:
                 version = b"HTTP/" + event.http_version
                 return Head(event.status_code, event.reason, event.headers.raw_items(), http_version=version)
             if not isinstance(event, h11.InformationalResponse):
-                raise httpx.RemoteProtocolError("the server switched protocols without being asked")
+                raise httpx.RemoteProtocolError("the server switched to another protocol")
         return None
 
     def next_part(self) -> bytes | None:

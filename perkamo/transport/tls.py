@@ -33,7 +33,6 @@ def shared_context() -> ssl.SSLContext:
     except OSError as error:
         problem = reason(error)
     else:
-        context.set_alpn_protocols(["http/1.1"])
         return context
     raise TLSSetupError(f"{_culprit()} can't be used ({problem})")
 
@@ -74,6 +73,8 @@ class TLSStream:
         self._ahead = b""
         self._from_peer = ssl.MemoryBIO()
         self._to_peer = ssl.MemoryBIO()
+        # As httpx does, whoever made the context: it may offer h2, which we would not understand.
+        context.set_alpn_protocols(["http/1.1"])
         self._tls = context.wrap_bio(self._from_peer, self._to_peer, server_hostname=host)
 
     async def handshake(self) -> None:

@@ -35,6 +35,9 @@ class Transport(httpx.AsyncBaseTransport):
     A call that is cancelled costs its own connection and nothing else. Each event loop and each process has connections
     of its own, so one transport serves any number of loops, in threads too, and continues working in a forked child.
 
+    It speaks HTTP/1.1. A request's body is taken whole before it is sent. Of httpx's extensions ``trace``,
+    ``sni_hostname`` and ``network_stream`` are not there.
+
     Example:
         >>> transport = Transport(ssl_context=ssl.create_default_context(cafile="our-ca.pem"))
         >>> async with httpx.AsyncClient(transport=transport) as client:
@@ -42,7 +45,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     Args:
         ssl_context: The certificates that are trusted, and our own, if any. By default a context that httpx makes,
-            shared by all transports of the process.
+            shared by all transports of the process. It is made to offer HTTP/1.1 (ALPN), as httpx does.
         max_connections: The most connections of one event loop at a time, 1 or more; further calls wait, first come,
             first served.
         keepalive_expiry: Seconds after which an idle connection is no longer used, or None for no limit. If the server
@@ -140,14 +143,17 @@ class Transport(httpx.AsyncBaseTransport):
         pool = self._pool()
         timeouts = pool.timeouts(request.extensions)
         retries = self._retries_on_stale
-        exchange: Exchange | None = None
+        # A generator may take its time and must not hold a connection meanwhile, nor let it go stale. Bytes that are
+        # there are asked for when they are sent, so that whoever gave them knows whether any can have been.
+        stream, exchange = request.stream, None
+        parts = stream if isinstance(stream, httpx.ByteStream) else await _parts_of(stream)
         while True:
             connection = await pool.take(origin, timeouts.until("pool"))
             try:
                 if connection is None:
                     connection = await pool.open(origin, timeouts.until("connect"))
                 if exchange is None:
-                    exchange = Exchange(request, await _parts_of(request), proxy)
+                    exchange = Exchange(request, list(parts), proxy)
                 await connection.send(exchange, timeouts.until("write"))
                 head = await connection.receive_head(timeouts)
             except NothingSentError as error:
@@ -244,9 +250,7 @@ def _origin_of(url: httpx.URL) -> Origin:
     return (url.scheme == "https", url.raw_host.decode("ascii"), url.port or port)
 
 
-async def _parts_of(request: httpx.Request) -> list[bytes]:
+async def _parts_of(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> list[bytes]:
     """Read a body whole before it is sent: a generator that is left half-read would outlive the call."""
-    if isinstance(request.stream, httpx.ByteStream):
-        return list(request.stream)  # bytes in memory
-    assert isinstance(request.stream, httpx.AsyncByteStream)
-    return [part async for part in request.stream]
+    assert isinstance(stream, httpx.AsyncByteStream)
+    return [part async for part in stream]

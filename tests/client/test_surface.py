@@ -207,6 +207,31 @@ async def test_closing_during_a_call_ends_it_with_a_typed_error(client: AsyncPer
     assert (raised[0].outcome, raised[0].attempts) == ("unknown", 1)
 
 
+async def test_a_call_that_waits_for_a_connection_has_sent_nothing(sandbox: Sandbox) -> None:
+    """However it ends; catches a body that counts as sent when the transport only looks at it."""
+    sandbox.faults.next("POST /v1/events", Delay(30))
+    client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, max_connections=1)
+    outcomes: list[str | None] = []
+
+    async def emit(seconds: float) -> None:
+        with pytest.raises(PerkamoError) as caught:
+            await client.with_options(timeout=seconds).emit("u", "e")
+        outcomes.append(caught.value.outcome)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(emit, 20)
+            while not sandbox.events("u"):  # noqa: ASYNC110 - the service runs in a thread that knows no events of ours
+                await anyio.sleep(0.01)
+            await emit(0.05)
+            tasks.start_soon(emit, 20)
+            await anyio.wait_all_tasks_blocked()
+            await client.aclose()
+
+    assert outcomes[0] == "not_sent"
+    assert set(outcomes[1:]) == {"not_sent", "unknown"}
+
+
 async def test_a_client_that_was_used_and_never_closed_is_complained_about(sandbox: Sandbox) -> None:
     """The warning names the object and the remedy; catches silence about leaked connections."""
     client = AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url)

@@ -1,5 +1,6 @@
 """One request and its answer over a connection: bodies, and every way to fail."""
 
+import threading
 import traceback
 from collections.abc import AsyncIterator
 
@@ -9,7 +10,7 @@ import pytest
 from perkamo.transport.transport import Transport
 from tests.canary import PACKAGE
 from tests.faults.rawserver import Connection, RawServer, Script, answer
-from tests.transport.pool import ask, assert_sound, client_over, echo, lost_places, state
+from tests.transport.pool import ask, assert_sound, client_over, echo, lost_places, state, until
 from tests.transport.pooling import stall_after_request, stall_at_once, used
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +65,37 @@ async def test_a_body_that_comes_in_parts_is_sent_in_parts() -> None:
             )
 
     assert response.content == b"".join(parts)
+
+
+async def test_a_body_that_takes_its_time_holds_no_connection() -> None:
+    """While it is made, the only connection goes stale; catches one that was taken before, and fails the request."""
+
+    async def body() -> AsyncIterator[bytes]:
+        assert await ask(client, server.base_url, "meanwhile") == "meanwhile"
+        closing.set()
+        await until(lambda: not is_open())
+        yield b"late"
+
+    def serve_two(connection: Connection) -> None:
+        for _ in range(2):
+            request = connection.read_request()
+            assert request is not None
+            connection.send(answer(request.body))
+        closing.wait(20)
+
+    def is_open() -> bool:
+        [idle] = transport._pool()._idle.values()
+        return idle[0].is_idle()
+
+    closing = threading.Event()
+    transport = Transport(max_connections=1)
+    with RawServer(serve_two, echo) as server:
+        async with client_over(transport, pool=1) as client:
+            await ask(client, server.base_url, "first")
+            response = await client.post(server.base_url, content=body(), headers={"content-length": "4"})
+
+    assert response.content == b"late"
+    assert used(server) == [0, 0, 1]
 
 
 async def test_an_answer_during_the_upload_is_heard() -> None:

@@ -10,9 +10,10 @@ import httpx
 import pytest
 import trustme
 
+from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, Script, answer
 from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, until
-from tests.transport.tls import https, secured, trusting
+from tests.transport.tls import client_context, https, secured, server_context, trusting
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +34,26 @@ async def test_an_address_is_checked_against_the_certificate() -> None:
     with RawServer(secured(echo, "127.0.0.1")) as server:
         async with client_over(trusting()) as client:
             assert await ask(client, server.base_url.replace("http:", "https:"), "a") == "a"
+
+
+async def test_no_server_is_offered_another_protocol() -> None:
+    """By a context that was made for HTTP/2 as well; catches a server that begins to speak it."""
+    offering, serving = client_context(), server_context("localhost")
+    for context in (offering, serving):
+        context.set_alpn_protocols(["h2", "http/1.1"])
+    chosen: list[str | None] = []
+
+    def serve(connection: Connection) -> None:
+        with serving.wrap_socket(connection.socket, server_side=True) as secure:
+            chosen.append(secure.selected_alpn_protocol())
+            connection.socket = secure
+            echo(connection)
+
+    with RawServer(serve) as server:
+        async with client_over(Transport(ssl_context=offering)) as client:
+            assert await ask(client, https(server), "a") == "a"
+
+    assert chosen == ["http/1.1"]
 
 
 @pytest.mark.parametrize("size", [1, 16_384, 16_385, 5_000_000])
