@@ -55,7 +55,9 @@ async def _open_socks(proxy: Proxy, stream: Stream, host: str, port: int) -> str
 
     try:
         return await _ask_socks(proxy, stream, host, port)
-    except (ProtocolError, UnicodeError, OverflowError):  # also for a name that is too long for SOCKS5
+    except OverflowError:
+        return "SOCKS5 has no way to say so long a name or password"
+    except (ProtocolError, UnicodeError):
         return _NOT_SOCKS
 
 
@@ -79,11 +81,22 @@ async def _ask_socks(proxy: Proxy, stream: Stream, host: str, port: int) -> str 
     # By name, also for ``socks5``: httpx does the same, and sometimes only the proxy reaches a DNS server.
     stream.put(socks5.SOCKS5CommandRequest.from_address(socks5.SOCKS5Command.CONNECT, (host, port)).dumps())
     head = await _read(stream, 5)
-    rest = {1: 4, 3: 1 + head[4], 4: 16}.get(head[3], 1) + 2 - 1  # address and port, minus the byte that was read
-    reply = socks5.SOCKS5Reply.loads(head + await _read(stream, rest))
-    if reply.reply_code == socks5.SOCKS5ReplyCode.SUCCEEDED:
-        return None
-    return f"the proxy can't connect: {reply.reply_code.name.lower().replace('_', ' ')}"
+    if head[0] != 5:
+        return _NOT_SOCKS
+    if head[1]:
+        return f"the proxy can't connect: {_reason(head[1])}"
+    # Address and port, except for the byte that was read.
+    await _read(stream, {1: 4, 3: 1 + head[4], 4: 16}.get(head[3], 1) + 2 - 1)
+    return None
+
+
+def _reason(code: int) -> str:
+    from socksio.socks5 import SOCKS5ReplyCode  # noqa: PLC0415 - an extra
+
+    try:
+        return SOCKS5ReplyCode(bytes([code])).name.lower().replace("_", " ")
+    except ValueError:  # Tor's, for one, has reasons of its own
+        return f"reply {code}"
 
 
 async def _read(stream: Stream, size: int) -> bytes:

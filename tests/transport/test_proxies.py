@@ -160,6 +160,14 @@ def cannot(connection: Connection) -> None:
     connection.send(b"\x05\x04\x00\x01" + bytes(6))
 
 
+def cannot_as_tor(connection: Connection) -> None:
+    """Say that a hidden service can't be reached, by a code that Tor added."""
+    connection.read_some(65536)
+    connection.send(b"\x05\x00")
+    connection.read_some(65536)
+    connection.send(b"\x05\xf2\x00\x01" + bytes(6))
+
+
 @pytest.mark.parametrize(
     ("scheme", "script", "text"),
     [
@@ -169,6 +177,7 @@ def cannot(connection: Connection) -> None:
         ("socks5", hang_up, "closed the connection"),
         ("socks5", gibberish, "does not speak SOCKS5"),
         ("socks5", cannot, "can't connect: host unreachable"),
+        ("socks5", cannot_as_tor, "can't connect: reply 242"),
     ],
 )
 async def test_a_proxy_that_does_not_do_its_work_is_a_proxy_error(scheme: str, script: Script, text: str) -> None:
@@ -188,7 +197,7 @@ async def test_a_name_too_long_for_socks_is_a_proxy_error() -> None:
     """It has one byte for the length; catches an OverflowError."""
     with ProxyServer("socks") as proxy:
         async with client_over(Transport(proxy=proxy.url)) as client:
-            with pytest.raises(httpx.ProxyError):
+            with pytest.raises(httpx.ProxyError, match="so long a name"):
                 await client.get(f"http://{'.'.join(['a' * 60] * 5)}/")
 
 
