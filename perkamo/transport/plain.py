@@ -37,9 +37,9 @@ def write(method: str, target: bytes, headers: RawHeaders, body: bytes) -> bytes
     """
     parts = [method.encode("ascii", "replace"), b" ", target, b" HTTP/1.1\r\n"]
     for name, value in headers:
-        if b":" in name:
-            return None
         parts += (name, b": ", value, b"\r\n")
+    if b"".join(parts[4::4]).find(b":") >= 0:  # in a name
+        return None
     parts += (b"\r\n", body)
     whole = b"".join(parts)
     head = whole[: len(whole) - len(body)].lower()
