@@ -1,7 +1,7 @@
 """The responses that an httpx client gets: the head of an answer, and its body, whole or as it arrives."""
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, cast
 
 import anyio
 import httpx
@@ -143,7 +143,11 @@ class Response(httpx.Response):
 
     async def aclose(self) -> None:
         """Close it, and leave httpx's stream: the two refer to each other, and would wait for the garbage collector."""
-        await super().aclose()
+        if self.is_closed or not isinstance(self._body, WholeBody):
+            await super().aclose()
+        else:
+            self.is_closed = True  # as httpx does it, without a context for errors of the connection, which is done
+            await cast("httpx.AsyncByteStream", self.stream).aclose()
         self.stream = self._body
 
     @property
