@@ -408,7 +408,8 @@ def encode_mapping(fields: Mapping[str, object]) -> tuple[str | None, bytes]:
         PerkamoValidationError: A field is missing, unknown or can't be sent.
     """
     given = _wire_fields(fields)
-    user_id, event = _user_id(given["user_id"]), _event_key(given["event"])
+    user_id = check_id(given["user_id"], "user_id", MAX_USER_ID_LENGTH)
+    event = check_id(given["event"], "event", MAX_EVENT_LENGTH)
     transaction_id = _transaction_id(given.get("transaction_id"))
     context, occurred_at = _context_text(given.get("context")), _occurred_text(given.get("occurred_at"))
     return transaction_id, _to_bytes(user_id, event, transaction_id, context, occurred_at)
