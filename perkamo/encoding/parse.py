@@ -44,7 +44,7 @@ def parse(data: bytes) -> JSONValue:
         if "digits" in str(error):  # Python's own text, which tells of a setting of the interpreter
             raise ValueError("holds an integer of too many digits") from None
         raise
-    if b"\\" in data and _SURROGATE.search(text):
+    if "\\" in text and _SURROGATE.search(text):
         _check_surrogates(value)
     return value
 
