@@ -1,1 +1,1 @@
-"""The command line: everything that ``python -m perkamo`` can do, one module a command."""
+"""The command line: everything that ``python -m perkamo`` can do, one module for each command."""

@@ -47,7 +47,7 @@ async def _catalog(args: Namespace, client: AsyncPerkamoClient) -> None:
 
 
 def rules_table(rules: Sequence[ProgramEvent]) -> Iterator[str]:
-    """Yield the lines of a table of earning rules, or a sentence where there are none."""
+    """Yield the lines of a table of earning rules, or a sentence if there are none."""
     if not rules:
         yield "The program has no earning rules."
         return
@@ -56,7 +56,7 @@ def rules_table(rules: Sequence[ProgramEvent]) -> Iterator[str]:
 
 
 def _earns(rule: ProgramEvent) -> str:
-    """Return what a rule earns: its amount or formula and its wallet, by assumed names."""
+    """Return what a rule earns: its amount or formula, and its wallet. The names of these fields are assumed."""
     reward = rule.raw.get("reward")
     if not isinstance(reward, dict):
         return "" if reward is None else printable(reward)

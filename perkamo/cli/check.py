@@ -1,4 +1,4 @@
-"""``python -m perkamo check``: compare a service with what is published and with what we assume."""
+"""``python -m perkamo check``: compare a service with published facts and with our assumptions."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from perkamo.request.attempt import own_client
 from perkamo.request.credentials import Key, check_base_url
 
 _LOOKS: Final = 3
-"""How often the program is read, for the time that an answer takes."""
+"""How often the program is read to measure the time of an answer."""
 
 _EXAMPLE: Final = """\
 perkamo check
@@ -40,7 +40,7 @@ Of the test customer this sends:
   an event that no rule names, minutes old, wrongly signed, too large, in batches; most of them should be refused
 - a redemption without a reward, and one under a transaction id that has counted
 - requests for tokens and the stream, where PERKAMO_BROWSER_KEY is set
-and one event of a customer whom nobody knows, perkamo_check_..."""
+and one event of an unknown customer, perkamo_check_..."""
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Ask the service and print what it did; returns the exit code."""
+    """Check the service and print the findings; return the exit code."""
     return explained("check", partial(_run, args))
 
 

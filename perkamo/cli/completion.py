@@ -16,13 +16,13 @@ from perkamo.cli.running import explained
 
 @frozen
 class Argument:
-    """What can be typed after a command: an option, or a value at its place.
+    """An argument of a command: an option or a positional value.
 
     Attributes:
-        option: The option, such as ``--json``; empty for a place.
-        value: What the help calls the value; empty for an option without one.
-        summary: What the help says of it.
-        choices: The values that there are, where these are known.
+        option: The option, such as ``--json``; empty for a positional value.
+        value: The name of the value in the help; empty for an option without a value.
+        summary: Its text in the help.
+        choices: The possible values, if they are known.
         is_path: Whether the value is a file or a directory.
         count: How often argparse takes it: ``"?"``, ``"*"``, or None for once.
     """
@@ -51,7 +51,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Print the script; returns the exit code."""
+    """Print the script; return the exit code."""
 
     def show() -> int:
         lines = SCRIPTS[args.shell]({name: _arguments(command_parser(name)) for name in COMMANDS})
@@ -88,7 +88,7 @@ def _bash(commands: Commands) -> Iterator[str]:
         yield f"        *,-*) words='{' '.join(one.option for one in arguments if one.option)}' ;;"
         yield "        *)"
         for one in arguments:
-            if not one.option and one.choices:  # until one of them stands there
+            if not one.option and one.choices:  # until one of them was typed
                 yield f"          [[ $typed =~ \\ ({'|'.join(one.choices)})\\  ]] || words='{' '.join(one.choices)}'"
             elif not one.option and one.is_path:
                 yield "          [[ -n $words ]] || files=1"
@@ -172,7 +172,7 @@ def _fish(commands: Commands) -> Iterator[str]:
             if one.option:
                 takes = f" {'-r' if one.is_path else '-x'} {values}" if one.value else ""
                 yield f"complete -c perkamo -n '{seen}' -l {one.option[2:]} -d {_quoted(one.summary)}{takes}"
-            elif one.choices:  # until one of them stands there
+            elif one.choices:  # until one of them was typed
                 chosen = f"__fish_seen_subcommand_from {' '.join(one.choices)}"
                 yield f"complete -c perkamo -n '{seen}; and not {chosen}' {values}"
                 seen = f"{seen}; and {chosen}" if one.count is None else seen
@@ -186,9 +186,9 @@ def _quoted(text: str) -> str:
 
 
 def _without(text: str, signs: str) -> str:
-    """Leave out signs that mean something else here."""
+    """Leave out characters that have a special meaning here."""
     return text.translate(dict.fromkeys(map(ord, signs)))
 
 
 SCRIPTS: Final[Mapping[str, Callable[[Commands], Iterator[str]]]] = {"bash": _bash, "fish": _fish, "zsh": _zsh}
-"""Each shell and what writes its script."""
+"""Each shell and the function that writes its script."""

@@ -21,7 +21,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Read the customer; returns the exit code."""
+    """Read the customer; return the exit code."""
     return run_call("customer", args, _customer)
 
 

@@ -1,4 +1,4 @@
-"""``python -m perkamo demo``: events earn points, before your eyes, on this machine."""
+"""``python -m perkamo demo``: show how events earn points, on this machine."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -39,7 +39,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Play the demonstration; returns the exit code."""
+    """Run the demonstration; return the exit code."""
     return explained("demo", partial(_run, args))
 
 
@@ -113,7 +113,7 @@ def _print_head(text: str) -> None:
 
 
 def _event_rows(label: str, what: str, result: EventIngestResponse) -> Iterator[Sequence[Cell]]:
-    """Yield what one event did."""
+    """Yield the effect of one event."""
     if result.duplicate:
         yield _row(label, what, "duplicate: the transaction id counts once, nothing was earned twice")
         return

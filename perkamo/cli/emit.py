@@ -39,7 +39,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Send the event; returns the exit code."""
+    """Send the event; return the exit code."""
     return run_call("emit", args, _emit)
 
 
@@ -64,7 +64,7 @@ async def _emit(args: Namespace, client: AsyncPerkamoClient) -> None:
         with reporting(f"the event counts, under {name}."):
             _show(result, transaction_id, as_json=args.json)
         return
-    with suppress(OutputError):  # what is raised weighs more
+    with suppress(OutputError):  # the raised error is more important
         _show(result, transaction_id, as_json=args.json)
     raise RefusedError(f"the service did not apply the event{_request(result)}.")
 

@@ -1,4 +1,4 @@
-"""With what number each command ends."""
+"""The exit codes of the commands."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ WRONG_USAGE: Final = 2
 REFUSED: Final = 3
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
-"""128 and the number of the signal, as shells tell it."""
+"""128 plus the number of the signal, as in shells."""
 
 OF_A_CALL: Final = f"""\
 {DONE}    done

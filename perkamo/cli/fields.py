@@ -1,6 +1,6 @@
-"""Which facts of an event's context the earning rules read: the ``{{placeholders}}`` of their formulas.
+"""The fields of an event's context that the earning rules read: the ``{{placeholders}}`` of their formulas.
 
-That a formula holds placeholders is published; where in a rule it stands is not, so every text of a rule is searched.
+Placeholders are published; the place of a formula in a rule is not, so every text of a rule is searched.
 """
 
 import re
@@ -12,7 +12,7 @@ from perkamo.events import RESERVED_CONTEXT_KEYS
 from perkamo.models import ProgramEvent
 
 FieldType: TypeAlias = "Literal['number', 'unknown'] | dict[str, FieldType]"
-"""What a field holds: a number that a formula calculates with, something unknown, or an object of fields."""
+"""The type of a field: a number that a formula calculates with, an unknown type, or an object of fields."""
 
 _PLACEHOLDER: Final = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
 _CALCULATION: Final = re.compile(r"[-+*/().\s0-9]*")
@@ -25,10 +25,10 @@ def context_paths(rule: ProgramEvent) -> tuple[str, ...]:
 
 
 def context_fields(rules: Iterable[ProgramEvent]) -> dict[str, FieldType]:
-    """Return the fields that the rules of one event read, by name; ``{}`` where they read none.
+    """Return the fields that the rules of one event read, by name; ``{}`` if they read none.
 
     Args:
-        rules: All rules of one event: its context serves all of them.
+        rules: All rules of one event, which share its context.
     """
     fields: dict[str, FieldType] = {}
     for rule in rules:
@@ -38,7 +38,7 @@ def context_fields(rules: Iterable[ProgramEvent]) -> dict[str, FieldType]:
 
 
 def _found(rule: ProgramEvent) -> Iterator[tuple[str, bool]]:
-    """Yield each placeholder's path, and whether its text does nothing but calculate with numbers."""
+    """Yield each placeholder's path, and whether its text only calculates with numbers."""
     for name, value in rule.raw.items():
         if name in _NO_FORMULA:
             continue
@@ -46,7 +46,7 @@ def _found(rule: ProgramEvent) -> Iterator[tuple[str, bool]]:
             is_number = _CALCULATION.fullmatch(_PLACEHOLDER.sub("", text)) is not None
             for match in _PLACEHOLDER.finditer(text):
                 keys = match[1].split(".")
-                # What the service computes itself can't be in a context: such a placeholder reads something else.
+                # Keys that the service computes itself can't be in a context: such a placeholder reads something else.
                 if all(keys) and keys[0].lower() not in RESERVED_CONTEXT_KEYS:
                     yield match[1], is_number
 

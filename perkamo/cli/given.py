@@ -32,7 +32,7 @@ def add_facts(parser: ArgumentParser, option: str, what: str) -> None:
 
 
 class _Facts(Action):
-    """Reads facts, and finds the EVENT where it stands among them."""
+    """Reads facts, and finds the EVENT among them."""
 
     def __call__(
         self,
@@ -44,10 +44,10 @@ class _Facts(Action):
         words = list(values or ())
         event: str | None = getattr(namespace, "event", None)
         if event is not None and "=" in event:
-            # A dot makes it an event's key, and no fact that lacks its value: that would be sent as an event.
+            # With a dot, it is an event's key. Without one, it is a fact without a value: never send it as an event.
             keys = [word for word in words if "=" not in word and "." in word]
             if len(keys) != 1:
-                raise ArgumentError(None, "EVENT must stand before the facts: USER EVENT KEY=VALUE")
+                raise ArgumentError(None, "EVENT must come before the facts: USER EVENT KEY=VALUE")
             namespace.event = keys[0]
             words[words.index(keys[0])] = event
         try:
@@ -60,7 +60,7 @@ def pair(word: str) -> tuple[str, JSONValue]:
     """Read one ``key=value``.
 
     Raises:
-        ArgumentTypeError: It is not one.
+        ArgumentTypeError: The text is not valid.
     """
     key, sign, text = word.partition("=")
     if not key or not sign:
@@ -83,7 +83,7 @@ def json_object(text: str) -> dict[str, JSONValue]:
     """Read one JSON object.
 
     Raises:
-        ArgumentTypeError: It is not one.
+        ArgumentTypeError: The text is not valid.
     """
     try:
         value = parse(text.encode())

@@ -1,4 +1,4 @@
-"""What ``--help`` of every command says below its options: examples, variables, exit codes."""
+"""The end of every command's ``--help``: examples, variables, exit codes."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Final
@@ -10,11 +10,11 @@ BROWSER_KEY: Final = f"{BROWSER_KEY_VARIABLE}  the public browser key, pk_…"
 
 
 def explain(parser: ArgumentParser, *, example: str, exit_codes: str, environment: tuple[str, ...] = ()) -> None:
-    """Give a command's parser what follows its options.
+    """Add the text after the options to a command's parser.
 
     Args:
         parser: The command's parser.
-        example: Lines as typed, with what they print where that helps.
+        example: Lines as typed, with their output if that helps.
         exit_codes: One line each.
         environment: Lines about the variables that it reads.
     """

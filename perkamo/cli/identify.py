@@ -21,7 +21,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Send the traits; returns the exit code."""
+    """Send the traits; return the exit code."""
     return run_call("identify", args, _identify)
 
 

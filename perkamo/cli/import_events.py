@@ -1,7 +1,7 @@
 """``python -m perkamo import FILE.jsonl``: send a file of events, one JSON object a line.
 
-Interrupted, it continues where it stopped when it is run again. Run twice, it earns once: a line without a transaction
-id gets one derived from its text, so lines that are the same to the byte count as one event.
+After an interruption, the next run continues where it stopped. Two runs earn once: a line without a transaction id gets
+one that is derived from its text, so identical lines count as one event.
 """
 
 import os
@@ -53,14 +53,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Import the file; returns the exit code."""
+    """Import the file; return the exit code."""
     return explained("import", partial(_import, args))
 
 
 def _import(args: Namespace) -> int:
     name: str = args.file
     is_stream = name == STANDARD_INPUT or (Path(name).exists() and not Path(name).is_file())
-    stem = "stdin" if is_stream else name  # beside a pipe, such as /dev/fd/63, nothing can be written
+    stem = "stdin" if is_stream else name  # no file can be written beside a pipe such as /dev/fd/63
     resume: Path | None = args.resume_file or (None if is_stream else Path(f"{stem}.resume"))
     rejected: Path = args.rejected or Path(f"{stem}.rejected.jsonl")
     if problem := _conflict(name, resume, rejected):
@@ -111,7 +111,7 @@ def _show(job: Import, rejected: Path | None, *, as_json: bool) -> None:
 
 
 def _conflict(name: str, resume: Path | None, rejected: Path) -> str | None:
-    """Say which two of the files are one: writing the one would destroy the other."""
+    """Return which two of the files are the same: writing one would destroy the other."""
     written = [("--rejected", rejected)]
     if resume is not None:
         draft = draft_of(resume)

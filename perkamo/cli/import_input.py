@@ -28,9 +28,9 @@ class Line:
     """One line that is not blank.
 
     Attributes:
-        number: Its place in the input, from 1.
-        text: Its bytes without the line's end and without a byte-order mark; the beginning of one that is too long.
-        is_whole: Whether it is no longer than ``MAX_LINE`` bytes.
+        number: Its number in the input, from 1.
+        text: Its bytes without the line end and the byte-order mark; only the beginning if the line is too long.
+        is_whole: Whether it has at most ``MAX_LINE`` bytes.
     """
 
     number: int
@@ -67,7 +67,7 @@ class Input:
         return self._raw.tell()
 
     def stop(self) -> None:
-        """Let the lines end here, also while the next one is waited for."""
+        """End the lines here, even while the next one is awaited."""
         self.stopped = True
         self._waiting.cancel()
 
@@ -94,7 +94,7 @@ class Input:
             yield line
 
     async def _read(self) -> bytes:
-        """Read on; wait for another program without holding up the event loop, so that a signal is noticed."""
+        """Read more. Waiting for another program does not block the event loop, so that a signal is noticed."""
         if self._may_wait:
             with self._waiting:
                 try:

@@ -1,4 +1,4 @@
-"""One import: lines in, requests out, and the result of each line noted in the order of the input."""
+"""One import: it reads lines, sends requests, and records the result of each line in the order of the input."""
 
 import sys
 from argparse import Namespace
@@ -26,13 +26,13 @@ from perkamo.errors import PerkamoValidationError
 from perkamo.events import Event, transaction_id_of_line
 
 GRACE: Final = 8.0
-"""Seconds that SIGTERM leaves to the requests on their way: containers are killed after 10 by default."""
+"""Seconds after SIGTERM for the requests that are on their way: containers are killed after 10 by default."""
 _SAVE_EVERY: Final = 1000
 
 
 @define
 class _Pending:
-    """A line whose result is not known yet, or one that holds no event."""
+    """A line without a result so far, or a line without an event."""
 
     line: Line
     problem: str | None
@@ -43,11 +43,11 @@ class Import:
 
     Args:
         name: The input's name, or ``-``.
-        resume: Where to note how far it came, or None.
-        rejected: Where to put refused lines.
+        resume: The file that records the progress, or None.
+        rejected: The file for refused lines.
 
     Raises:
-        InputError: The resume file is something else.
+        InputError: The resume file is not one of an import.
         OSError: A file can't be read.
     """
 
@@ -65,7 +65,7 @@ class Import:
 
     @property
     def how_to_go_on(self) -> str:
-        """What to say when the import stops."""
+        """The advice when the import stops."""
         if self._resume is None:
             return "Run it again from the start: what was applied before counts once."
         return "Run the same command again to continue."
@@ -77,10 +77,10 @@ class Import:
             args: What was typed.
 
         Raises:
-            PerkamoError: The service is not there, or refuses the key. What it took is noted.
+            PerkamoError: The service does not answer, or refuses the key. Accepted events are recorded.
             OSError: A file can't be read or written.
             InputError: The input can't be used.
-            TerminatedError: SIGTERM came. The requests that were on their way are noted.
+            TerminatedError: SIGTERM came. The results of the requests that were on their way are recorded.
         """
         with ExitStack() as stack, anyio.CancelScope() as scope:
             source, lines = await self._begin(stack)
@@ -101,10 +101,10 @@ class Import:
             raise TerminatedError
 
     def save(self) -> None:
-        """Write down how far it came; nothing where it has not begun.
+        """Save the progress, if the import has begun.
 
         Raises:
-            OSError: That can't be written.
+            OSError: The file can't be written.
         """
         self._unsaved = 0
         if self.state.line and self._resume is not None:
@@ -113,19 +113,19 @@ class Import:
             import_state.save(self._resume, self.state)
 
     def finish(self) -> Path | None:
-        """Remove the resume file, for nothing is left to do. Returns the file of refused lines, if there are any.
+        """Remove the resume file at the end of the import. Return the file of refused lines, if there are any.
 
         Raises:
-            OSError: It can't be removed.
+            OSError: The file can't be removed.
         """
         if self._resume is not None:
             self._resume.unlink(missing_ok=True)
         return self._rejected.path if self.state.refused else None
 
     async def _begin(self, stack: ExitStack) -> tuple[Input, AsyncGenerator[Line]]:
-        """Open the input and pass over what is done, if it is the same input.
+        """Open the input, and skip the lines that are done, if it is the same input.
 
-        Until then the import has not begun, so that whatever goes wrong leaves the resume file as it is.
+        The import begins after that, so an error before leaves the resume file as it is.
         """
         source = Input(self._name, stack)
         lines, done, passed = source.lines(), self._interrupted, sha256()
@@ -173,7 +173,7 @@ class Import:
         self._note_line(pending)
 
     def _note_problems(self) -> None:
-        """Note the lines, next in turn, that hold no event at all."""
+        """Record the next lines that do not contain an event."""
         while self._pending and self._pending[0].problem is not None:
             self._note_line(self._pending.popleft())
 
@@ -211,7 +211,7 @@ def _show_nothing(_: int) -> None:
 
 
 def _progress_bar(stack: ExitStack, source: Input, name: str) -> Callable[[int], None]:
-    """Show a bar on a terminal, where the extra ``cli`` is installed."""
+    """Show a progress bar on a terminal, if the extra ``cli`` is installed."""
     if sys.stderr is None or not sys.stderr.isatty():
         return _show_nothing
     try:

@@ -1,6 +1,6 @@
-"""What an import keeps on disk: how far it came, and the lines that were refused.
+"""The files of an import: its progress, and the lines that were refused.
 
-Both survive whatever ends the process. The state is about one input: it holds a hash of the lines that are done.
+Both survive any end of the process. The progress belongs to one input: it has a hash of the lines that are done.
 """
 
 import json
@@ -20,15 +20,15 @@ _NO_LINES: Final = sha256().hexdigest()
 
 @define
 class State:
-    """How far an import came; what the resume file holds.
+    """The progress of an import; the content of the resume file.
 
     Attributes:
-        line: The last line whose result, and that of all lines before it, is known.
+        line: The last line up to which all results are known.
         applied: Events that counted.
         known: Events whose transaction id had counted before.
         refused: Lines that were put into the file of refused lines.
         rejected_size: That file's length in bytes.
-        sha256: The hash of the lines that are done, by which another input is recognized.
+        sha256: The hash of the lines that are done, to recognize another input.
     """
 
     line: int = 0
@@ -40,14 +40,14 @@ class State:
 
 
 def load(path: Path | None) -> State:
-    """Return the state of an interrupted import, or that of one at its beginning.
+    """Return the progress of an interrupted import, or of a new one.
 
     Args:
         path: The resume file, or None.
 
     Raises:
-        InputError: There is a file of this name that no import has written.
-        OSError: It can't be read.
+        InputError: A file of this name exists that was not written by an import.
+        OSError: The file can't be read.
     """
     if path is None or not path.exists():
         return State()
@@ -64,15 +64,15 @@ def load(path: Path | None) -> State:
 
 
 def draft_of(path: Path) -> Path:
-    """Return the file that becomes the resume file once it is written whole."""
+    """Return the file that becomes the resume file when it is complete."""
     return path.with_name(f"{path.name}.new")
 
 
 def save(path: Path, state: State) -> None:
-    """Write the state, whole or not at all.
+    """Write the progress, completely or not at all.
 
     Raises:
-        OSError: It can't be written.
+        OSError: The file can't be written.
     """
     new = draft_of(path)
     with new.open("wb") as file:
@@ -91,12 +91,12 @@ def _is_state(values: object) -> bool:
 
 
 class RejectedLines:
-    """The file of refused lines, each with its number and the reason. It is only ever added to.
+    """The file of refused lines, each with its number and the reason. Lines are only appended.
 
     Args:
-        path: The file; it is made with the first refused line.
-        known_size: Its length when the state was saved, None where no import was interrupted. What stands behind it
-            was written by the interrupted run, and is not written again.
+        path: The file; it is created with the first refused line.
+        known_size: Its length when the progress was saved, None if no import was interrupted. Lines after that were
+            written by the interrupted run, and are not written again.
     """
 
     def __init__(self, path: Path, known_size: int | None) -> None:
@@ -120,17 +120,17 @@ class RejectedLines:
         if (line.number, text) not in self._written:
             note = {"line": line.number, "reason": reason, "text": text}
             self._file.write(json.dumps(note, ensure_ascii=False).encode() + b"\n")
-            self._file.flush()  # whole, so that a kill leaves no half of it for the next run to add to
+            self._file.flush()  # in one piece, so that a kill does not leave half a line to which the next run appends
         self._size = os.fstat(self._file.fileno()).st_size
 
     def save(self) -> int:
-        """Write everything to the disk; returns the length of the file's whole lines, 0 where there is none.
+        """Write everything to the disk; return the length of the file's complete lines, 0 if there is no file.
 
         Raises:
             OSError: It can't be written.
         """
         if self._file is not None:
-            with suppress(OSError):  # of a device or a pipe there is nothing to sync
+            with suppress(OSError):  # a device or a pipe can't be synced
                 os.fsync(self._file.fileno())
         if self._size is None:
             self._size = self.path.stat().st_size if self.path.exists() else 0
@@ -149,9 +149,9 @@ class RejectedLines:
 
 
 def _identities(path: Path, start: int) -> Iterator[tuple[int, str]]:
-    """Yield number and text of the lines behind a place, and cut off the last one where it was not written whole.
+    """Yield number and text of the lines after a position, and cut off the last one if it is incomplete.
 
-    Lines that somebody else wrote there are passed over.
+    Lines of other programs are skipped.
     """
     with path.open("r+b") as file:
         file.seek(start)

@@ -1,4 +1,4 @@
-"""Tables and lists that are no wider than the terminal."""
+"""Tables and lists that fit the terminal's width."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from perkamo.cli.text import columns, printable, wrap
 
 @frozen
 class Styled:
-    """A text and how it stands out, where the terminal has colours.
+    """A text with a style, for terminals with colours.
 
     Attributes:
         text: The text alone.
-        style: How it stands out.
+        style: The style.
     """
 
     text: str
@@ -24,21 +24,21 @@ class Styled:
 
 
 Cell: TypeAlias = str | Styled
-"""What is in a table. It is made printable where it is shown."""
+"""The content of a table's cell. It is made printable when it is shown."""
 
 _GAP: Final = "  "
 _NARROWEST_VALUE: Final = 12
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Iterator[str]:
-    """Yield the lines of a table that is no wider than the terminal.
+    """Yield the lines of a table that fits the terminal's width.
 
-    Columns are as wide as their longest cell, or their cells are wrapped; where not even the longest words fit beside
+    Columns are as wide as their longest cell, or their cells are wrapped. If even the longest words do not fit beside
     each other, each row becomes a list of its values.
 
     Args:
         head: The columns' names.
-        rows: As many cells each.
+        rows: Rows with as many cells as there are columns.
     """
     heading = [Styled(name, Style.HEAD) for name in head]
     lines: list[Sequence[Cell]] = [heading, *rows]
@@ -54,11 +54,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Iterator[str]:
 
 
 def grid(rows: Sequence[Sequence[Cell]], indent: str = "") -> Iterator[str]:
-    """Yield the lines of a table without a head; where it can't be made narrow enough, one cell follows the other.
+    """Yield the lines of a table without a head; if it can't be made narrow enough, one cell follows the other.
 
     Args:
-        rows: As many cells each.
-        indent: What each line begins with.
+        rows: Rows with the same number of cells.
+        indent: The beginning of each line.
     """
     widths = _widths(rows, len(indent))
     for row in rows:
@@ -69,7 +69,7 @@ def grid(rows: Sequence[Sequence[Cell]], indent: str = "") -> Iterator[str]:
 
 
 def facts(*rows: tuple[str, Cell]) -> Iterator[str]:
-    """Yield lines of a name and a value each; what is wider than the terminal continues below the value."""
+    """Yield lines of a name and a value each; a value that is too wide continues below itself."""
     names = max(columns(name) for name, _ in rows)
     limit = width()
     room = None if limit is None else max(limit - names - len(_GAP), _NARROWEST_VALUE)
@@ -78,7 +78,7 @@ def facts(*rows: tuple[str, Cell]) -> Iterator[str]:
 
 
 def fit(line: str) -> Iterator[str]:
-    """Yield a line in as many pieces as the terminal's width asks for, the further ones indented more."""
+    """Yield a line, wrapped to the terminal's width; further lines are indented more."""
     limit = width()
     if limit is None or columns(line) <= limit:
         yield line

@@ -1,4 +1,4 @@
-"""A few pages over plain HTTP for probes and scrapers: one GET a connection, nothing that changes anything."""
+"""A few read-only pages over plain HTTP for probes and scrapers: one GET for each connection."""
 
 from argparse import ArgumentTypeError
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -24,7 +24,7 @@ class Page:
 
     Attributes:
         status: The HTTP status.
-        content_type: What ``body`` is.
+        content_type: The type of ``body``.
         body: The bytes.
     """
 
@@ -34,7 +34,7 @@ class Page:
 
 
 Pages: TypeAlias = Mapping[str, Callable[[], Awaitable[Page]]]
-"""For each path, what makes its page."""
+"""The function that makes the page, for each path."""
 
 
 def address(text: str) -> tuple[str, int]:
@@ -51,12 +51,12 @@ def address(text: str) -> tuple[str, int]:
 
 @asynccontextmanager
 async def listening(host: str, port: int, pages: Pages) -> AsyncGenerator[int]:
-    """Serve pages for as long as the block lasts.
+    """Serve pages while the block lasts.
 
     Args:
         host: The address to listen on.
-        port: The port; 0 for one that is free.
-        pages: What to serve.
+        port: The port; 0 for a free one.
+        pages: The pages.
 
     Yields:
         The port.
@@ -93,11 +93,11 @@ async def _answer(stream: SocketStream, pages: Pages) -> None:
         is_head = request is not None and request.method == b"HEAD"
         await stream.send(head.encode("ascii") + (b"" if is_head else page.body))
     except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-        return  # nobody waits for an answer any more
+        return  # the client does not wait any more
 
 
 async def _request(stream: SocketStream) -> h11.Request | None:
-    """Return the head of a request, or None where what came is not one."""
+    """Return the head of a request, or None if the bytes are not a request."""
     connection = h11.Connection(h11.SERVER)
     try:
         while (event := connection.next_event()) is h11.NEED_DATA:

@@ -1,4 +1,4 @@
-"""What was typed -> the command, each in a module of its own."""
+"""Finds the command that was typed, and runs its module."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Command(Protocol):
-    """What the module of a command offers."""
+    """The interface of a command's module."""
 
     def add_options(self, parser: ArgumentParser) -> None:
         """Add the command's options, and what its help says below them."""
@@ -43,7 +43,7 @@ COMMANDS: Final = {
     "token": ("perkamo.cli.browser_token", "get a short-lived token for one customer's browser"),
     "watch": ("perkamo.cli.watch", "show a customer's updates as they happen, until Ctrl-C (preview)"),
 }
-"""Each command's module and summary. Only the module of the command that was asked for is loaded."""
+"""Each command's module and summary. Only the module of the command that was typed is imported."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,7 +106,7 @@ def _command(name: str) -> Command:
 
 
 def _overview(words: Sequence[str], command: str | None) -> ArgumentParser:
-    """Return the parser of what stands before a command's own words."""
+    """Return the parser of the words before a command's own."""
     parser = _Parser("perkamo", _values(words, command))
     parser.description = "The Perkamo API at the command line."
     parser.epilog = "'perkamo COMMAND --help' shows a command's options, with examples."
@@ -118,7 +118,7 @@ def _overview(words: Sequence[str], command: str | None) -> ArgumentParser:
 
 
 class _Parser(ArgumentParser):
-    """Writes its help where it can be written, and keeps what was typed out of its errors, which may end in a log."""
+    """Writes its help if that is possible, and keeps what was typed out of its errors, which may end in a log."""
 
     def __init__(self, prog: str, typed: Sequence[str]) -> None:
         super().__init__(prog=prog)
@@ -142,6 +142,6 @@ class _Parser(ArgumentParser):
 
 
 def _values(words: Sequence[str], command: str | None) -> list[str]:
-    """Return what was typed but the command and the names of options, longest first."""
+    """Return what was typed, without the command and the names of options, longest first."""
     values = {word.partition("=")[2] if word.startswith("-") else word for word in words}
     return sorted(values - {command or ""}, key=len, reverse=True)

@@ -25,7 +25,7 @@ from perkamo.outbox.sqlite.store import SqliteStore
 from perkamo.outbox.store import DeadLetter, OutboxStats
 
 _OF_A_DSN: Final = (":/", "=")
-"""What a DSN of another form than ours contains; ``Path`` makes one slash of two."""
+"""Part of a DSN in another form than ours; ``Path`` turns two slashes into one."""
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -102,7 +102,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Do what was asked; returns the exit code."""
+    """Carry out the action; return the exit code."""
     return explained("outbox", partial(_run, args), runs_until_stopped=True)
 
 
@@ -116,7 +116,7 @@ def _run(args: Namespace) -> int:
 
 
 def _problem(args: Namespace) -> tuple[str, int] | None:
-    """Tell why there is nothing to do, and the exit code for it."""
+    """Print why there is nothing to do, and return the exit code for it."""
     if args.place is None:
         return "say which: a directory, or postgresql://…", WRONG_USAGE
     directory = Path(args.place)
@@ -155,7 +155,7 @@ def _is_dsn(place: str) -> bool:
 
 
 def _open(args: Namespace) -> Outbox | PostgresOutbox:
-    """Return the outbox as it is: a directory open to its group where those who use it have opened it."""
+    """Return the outbox with its own settings: open to its group if its directory is."""
     if _is_dsn(args.place):
         return _open_database(args)
     return Outbox(args.place, space=args.space, group_readable=_is_group_readable(args))
@@ -170,7 +170,7 @@ def _open_database(args: Namespace) -> PostgresOutbox:
 
 
 def _sql(args: Namespace) -> list[str]:
-    """Return the lines of a script for psql, which does all or nothing."""
+    """Return the lines of a script for psql, which applies all of it or nothing."""
     by_customer = args.order_by == "customer"
     statements = outbox_schema(args.schema, after=args.after, order_by_customer=by_customer)
     return ["BEGIN;", *(f"{statement};" for statement in statements), "COMMIT;"]

@@ -1,4 +1,4 @@
-"""What ``perkamo outbox`` prints: counts, dead letters, and what was done to them."""
+"""The output of ``perkamo outbox``: counts, dead letters, and the results of actions."""
 
 import json
 from argparse import Namespace
@@ -50,7 +50,7 @@ def show_stats(args: Namespace, stats: OutboxStats) -> int:
             f"Events that are missing: {stats.missing:,}. They were acknowledged, and their files were deleted or"
             " overwritten. Put them again, or restore a copy of the files."
         )
-    # A relay shows it on /healthz: that it was told to end is not a failure.
+    # A relay shows it on /healthz: its regular end is not a failure.
     if args.action == "stats" and args.fail_if_older is not None and (stats.oldest_age or 0.0) > args.fail_if_older:
         problems.append(f"The oldest event that waits was put {readable(stats.oldest_age or 0.0)} ago.")
     if stats.set_aside:
@@ -61,7 +61,7 @@ def show_stats(args: Namespace, stats: OutboxStats) -> int:
 
 
 def _lines(stats: OutboxStats) -> list[str]:
-    """Say how the outbox stands, for people: the counts, then how delivery goes, in each Space."""
+    """Yield the state of the outbox for people: the counts, then the delivery of each Space."""
     plain = stats.to_dict()
     lines = [f"{name:<10} {number:>14,}" for name, number in plain.items() if type(number) is int and name in _COUNTS]
     if not stats.spaces:

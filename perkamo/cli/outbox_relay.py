@@ -1,4 +1,4 @@
-"""``perkamo outbox relay``: delivers what waits, and serves pages about it for probes and scrapers."""
+"""``perkamo outbox relay``: delivers waiting events, and serves pages about it for probes and scrapers."""
 
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def relay_until_stopped(args: Namespace, open_outbox: Callable[[], Outbox | PostgresOutbox]) -> None:
-    """Deliver what waits until Ctrl-C or SIGTERM, or with ``--until-empty`` until nothing waits.
+    """Deliver waiting events until Ctrl-C or SIGTERM, or with ``--until-empty`` until no event waits.
 
     Args:
         args: What was typed.
@@ -85,7 +85,7 @@ async def _listening(args: Namespace, pages: RelayPages) -> AsyncGenerator[None]
 
 
 def _say(args: Namespace, line: str) -> None:
-    """Print a line for people, at once; where it can't be written, the work continues."""
+    """Print a line for people, at once; if it can't be written, the work continues."""
     if not args.json:
         try:
             print_lines(line)

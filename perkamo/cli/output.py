@@ -1,4 +1,4 @@
-"""What the commands print: lines for people, one JSON document for programs."""
+"""The output of the commands: lines for people, one JSON document for programs."""
 
 import json
 import sys
@@ -16,29 +16,29 @@ BAR_WIDTH: Final = 20
 
 
 def print_lines(*lines: str) -> None:
-    """Print lines; what the terminal's encoding lacks is shown as an escape."""
+    """Print lines; characters that the terminal's encoding lacks are escaped."""
     for line in lines:
         stdio.write(f"{line.rstrip()}\n")
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document, indented; in ASCII where the output's encoding is not UTF-8."""
+    """Print one JSON document, indented; in ASCII if the output's encoding is not UTF-8."""
     stdio.write(f"{json.dumps(value, ensure_ascii=not _is_utf8(), indent=2)}\n")
 
 
 def print_json_lines(*values: object) -> None:
-    """Print one JSON document a line, at once; in ASCII where the output's encoding is not UTF-8."""
+    """Print one JSON document on a line, at once; in ASCII if the output's encoding is not UTF-8."""
     for value in values:
         stdio.write(f"{json.dumps(value, ensure_ascii=not _is_utf8())}\n")
     stdio.flush()
 
 
 def outline(value: JSONValue, indent: str = "") -> Iterator[str]:
-    """Yield the lines of an object whose shape is unpublished: names and values, what is inside indented.
+    """Yield the lines of an object whose shape is unpublished: names and values, with inner values indented.
 
     Args:
         value: Parsed JSON.
-        indent: What each line begins with.
+        indent: The beginning of each line.
     """
     for name, inner in _members(value):
         mark = "-" if name is None else printable(name)
@@ -66,7 +66,7 @@ def level_line(level: Level) -> str:
 
 
 def perk_line(perk: UnlockedPerk) -> str:
-    """Return a perk by name, kind and key, as far as these are stated."""
+    """Return a perk by name, kind and key, as far as they are known."""
     named = perk.name or perk.key or "without a name"
     details = ", ".join(text for text in (perk.type, perk.key if perk.name else None) if text)
     return f"{named} ({details})" if details else named

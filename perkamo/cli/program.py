@@ -49,7 +49,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Do what was asked for; returns the exit code."""
+    """Carry out the action; return the exit code."""
     given: list[str] = args.files
     if len(given) != _FILES[args.action]:
         words = {"check": "FILE", "diff": "OLD NEW EVENTS"}.get(args.action, "without a file")
@@ -81,7 +81,7 @@ def _lines(program: Program) -> Iterator[str]:
 
 
 def _check(args: Namespace) -> int:
-    from perkamo.sandbox.blueprint import ProgramError, read_program  # noqa: PLC0415 - loaded by those who ask for it
+    from perkamo.sandbox.blueprint import ProgramError, read_program  # noqa: PLC0415 - imported only if it is used
 
     try:
         with open(args.files[0], "rb") as file:  # noqa: PTH123 - the name as it was typed
@@ -100,7 +100,7 @@ def _check(args: Namespace) -> int:
 
 
 def _diff(args: Namespace) -> int:
-    from perkamo.cli.program_diff import compare  # noqa: PLC0415 - loaded by those who ask for it
+    from perkamo.cli.program_diff import compare  # noqa: PLC0415 - imported only if it is used
     from perkamo.cli.recorded_lines import UNREADABLE, RecordedLines  # noqa: PLC0415
 
     old, new, events = args.files
@@ -121,7 +121,7 @@ def _diff(args: Namespace) -> int:
 
 
 def _read(file: str) -> "SandboxProgram":
-    from perkamo.sandbox.blueprint import ProgramError, read_program  # noqa: PLC0415 - loaded by those who ask for it
+    from perkamo.sandbox.blueprint import ProgramError, read_program  # noqa: PLC0415 - imported only if it is used
 
     try:
         with open(file, "rb") as opened:  # noqa: PTH123 - the name as it was typed

@@ -1,7 +1,7 @@
 """``perkamo program diff OLD NEW EVENTS``: who gains and who loses, before a rule goes live.
 
-The events are applied to two programs side by side. What grows with them, the customers and the transaction ids, is
-kept in a temporary file, so that the memory has a limit, whatever their number.
+The events are applied to two programs side by side. The customers and the transaction ids are kept in a temporary file,
+so that the memory has a limit, whatever their number.
 """
 
 import json
@@ -70,7 +70,7 @@ class _Customer:
 
 @define
 class Comparison:
-    """What two programs make of the same events.
+    """The results of two programs for the same events.
 
     Attributes:
         old: The program as it is.
@@ -78,9 +78,9 @@ class Comparison:
         events: How many events counted.
         duplicates: How many did not, because their transaction id had counted.
         customers: How many customers they are of.
-        refused: How many lines hold no event that can be read.
-        reasons: Why, of the first ones, with the number of their line.
-        by_event: What each event earns, by wallet; of events with a rule in either program.
+        refused: How many lines do not contain a readable event.
+        reasons: The reasons of the first of these, with line numbers.
+        by_event: What each event earns, by wallet; for events with a rule in either program.
         counts: How many there are of each of these.
         without_rule: How many events no rule names.
         gaining: How many customers gain, by wallet.
@@ -292,7 +292,7 @@ def _pairs(text: str) -> dict[str, _Pair]:
 
 
 def _finish(found: Comparison, database: sqlite3.Connection) -> None:
-    """Look at each customer once, as they stand at the end."""
+    """Read each customer's final state once."""
     found.largest = nlargest(
         LARGEST, _differences(found, database), key=lambda row: abs(row[0].wallets[row[1]].difference)
     )
@@ -319,7 +319,7 @@ def _differences(found: Comparison, database: sqlite3.Connection) -> Iterator[tu
 
 
 def _rounded(value: float) -> int | float:
-    """Return a sum without what adding fractions leaves behind."""
+    """Return a sum without rounding errors of fractions."""
     return as_number(round(value, 6))
 
 

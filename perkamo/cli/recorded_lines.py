@@ -11,13 +11,13 @@ from typing import IO, Final, Self, cast
 from perkamo.sandbox.recording import MAX_LINE
 
 UNREADABLE: Final = (EOFError, UnicodeDecodeError, zlib.error)
-"""What reading a line raises besides OSError: a compressed file that is cut or damaged, or no text."""
+"""Errors of reading a line besides OSError: a compressed file that is cut or damaged, or bytes that are not text."""
 
 
 class RecordedLines:
     """The lines of an open file. A byte-order mark is left out.
 
-    Of a line that is longer than ``MAX_LINE`` only the beginning is kept, with one character more than may be.
+    If a line is longer than ``MAX_LINE``, only its beginning is kept: one character more than the limit.
 
     Args:
         name: The file's name; ``-`` is standard input, and ``.gz`` is unpacked.

@@ -15,7 +15,7 @@ _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class _Outbox(Collector):
-    """What the outbox holds, as it was counted for this very scrape."""
+    """The counts of the outbox, as they were counted for this scrape."""
 
     def __init__(self) -> None:
         self.stats: OutboxStats | None = None
@@ -25,11 +25,11 @@ class _Outbox(Collector):
         stats = self.stats
         if stats is None:
             return
-        yield CounterMetricFamily("perkamo_outbox_accepted", "Events ever taken.", value=stats.accepted)
-        yield CounterMetricFamily("perkamo_outbox_delivered", "Events that were answered for.", value=stats.delivered)
+        yield CounterMetricFamily("perkamo_outbox_accepted", "Events that were ever put.", value=stats.accepted)
+        yield CounterMetricFamily("perkamo_outbox_delivered", "Events that were confirmed.", value=stats.delivered)
         yield GaugeMetricFamily("perkamo_outbox_waiting", "Events that wait.", value=stats.pending)
         yield GaugeMetricFamily("perkamo_outbox_dead", "Dead letters.", value=stats.dead)
-        yield GaugeMetricFamily("perkamo_outbox_missing", "Events that something outside deleted.", value=stats.missing)
+        yield GaugeMetricFamily("perkamo_outbox_missing", "Events that were deleted from outside.", value=stats.missing)
         yield GaugeMetricFamily("perkamo_outbox_bytes", "Bytes of all events and dead letters.", value=stats.size)
         yield GaugeMetricFamily(
             "perkamo_outbox_oldest_age_seconds", "Since the oldest waiting event was put.", value=stats.oldest_age or 0
@@ -37,9 +37,9 @@ class _Outbox(Collector):
         space = ["space"]
         waiting = GaugeMetricFamily("perkamo_space_waiting", "Events that wait for a Space.", labels=space)
         oldest = GaugeMetricFamily("perkamo_space_oldest_age_seconds", "Of those, the oldest.", labels=space)
-        minute = GaugeMetricFamily("perkamo_space_delivered_last_minute", "Answered for in 60 s.", labels=space)
+        minute = GaugeMetricFamily("perkamo_space_delivered_last_minute", "Confirmed in 60 s.", labels=space)
         last = GaugeMetricFamily("perkamo_space_last_delivery_timestamp_seconds", "Unix time.", labels=space)
-        paused = GaugeMetricFamily("perkamo_space_paused", "1 while everything waits.", labels=space)
+        paused = GaugeMetricFamily("perkamo_space_paused", "1 while delivery is paused.", labels=space)
         for one in stats.spaces:
             waiting.add_metric([one.space], one.pending)
             oldest.add_metric([one.space], one.oldest_age or 0)
@@ -51,7 +51,7 @@ class _Outbox(Collector):
 
 
 class _Watching(Collector):
-    """Why this relay holds back at the moment."""
+    """Why this relay waits now."""
 
     def __init__(self, trouble: Callable[[], PerkamoError | None]) -> None:
         self._trouble = trouble
@@ -59,7 +59,7 @@ class _Watching(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield 1 with the name of the error, or 0 without one."""
         trouble = self._trouble()
-        paused = GaugeMetricFamily("perkamo_relay_paused", "1 while this relay holds back, and why.", labels=["error"])
+        paused = GaugeMetricFamily("perkamo_relay_paused", "1 while this relay waits, and why.", labels=["error"])
         paused.add_metric(["" if trouble is None else type(trouble).__name__], trouble is not None)
         yield paused
 
@@ -71,7 +71,7 @@ class RelayMetrics(Hook):
         """Prepare.
 
         Args:
-            trouble: Tells why everything waits, or None.
+            trouble: Returns why delivery is paused, or None.
         """
         self._registry = CollectorRegistry()
         self._outbox = _Outbox()
@@ -98,7 +98,7 @@ class RelayMetrics(Hook):
         self._requests.labels(call.method, call.endpoint, str(attempt.status or 0)).observe(attempt.seconds)
 
     def on_call_end(self, call: CallEnd) -> None:
-        """Note what is left for retries."""
+        """Record what is left for retries."""
         self._quota.set(call.retry_quota)
 
     def on_delivery(self, delivery: Delivery) -> None:

@@ -1,4 +1,4 @@
-"""What a relay shows to probes and scrapers: whether it delivers, and its figures."""
+"""A relay's pages for probes and scrapers: whether it delivers, and its figures."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -32,9 +32,9 @@ class RelayPages:
 
         Args:
             stats: Counts the outbox.
-            trouble: Tells why everything waits, or None.
+            trouble: Returns why delivery is paused, or None.
             fail_if_older: How many seconds an event may wait; None for any time.
-            figures: Writes them for Prometheus; None where that can't be done here.
+            figures: Writes the figures for Prometheus; None if the extra is not installed.
         """
         self._stats = stats
         self._trouble = trouble

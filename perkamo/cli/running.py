@@ -1,4 +1,4 @@
-"""How the commands run: a client of the environment's key, SIGTERM, and each failure in one line."""
+"""How the commands run: a client with the environment's key, SIGTERM, and one line for each failure."""
 
 import asyncio
 import logging
@@ -38,23 +38,23 @@ _ADVICE: Final = {
     "; subscribe with bad_data='skip' to skip such events": "",
     "send it as text": "send it as text, such as KEY='\"…\"'",
 }
-"""Advice of the library, and what it is at the command line."""
+"""Advice of the library, and its form at the command line."""
 
 
 class RefusedError(Exception):
-    """The input is refused by the command itself, or the service did not take it. The text holds no values."""
+    """The command itself or the service refused the input. The text does not contain values."""
 
 
 class UnreportedError(Exception):
-    """The command did its work, and can't show the result. The text says what a user must know about it."""
+    """The command did its work, but can't show the result. The text says what a user must know about it."""
 
 
 def add_call_options(parser: ArgumentParser, *, example: str, environment: tuple[str, ...] = ()) -> None:
-    """Add what every command has that makes one call: ``--json``, the client's options and a whole ``--help``.
+    """Add the options of every command that makes one call: ``--json``, the client's options and a full ``--help``.
 
     Args:
         parser: The command's parser.
-        example: Lines as typed, with what they print where that helps.
+        example: Lines as typed, with their output if that helps.
         environment: Lines about variables that this command needs besides the usual ones.
     """
     explain(parser, example=example, exit_codes=OF_A_CALL, environment=(KEY, BASE_URL, *environment))
@@ -63,14 +63,14 @@ def add_call_options(parser: ArgumentParser, *, example: str, environment: tuple
 
 
 def client_of_environment(args: Namespace, hooks: Iterable[Hook] = ()) -> AsyncPerkamoClient:
-    """Return a client with the key and the address that the environment gives.
+    """Return a client with the key and the address from the environment.
 
     Args:
-        args: What was typed; see ``add_client_options``.
-        hooks: Who is told of its calls.
+        args: The parsed arguments; see ``add_client_options``.
+        hooks: The hooks that are notified of its calls.
 
     Raises:
-        PerkamoConfigurationError: There is no key, or it can't be one. The text names the variable.
+        PerkamoConfigurationError: There is no key, or it is not a valid one. The text names the variable.
     """
     if not os.environ.get(API_KEY_VARIABLE, "").strip():
         raise PerkamoConfigurationError(
@@ -80,7 +80,7 @@ def client_of_environment(args: Namespace, hooks: Iterable[Hook] = ()) -> AsyncP
 
 
 def run_call(name: str, args: Namespace, work: Callable[[Namespace, AsyncPerkamoClient], Awaitable[None]]) -> int:
-    """Do a command's work with a client of the environment's key, and tell what went wrong in one line.
+    """Do a command's work with a client with the environment's key, and print a failure in one line.
 
     Args:
         name: The command's name.
@@ -100,12 +100,12 @@ def run_call(name: str, args: Namespace, work: Callable[[Namespace, AsyncPerkamo
 
 
 def explained(name: str, command: Callable[[], int], *, runs_until_stopped: bool = False) -> int:
-    """Run a command; where it fails, tell why in one line.
+    """Run a command, and print a failure in one line.
 
     Args:
         name: The command's name.
         command: Does everything and returns the exit code.
-        runs_until_stopped: Ctrl-C and SIGTERM are its ordinary end, and no failure.
+        runs_until_stopped: Whether Ctrl-C and SIGTERM are its normal end, and not a failure.
 
     Returns:
         The exit code.
@@ -158,7 +158,7 @@ def on_sigterm_in_loop(act: Callable[[], object]) -> Generator[None]:
     """Call a function at SIGTERM in the running event loop while the block lasts.
 
     Args:
-        act: Called as any other callback of the loop, never in the middle of one.
+        act: Called like any other callback of the loop, never in the middle of one.
     """
     loop = asyncio.get_running_loop()
     with on_sigterm(lambda: loop.call_soon_threadsafe(act)):
@@ -167,10 +167,10 @@ def on_sigterm_in_loop(act: Callable[[], object]) -> Generator[None]:
 
 @contextmanager
 def reporting(done: str) -> Generator[None]:
-    """Print, within the block, the result of something that is done; where that is impossible, say so and no more.
+    """Guard the output of a result, within the block: the work is done, even if its result can't be printed.
 
     Args:
-        done: What is done, in a sentence.
+        done: A sentence that says what was done.
 
     Raises:
         UnreportedError: The result cannot be shown.
@@ -186,7 +186,7 @@ def reporting(done: str) -> Generator[None]:
 
 @contextmanager
 def shown_log(name: str) -> Generator[None]:
-    """Show the warnings of the library on standard error while the block lasts, for commands that run for long.
+    """Show the warnings of the library on standard error while the block lasts, for commands that run long.
 
     Args:
         name: The command's name.
@@ -205,7 +205,7 @@ def shown_log(name: str) -> Generator[None]:
 
 
 def print_error(name: str, message: str, code: int) -> int:
-    """Print why a command failed, in one line; returns the exit code."""
+    """Print why a command failed, in one line; return the exit code."""
     print_stderr(message, prefix=f"perkamo {name}: ", style=Style.NOTABLE if code == DONE else Style.BAD)
     return code
 
@@ -213,12 +213,12 @@ def print_error(name: str, message: str, code: int) -> int:
 def _end_output() -> None:
     try:
         stdio.flush()
-    except OutputError:  # the failure that is told already weighs more
+    except OutputError:  # the failure that was printed already is more important
         stdio.drop_output()
 
 
 def sentence(error: PerkamoError) -> str:
-    """Return the error's text and notes; it always names the request where the service did."""
+    """Return the error's text and notes, with the request id if the service sent one."""
     text = str(error)
     known = error.request_id if isinstance(error, PerkamoApiError | PerkamoEventError | PerkamoResponseError) else None
     if known is not None and known not in text:
@@ -235,7 +235,7 @@ def for_command_line(text: str) -> str:
 
 
 def _is_refusal(error: PerkamoError) -> bool:
-    """Return whether the input is at fault, rather than key, network or service."""
+    """Return whether the input is the cause, rather than key, network or service."""
     if isinstance(error, PerkamoApiError):
         return 400 <= error.status < 500 and error.status not in (401, 403) and not error.retryable
     if isinstance(error, PerkamoEventError):

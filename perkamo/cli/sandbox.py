@@ -117,7 +117,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM; returns the exit code."""
+    """Serve until Ctrl-C or SIGTERM; return the exit code."""
     return explained("sandbox", partial(_run, args), runs_until_stopped=True)
 
 
@@ -153,7 +153,7 @@ def _run(args: Namespace) -> int:
 
 
 def _serve(sandbox: Sandbox, args: Namespace, stop: Event) -> int:
-    """Serve until ``stop``; returns the exit code."""
+    """Serve until ``stop``; return the exit code."""
     if args.webhook is not None:
         _send_webhooks(sandbox, args)
     replay = Replay(sandbox, 1.0 if args.speed is None else args.speed, stop)
@@ -179,7 +179,7 @@ def _serve(sandbox: Sandbox, args: Namespace, stop: Event) -> int:
     except OSError as error:
         return print_error("sandbox", f"cannot use {error.filename}: {error.strerror}", FAILED)
     finally:
-        sandbox.faults.clear()  # armed on the page and still waiting: no reason to fail
+        sandbox.faults.clear()  # faults that were armed on the page and never fired are not a failure
     if replay.problem is not None:
         return print_error("sandbox", replay.problem, FAILED)
     if not args.json:
@@ -188,15 +188,15 @@ def _serve(sandbox: Sandbox, args: Namespace, stop: Event) -> int:
 
 
 def _tell(replay: Replay, *, as_json: bool) -> None:
-    """Say what was played, unless a program reads what is printed."""
+    """Print what was replayed, unless the output is for a program."""
     if not as_json:
-        with suppress(stdio.OutputError):  # in the replay's thread, nobody could be told
+        with suppress(stdio.OutputError):  # an error in the replay's thread would reach nobody
             print_lines(replay.summary())
             stdio.flush()
 
 
 def _wrong_usage(args: Namespace) -> str | None:
-    """Say which options do not go together, if any."""
+    """Return which options do not go together, if any."""
     if not args.expose and not _is_loopback(args.host):
         return f"--host {args.host} opens the sandbox to the network: confirm with --expose, or listen on 127.0.0.1"
     if (wrong := _wrong_recording(args)) is not None:

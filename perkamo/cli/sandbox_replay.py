@@ -1,4 +1,4 @@
-"""What ``perkamo sandbox`` keeps of what comes, and what it plays that was kept."""
+"""Recording and replaying of ``perkamo sandbox``."""
 
 import threading
 import time
@@ -24,20 +24,20 @@ from perkamo.sandbox.sandbox import Sandbox
 
 _LOOK_EVERY: Final = 0.1
 _PATIENCE: Final = 5.0
-"""Seconds for a delivery to end once it is told to."""
+"""Seconds for a delivery to end after it was stopped."""
 
 
 @contextmanager
 def recording(
     sandbox: Sandbox, file: Path | None, *, pseudonyms: bool, failed: Callable[[OSError], None]
 ) -> Generator[None]:
-    """Keep what comes within the block.
+    """Record the requests within the block.
 
     Args:
-        sandbox: Where it comes.
-        file: Where it goes, after what is there; None to keep nothing.
-        pseudonyms: Replace ids.
-        failed: Called once, where a request can't be written, as on a full disk. No further one is kept then.
+        sandbox: The sandbox.
+        file: The file to append to; None to record nothing.
+        pseudonyms: Whether ids are replaced.
+        failed: Called once if a request can't be written, as on a full disk. No further request is recorded then.
 
     Raises:
         OSError: The file can't be opened.
@@ -71,12 +71,12 @@ def recording(
 
 @define
 class Replay:
-    """Plays a recording into a sandbox, in a thread of its own.
+    """Replays a recording into a sandbox, in a thread of its own.
 
     Attributes:
-        sandbox: Where to.
-        speed: How much faster than it was recorded; 0 without any wait.
-        stop: Ends it early, when it is set; it is set where the recording can't be read.
+        sandbox: The sandbox.
+        speed: How many times faster than it was recorded; 0 for no waits.
+        stop: Ends it early when it is set. It is also set if the recording can't be read.
         statuses: How many requests had which answer.
         waiting: How many events of an outbox were not delivered.
         problem: Why it ended early, or None.
@@ -91,31 +91,31 @@ class Replay:
     _delivery: threading.Thread | None = None
 
     def start(self, lines: RecordedLines, done: Callable[[], None]) -> None:
-        """Begin to play a file, which is closed at the end.
+        """Begin to replay a file, which is closed at the end.
 
         Args:
             lines: The file.
-            done: Called at the end, in the thread that plays.
+            done: Called at the end, in the thread of the replay.
         """
         self._start(partial(self._play, lines), "the recording can't be read", done)
 
     def start_outbox(self, directory: Path, space: str | None, done: Callable[[], None]) -> None:
-        """Begin to deliver what waits in a copy of an outbox, which itself is not touched.
+        """Begin to deliver the events of a copy of an outbox. The outbox itself is not changed.
 
         Args:
-            directory: The outbox's.
-            space: The name that it was given for its Space, if any.
-            done: Called at the end, in the thread that delivers.
+            directory: The outbox's directory.
+            space: The name of its Space, if it has one.
+            done: Called at the end, in the thread of the delivery.
         """
         self._delivery = self._start(partial(self._deliver, directory, space), "the outbox can't be replayed", done)
 
     def join(self) -> None:
-        """After ``stop``, wait for a delivery to end; a file is left as it is, for it may be one that never ends."""
+        """After ``stop``, wait for a delivery to end; do not wait for a file, which may never end."""
         if self._delivery is not None:
             self._delivery.join(_PATIENCE)
 
     def summary(self) -> str:
-        """Return what was played, in one line."""
+        """Return what was replayed, in one line."""
         answers = ", ".join(f"{status or 'no answer'}: {times:,}" for status, times in self.statuses.most_common())
         wait = agree(self.waiting, "waits", "wait")
         rest = (

@@ -1,4 +1,4 @@
-"""SIGTERM, by which a service manager or a container asks a process to end.
+"""SIGTERM, with which a service manager or a container asks a process to end.
 
 As process 1 of a container, a program without a handler ignores the signal and is killed when the grace period is over.
 """
@@ -21,7 +21,7 @@ class TerminatedError(KeyboardInterrupt):
 def on_sigterm(act: Callable[[], object]) -> Generator[None]:
     """Call a function at SIGTERM while the block lasts.
 
-    Nothing is changed where the process was told to ignore the signal, or outside the main thread, which alone may set
+    It does nothing if the process ignores the signal, or outside the main thread, because only the main thread may set
     handlers.
 
     Args:
@@ -44,5 +44,5 @@ def on_sigterm(act: Callable[[], object]) -> Generator[None]:
 
 
 def terminate() -> None:
-    """Raise what ends the command: the handler where no event loop runs."""
+    """Raise the exception that ends the command: the handler if no event loop runs."""
     raise TerminatedError

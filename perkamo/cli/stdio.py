@@ -1,7 +1,7 @@
-"""Standard output and standard error of a process, which may be missing, full, or closed at their other end.
+"""Standard output and standard error of a process, which may be missing, full, or closed by the reader.
 
-What can't be written to standard output is an ``OutputError``: the caller decides what that means. Notes on standard
-error are dropped where they can't be written, because a failing report is not a failing call.
+If standard output can't be written, ``OutputError`` is raised, and the caller decides what that means. Notes on
+standard error are dropped if they can't be written, because a failing report is not a failing call.
 """
 
 import errno
@@ -15,33 +15,33 @@ from perkamo.cli.text import printable
 
 
 class OutputError(Exception):
-    """Standard output does not take what is written to it.
+    """Standard output can't be written.
 
     Attributes:
-        reader_left: Whoever read has enough, as ``head`` does.
+        reader_left: Whether the reader has closed it, as ``head`` does.
     """
 
     def __init__(self, reason: str, *, reader_left: bool = False) -> None:
-        """Say why."""
+        """Make the text: why it can't be written."""
         super().__init__(reason)
         self.reader_left = reader_left
 
 
 def open_missing() -> None:
-    """Open the null device in the place of each standard stream that is closed.
+    """Open the null device in place of each standard stream that is closed.
 
-    Else the next file or socket would get its number, and what is written to that stream would end in it. Python's own
-    ``sys.stdout`` stays None, so that a missing stream is known as one.
+    Otherwise the next file or socket would get its number, and output for that stream would be written into it.
+    Python's own ``sys.stdout`` stays None, so that a missing stream can still be recognized.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
 
 
 def write(text: str) -> None:
-    """Write to standard output; what its encoding lacks is written as an escape.
+    """Write to standard output; characters that its encoding lacks are escaped.
 
     Raises:
         OutputError: It can't be written.
@@ -55,7 +55,7 @@ def write(text: str) -> None:
 
 
 def write_bytes(data: bytes) -> None:
-    """Write to standard output as it is, whatever its encoding.
+    """Write bytes to standard output, whatever its encoding.
 
     Raises:
         OutputError: It can't be written.
@@ -67,7 +67,7 @@ def write_bytes(data: bytes) -> None:
 
 
 def flush() -> None:
-    """Write out what standard output still holds.
+    """Write what standard output still buffers.
 
     Raises:
         OutputError: It can't be written.
@@ -80,17 +80,17 @@ def flush() -> None:
 
 
 def drop_output() -> None:
-    """Release what Python still holds for standard output, which would fail again at exit."""
+    """Drop what Python still buffers for standard output: writing it would fail again at exit."""
     _drop(sys.stdout)
 
 
 def print_stderr(line: str, *, prefix: str = "", style: Style | None = None) -> None:
-    """Write a line to standard error, where it is in no program's way; where that is impossible, do nothing.
+    """Write a line to standard error, which programs do not read as output; if that is impossible, do nothing.
 
     Args:
         line: The line.
-        prefix: What it begins with.
-        style: How that stands out, where the terminal has colours.
+        prefix: Its beginning.
+        style: The style of the prefix, if the terminal has colours.
     """
     if sys.stderr is not None:
         try:
@@ -114,7 +114,7 @@ def _output_error(error: OSError | ValueError) -> OutputError:
 
 def _drop(stream: TextIO | None) -> None:
     if stream is not None:
-        with suppress(OSError, ValueError):  # one that a test has put there has no number
+        with suppress(OSError, ValueError):  # a stream that a test has put there has no number
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)

@@ -1,4 +1,4 @@
-"""What the terminal can do: how wide it is, and whether it shows colours."""
+"""The abilities of the terminal: its width, and whether it shows colours."""
 
 import os
 import sys
@@ -6,11 +6,11 @@ from enum import Enum
 from typing import Final, TextIO
 
 NARROWEST: Final = 20
-"""Columns below which a terminal's width is not believed."""
+"""The least width of a terminal; a smaller one is taken as an error."""
 
 
 class Style(Enum):
-    """How a piece of text stands out. The values are the terminal's own codes."""
+    """The style of a text. The values are the terminal's own codes."""
 
     HEAD = "1"
     NAME = "36"
@@ -20,9 +20,9 @@ class Style(Enum):
 
 
 def width() -> int | None:
-    """Return how many columns a line may have: those of ``COLUMNS``, or of the terminal.
+    """Return how many columns a line may have: the value of ``COLUMNS``, or the width of the terminal.
 
-    None where standard output is not a terminal: a program reads whole lines.
+    None if standard output is not a terminal: a program reads whole lines.
     """
     try:
         found = os.get_terminal_size(sys.stdout.fileno()).columns
@@ -36,12 +36,12 @@ def width() -> int | None:
 def painted(text: str, style: Style | None, stream: TextIO | None) -> str:
     """Return a text with the codes of a style, if a stream is a terminal that shows colours.
 
-    ``NO_COLOR``, set to anything, means that nobody wants them (no-color.org).
+    ``NO_COLOR``, set to any value, turns colours off (no-color.org).
 
     Args:
-        text: What to show.
-        style: How it stands out, or None.
-        stream: Where it goes; None where it is missing.
+        text: The text.
+        style: Its style, or None.
+        stream: The stream that it is written to; None if that is missing.
     """
     is_wanted = not os.environ.get("NO_COLOR") and (os.environ.get("TERM") or "dumb") != "dumb"
     if style is None or not is_wanted or stream is None or not stream.isatty():

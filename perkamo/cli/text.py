@@ -1,4 +1,4 @@
-"""Pieces of text: what can't steer a terminal, numbers, and the one rule for plurals."""
+"""Pieces of text: text without control characters, numbers, and the one rule for plurals."""
 
 import json
 import re
@@ -10,13 +10,13 @@ _SAME_IN_SINGULAR: Final = ("ss", "us", "is", "ies")
 
 
 def printable(value: object) -> str:
-    """Return a value as text that cannot steer the terminal: in one line, without control characters."""
+    """Return a value as text that is safe for a terminal: on one line, without control characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def number(value: float) -> str:
-    """Return an amount with separators of thousands; a fraction only where there is one, without a rounding error."""
+    """Return an amount with thousands separators; a fraction only if there is one, without a rounding error."""
     return f"{int(value):,}" if value == int(value) else f"{value:,.15g}"
 
 
@@ -24,14 +24,14 @@ def count(value: float, plural: str) -> str:
     """Return an amount with its word, in the singular for one: ``1 star``, ``2 stars``.
 
     Args:
-        value: The amount; of -1 the word is singular too.
+        value: The amount; for -1 the word is singular, too.
         plural: An English plural, such as ``lines``, or a wallet's key, which may be any word.
     """
     return f"{number(value)} {agree(value, _singular(plural), plural)}"
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Break a text into lines at its spaces, and within a word where that alone is too long.
+    """Break a text into lines at its spaces, and within a word only if the word is too long.
 
     Args:
         text: The text; its beginning is kept, spaces included.

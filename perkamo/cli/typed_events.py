@@ -1,7 +1,7 @@
 """Writes a Space's events as a typed Python module: ``perkamo catalog --python``.
 
 The layout is that of ``ruff format`` with its defaults, and stays the same at any greater line length. The same
-catalogue always gives the same text, in whatever order its rules come.
+catalogue always gives the same text, in any order of its rules.
 """
 
 import keyword
@@ -18,7 +18,7 @@ from perkamo.models import ProgramEvent
 
 WIDTH: Final = 88
 MAX_NAME: Final = 60
-"""Characters: so that whatever begins with a name still fits its line."""
+"""Characters; short enough that each line that begins with a name fits."""
 
 _HEAD: Final = '''\
 """The events of a Perkamo Space, typed.
@@ -62,8 +62,8 @@ class _Typed:
     Attributes:
         key: The event key.
         constant: The constant's name.
-        context: The name of its context's TypedDict, or None where no formula reads any.
-        labels: What its rules are called.
+        context: The name of its context's TypedDict, or None if no formula reads the context.
+        labels: The labels of its rules.
     """
 
     key: str
@@ -82,7 +82,7 @@ class _Variant:
 
 
 class _Names:
-    """Hands out names, none too long and each once; what would come again gets a number, after a joint."""
+    """Makes names that are short enough and unique; a repeated name gets a number."""
 
     def __init__(self, joint: str) -> None:
         self._joint = joint
@@ -193,7 +193,7 @@ def _typed_dicts(name: str, fields: dict[str, FieldType], classes: _Names) -> It
 
 
 def _functions(variants: Sequence[_Variant], start: str, client: str, wait: str, how: str) -> Iterator[str]:
-    """Yield a function with an overload for each way to call it; where there is only one, that is the function."""
+    """Yield a function with an overload for each way to call it; without overloads if there is only one way."""
     if len(variants) > 1:
         for variant in variants:
             yield f"@overload\n{_signature(variant, start, client)} ...\n"
@@ -203,7 +203,7 @@ def _functions(variants: Sequence[_Variant], start: str, client: str, wait: str,
     extra, facts = "None", "No formula reads its context."
     if whole.context is not None:
         extra = "extra"
-        facts = "What the formulas read stands in ``context``; further facts go into ``extra``."
+        facts = "What the formulas read goes into ``context``; further facts go into ``extra``."
     yield (
         f"{_signature(whole, start, client)}\n{_DOC.format(how=how, facts=facts)}"
         f"    made = _event(user_id, event, context, {extra}, transaction_id, occurred_at)\n"
@@ -222,7 +222,7 @@ def _signature(variant: _Variant, start: str, client: str) -> str:
 
 
 def _imports(code: str) -> str:
-    """Return the import statements, in the order of isort, for all that stands below the constants."""
+    """Return the import statements of the module, in the order of isort."""
     typing = ["Final", "Literal", "TypeAlias"]
     typing += ["TypedDict"] if re.search(r"(\(TypedDict\):|= TypedDict\()$", code, re.MULTILINE) else []
     typing += ["overload"] if re.search(r"^@overload$", code, re.MULTILINE) else []

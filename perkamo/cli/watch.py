@@ -46,7 +46,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Watch until Ctrl-C or SIGTERM; returns the exit code."""
+    """Watch until Ctrl-C or SIGTERM; return the exit code."""
     return explained("watch", partial(_run, args), runs_until_stopped=True)
 
 
@@ -86,11 +86,11 @@ def _print_update(before: Customer | None, update: CustomerUpdate, *, as_json: b
 
 
 def describe(before: Customer | None, now: Customer) -> str:
-    """Say what an update changed; of the first one, what there is.
+    """Return what an update changed; for the first update, the current state.
 
     Args:
         before: The customer as last seen, or None.
-        now: The customer as the update has it.
+        now: The customer after the update.
     """
     return _SPACE.join(printable(text) for text, _ in _changes(before, now))
 

@@ -226,7 +226,7 @@ def test_where_no_event_is_taken_nothing_is_said_of_events(
     code, facts, _ = checked(capsys, "--write", CUSTOMER)
 
     assert code == 0
-    assert facts["endpoints"]["detail"] == "a sound event is not taken"
+    assert facts["endpoints"]["detail"] == "a valid event is not accepted"
     assert named(facts, "differs") == {}
 
 

@@ -139,7 +139,7 @@ def test_a_fact_is_never_sent_as_an_event(sandbox: Sandbox, here: Perkamo, words
     done = here("emit", "customer_123", *words.split())
 
     assert (done.returncode, done.stdout, sandbox.requests) == (2, "", ())
-    assert done.stderr.endswith("EVENT must stand before the facts: USER EVENT KEY=VALUE\n")
+    assert done.stderr.endswith("EVENT must come before the facts: USER EVENT KEY=VALUE\n")
 
 
 def test_an_unknown_outcome_says_how_to_send_it_again(sandbox: Sandbox, here: Perkamo) -> None:

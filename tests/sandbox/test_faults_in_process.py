@@ -36,7 +36,8 @@ async def test_faults_strike_the_in_process_transport_as_a_socket(
             headers = signed_headers(sandbox.api_key, sandbox.clock.time(), "/v1/events", raw)
             sandbox.faults.next(EMIT, fault)
             transport = sandbox.transport() if in_process else None
-            async with httpx.AsyncClient(transport=transport, timeout=0.2, trust_env=False) as client:
+            patient = httpx.Timeout(20, read=0.2)  # the first connection on trio imports it, which takes a while
+            async with httpx.AsyncClient(transport=transport, timeout=patient, trust_env=False) as client:
                 with pytest.raises(error):
                     await client.post(f"{sandbox.base_url}/v1/events", content=raw, headers=headers)
                 assert len(sandbox.events()) == applied

@@ -1,1 +1,1 @@
-"""What ``perkamo check`` asks a service, and what it makes of the answers."""
+"""The questions of ``perkamo check`` to a service, and the evaluation of the answers."""

@@ -1,4 +1,4 @@
-"""Requests as they are wanted, right or wrong, and answers as they came: without the client's corrections."""
+"""Raw requests, right or wrong, and raw answers: without the client's checks and corrections."""
 
 import time
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, 
 ANSWER_SECONDS: Final = 20.0
 _TRIES: Final = 4
 _LONGEST_WAIT: Final = 60
-"""How often a request is sent that came too soon, and for how many seconds the service may ask to wait."""
+"""How often a request is sent after a 429, and how many seconds the service may ask to wait."""
 
 
 class NoAnswerError(Exception):
-    """No answer came. The text says why, and names neither address nor key."""
+    """There was no answer. The text says why, without address and key."""
 
 
 @frozen
@@ -59,7 +59,7 @@ class Answer:
 
     @property
     def json(self) -> JSONValue:
-        """The body as JSON; None where it is not JSON, or is null."""
+        """The body as JSON; None if it is not JSON, or is null."""
         try:
             return parse(self.body)
         except ValueError:
@@ -71,7 +71,7 @@ class Caller:
 
     Args:
         http: Sends them.
-        base_url: Where to.
+        base_url: The URL of the service.
         key: The server key.
     """
 
@@ -84,7 +84,7 @@ class Caller:
         self._secrets = Secrets([key, base_url, urlsplit(base_url).hostname or ""])
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """Send a GET with the key, or with other headers in its place."""
+        """Send a GET with the key, or with other headers instead."""
         return await self._send("GET", path, {API_KEY_HEADER: self._key} if headers is None else headers, None)
 
     async def post(
@@ -103,7 +103,7 @@ class Caller:
             body: JSON, or the bytes themselves.
             skew: Seconds by which the timestamp is off.
             content_type: The body's content type.
-            changed: Headers in place of the right ones.
+            changed: Headers that replace the right ones.
         """
         data = body if isinstance(body, bytes) else json_bytes(body)
         timestamp = str(int(time.time() + self.offset + skew))
@@ -117,7 +117,7 @@ class Caller:
         return await self._send("POST", path, {name: value for name, value in headers.items() if value}, data)
 
     async def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        """Send a request; one that came too soon is sent again, and a failure of the service is not an answer."""
+        """Send a request, again after a 429. A failure of the service does not count as an answer."""
         answer = await self._send_once(method, path, headers, body)
         tries = 1
         while answer.status == 429 and tries < _TRIES:

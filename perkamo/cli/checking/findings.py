@@ -1,4 +1,4 @@
-"""What was found out of each fact of the table: confirmed, different, or impossible to find out."""
+"""The findings about each fact of the table: confirmed, different, or unknown."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from json import loads
@@ -13,22 +13,22 @@ from perkamo.encoding.encode import JSONValue
 Found: TypeAlias = Literal["confirmed", "differs", "could not tell"]
 
 CONFIRMED: Final = "confirmed"
-"""What a question answers where the service does as the table says; None where that is unknown."""
+"""The answer to a question if the service does as the table says; None if that is unknown."""
 
 _NEEDS_WRITE: Final = "needs --write"
 _NOT_ASKED: Final = "no request shows it"
 _ONLY_TOLD: Final = frozenset({"webhook.delivery", "webhook.schedule"})
-"""Facts of what the service sends to others."""
+"""Facts about what the service sends to others."""
 
 
 @frozen
 class Finding:
-    """What was found out of one fact.
+    """The finding about one fact.
 
     Attributes:
         fact: The fact.
         found: Whether the service does as it says.
-        detail: How it differs, by the name of an alternative where there is one; or why it is unknown. No values.
+        detail: How it differs, by the name of an alternative if there is one; or why it is unknown. No values.
     """
 
     fact: Fact
@@ -48,7 +48,7 @@ class Finding:
 
 
 class Findings:
-    """Collects what was found out; a difference outweighs what confirms, and both outweigh what is unknown."""
+    """Collects findings: a difference outweighs a confirmation, and both outweigh an unknown answer."""
 
     def __init__(self, *, writes: bool) -> None:
         self._missing = _NOT_ASKED if writes else _NEEDS_WRITE
@@ -57,11 +57,11 @@ class Findings:
         """Why questions had no answer."""
 
     def add(self, name: str, answer: str | None, why: str = "the answer does not show it") -> None:
-        """Take note of the answer to a question.
+        """Record the answer to a question.
 
         Args:
             name: The fact's name.
-            answer: ``CONFIRMED``, how the service differs, or None where that is unknown.
+            answer: ``CONFIRMED``, how the service differs, or None if that is unknown.
             why: Why it is unknown.
         """
         before = self._found.get(name)
@@ -76,18 +76,18 @@ class Findings:
             self._found[name] = Finding(fact, "differs", answer)
 
     def expect(self, name: str, answer: object, otherwise: str) -> None:
-        """Take note of whether a fact holds."""
+        """Record whether a fact holds."""
         self.add(name, CONFIRMED if answer else otherwise)
 
     async def attempt(self, step: Callable[[], Awaitable[object]]) -> None:
-        """Ask a few questions; where no answer comes, the others are asked all the same."""
+        """Ask a few questions. If one gets no answer, the others are asked all the same."""
         try:
             await step()
         except NoAnswerError as error:
             self.problems.append(str(error))
 
     def confirms(self, name: str) -> bool:
-        """Tell whether a fact was found to hold."""
+        """Return whether a fact was confirmed."""
         found = self._found.get(name)
         return found is not None and found.found == "confirmed"
 
@@ -105,10 +105,10 @@ class Findings:
 
 
 def saved_dialect(text: str | bytes) -> Mapping[str, str]:
-    """Return what a sandbox has to be told, from what ``perkamo check --save`` wrote.
+    """Return the dialect for a sandbox, from a file of ``perkamo check --save``.
 
     Raises:
-        ValueError: It wrote something else.
+        ValueError: The file has another content.
     """
     document = cast("JSONValue", loads(text))
     dialect = document.get("dialect") if isinstance(document, dict) else None
@@ -118,7 +118,7 @@ def saved_dialect(text: str | bytes) -> Mapping[str, str]:
 
 
 def dialect_of(findings: list[Finding]) -> Mapping[str, str]:
-    """Return what a sandbox has to be told to answer as the service did."""
+    """Return the dialect with which a sandbox answers as the service did."""
     return {
         finding.fact.name: finding.detail
         for finding in findings

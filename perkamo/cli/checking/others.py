@@ -20,7 +20,7 @@ BATCH: Final = "/v1/events:batch"
 REDEEM: Final = "/v1/rewards/redeem"
 TOKENS: Final = "/v1/browser-tokens"
 STREAM_SECONDS: Final = 5.0
-"""For how long the stream's next event is waited for."""
+"""How long to wait for the stream's next event."""
 _OF_TOKENS: Final = (*shapes.TOKEN, "token.endpoint", "token.lifetime", "token.wrong_key", "stream", "stream.resume")
 
 
@@ -69,7 +69,7 @@ async def ask_batches(writer: Writer, counted: JsonObject) -> None:
 
 
 def _failed_item(writer: Writer, results: list[JSONValue]) -> None:
-    """Take note of the results of a bad event and two sound ones after it."""
+    """Record the results of an invalid event and two valid ones after it."""
     match [_accepted(result) for result in results]:
         case [True, True, True]:
             writer.findings.add("batch.failed_item", "is taken")
@@ -82,7 +82,7 @@ def _failed_item(writer: Writer, results: list[JSONValue]) -> None:
 
 
 async def ask_redeem(writer: Writer, counted: JsonObject) -> None:
-    """Ask for a redemption that lacks its reward, and for one under a transaction id that has counted."""
+    """Ask for a redemption without a reward, and for one with a transaction id that has counted."""
     lacking = await writer.caller.post(
         REDEEM, {"user_id": writer.customer, "transaction_id": f"perkamo_check_{uuid4().hex}"}
     )

@@ -1,4 +1,4 @@
-"""Questions that change nothing: the program, a customer whom nobody knows, usage, and a wrong key."""
+"""Questions that change nothing: the program, an unknown customer, usage, and a wrong key."""
 
 from functools import partial
 from uuid import uuid4
@@ -14,12 +14,12 @@ from perkamo.encoding.encode import JSONValue
 from perkamo.signing import API_KEY_HEADER
 
 STRANGER: str = f"perkamo_check_{uuid4().hex}"
-"""A customer whom nobody knows."""
+"""An unknown customer."""
 
 
 @frozen
 class Plan:
-    """What the program says that other questions need.
+    """The part of the program that other questions need.
 
     Attributes:
         rules: The earning rules that name an event.
@@ -31,15 +31,15 @@ class Plan:
 
 
 async def read_only(caller: Caller, findings: Findings, program: Answer) -> Plan:
-    """Ask everything that changes nothing.
+    """Ask all questions that change nothing.
 
     Args:
         caller: Sends the requests.
-        findings: Takes the answers.
-        program: The answer that was there already: the program.
+        findings: Collects the findings.
+        program: The program, which was read already.
 
     Returns:
-        What of the program other questions need.
+        The part of the program that other questions need.
     """
     _headers(findings, program)
     _is_answered(findings, "GET /v1/program", program)
@@ -50,7 +50,7 @@ async def read_only(caller: Caller, findings: Findings, program: Answer) -> Plan
 
 
 def read_customer(findings: Findings, answer: Answer) -> None:
-    """Take note of the shape of a customer."""
+    """Record the shape of a customer."""
     _is_answered(findings, "GET /v1/customer/{user_id}", answer)
     if not answer.is_json:
         return

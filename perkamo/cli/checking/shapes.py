@@ -1,6 +1,6 @@
-"""What shape the parts of an answer have, in the words of the table; each function takes the object that has the part.
+"""The shapes of the parts of an answer, in the words of the table. Each function takes the object that has the part.
 
-It answers ``CONFIRMED``, the name of an alternative, another difference in words, or None where that is unknown.
+It returns ``CONFIRMED``, the name of an alternative, another difference in words, or None if that is unknown.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ def _otherwise(value: JSONValue) -> str:
 
 
 def _typed(name: str, read: Hook, *, optional: bool = False) -> Question:
-    """Ask whether the client can read a field."""
+    """Return whether the client can read a field."""
 
     def ask(value: JsonObject) -> str | None:
         if name not in value:
@@ -47,7 +47,7 @@ def _typed(name: str, read: Hook, *, optional: bool = False) -> Question:
 
 
 def _collection(name: str, kind: type, *kinds: type) -> Question:
-    """Ask whether a field is a list or an object, and all in it of some types."""
+    """Return whether a field is a list or an object, and all values in it have one of some types."""
 
     def ask(value: JsonObject) -> str | None:
         if name not in value:
@@ -267,7 +267,7 @@ def whole_program(value: JSONValue) -> tuple[str, JsonObject | None]:
 
 
 def blueprint(program: JsonObject) -> tuple[str, JsonObject | None]:
-    """Say what shape the blueprint has, and return it."""
+    """Record the shape of the blueprint, and return it."""
     match program:
         case {"blueprint": dict() as inner}:
             return CONFIRMED, inner
@@ -284,7 +284,7 @@ def blueprint(program: JsonObject) -> tuple[str, JsonObject | None]:
 
 
 def rules(plan: JsonObject) -> tuple[str | None, list[JsonObject]]:
-    """Say what shape the earning rules have, and return those that name an event."""
+    """Record the shape of the earning rules, and return those that name an event."""
     match plan:
         case {"earningRules": list() as items}:
             return _rule_list(items)
@@ -309,7 +309,7 @@ def _rule_list(items: list[JSONValue]) -> tuple[str | None, list[JsonObject]]:
 
 
 def label(rule: JsonObject) -> str:
-    """Say what shape the label of a rule has."""
+    """Return the shape of a rule's label."""
     match rule:
         case {"label": str()}:
             return CONFIRMED
@@ -322,7 +322,7 @@ def label(rule: JsonObject) -> str:
 
 
 def reward(rule: JsonObject) -> str:
-    """Say what shape the reward of a rule has."""
+    """Return the shape of a rule's reward."""
     match rule:
         case {"reward": {"amount": int() | float()} | {"formula": str()}}:
             return CONFIRMED
@@ -340,7 +340,7 @@ _REASONS: Final = frozenset({"error", "errors", "message", "code", "status", "re
 
 
 def failed_item(item: JSONValue) -> str:  # noqa: C901, PLR0911 - one flat dispatch
-    """Say what shape a failed item of a batch has."""
+    """Return the shape of a failed item of a batch."""
     match item:
         case {"applied": False, "error": dict()}:
             return CONFIRMED
@@ -367,7 +367,7 @@ def failed_item(item: JSONValue) -> str:  # noqa: C901, PLR0911 - one flat dispa
 
 
 def error(body: bytes, value: JSONValue) -> str:
-    """Say what shape the body of an error has."""
+    """Return the shape of an error's body."""
     match value:
         case {"message": str()}:
             return CONFIRMED
@@ -382,7 +382,7 @@ def error(body: bytes, value: JSONValue) -> str:
 
 
 def identified(body: bytes, value: JSONValue) -> str:
-    """Say what the answer to identify is."""
+    """Return the shape of the answer to identify."""
     match value:
         case {"wallets": _} | {"perks": _}:
             return "customer"

@@ -1,4 +1,4 @@
-"""What lies between this machine and the service: key, clock, names, TLS, proxies, and how long an answer takes."""
+"""The way between this machine and the service: key, clock, names, TLS, proxies, and how long an answer takes."""
 
 import os
 import socket
@@ -28,9 +28,9 @@ class Surrounding:
     """One thing about the way to the service.
 
     Attributes:
-        name: What it is.
-        text: What was found, without keys, hosts and other values of yours.
-        ok: Whether it is as it should be; None where that is unknown.
+        name: Its name.
+        text: The finding, without keys, hosts and other values of yours.
+        ok: Whether it is right; None if that is unknown.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Surrounding:
 
 
 def look_around(key: str, base_url: str) -> Iterator[Surrounding]:
-    """Yield what can be seen without sending a request."""
+    """Yield what can be found without sending a request."""
     yield _key(key)
     parts = urlsplit(base_url)
     yield _name(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))

@@ -1,4 +1,4 @@
-"""Questions that send events of a test customer: what counts, what is refused, and what a repeated id does."""
+"""Questions that send events of a test customer: what counts, what is refused, and the effect of a repeated id."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -25,14 +25,14 @@ IDENTIFY: Final = "/v1/identify"
 MISSING: Final = (404, 405)
 """Statuses of a path that does not exist."""
 USUAL_EVENT: Final = "user.registered"
-"""What is sent where the program names no event."""
+"""The event that is sent if the program does not name one."""
 
 _LARGE: Final = 2_100_000
 _TOO_OLD: Final = -600.0
 _OLD: Final = -240.0
 _TRAITS: Final = ("perkamo_check_a", "perkamo_check_b")
 _FACT: Final = 37
-"""What each fact is that a formula reads."""
+"""The value of each fact that a formula reads."""
 
 
 @define
@@ -43,10 +43,10 @@ class Writer:
         caller: Sends the requests.
         findings: Takes the answers.
         customer: The test customer.
-        plan: What of the program is needed.
+        plan: The part of the program that is needed.
         event: An event that earns.
         context: Its context.
-        is_taken: Whether a sound event was answered as one that counts.
+        is_taken: Whether a valid event was accepted.
     """
 
     caller: Caller
@@ -88,7 +88,7 @@ class Writer:
         """Ask with single events, in an order in which no answer depends on a later one.
 
         Returns:
-            An event that has counted; None where not even a sound one is taken, so that nothing can be told.
+            An event that has counted; None if not even a valid one is accepted, so that nothing can be found out.
         """
         counted = self.new()
         await self.findings.attempt(self._identify)
@@ -121,7 +121,7 @@ class Writer:
         answer, add = await self.send(event), self.findings.add
         if not answer.ok:
             missing = answer.status in MISSING
-            add("endpoints", f"{EVENTS} answers {answer.status}" if missing else None, "a sound event is not taken")
+            add("endpoints", f"{EVENTS} answers {answer.status}" if missing else None, "a valid event is not accepted")
             return
         add("event.status", CONFIRMED if answer.status == 200 else str(answer.status))
         if not isinstance(answer.json, dict):
@@ -132,7 +132,7 @@ class Writer:
         self._shape(answer.json)
 
     def _shape(self, result: JsonObject) -> None:
-        """Take note of the shape of an event's result."""
+        """Record the shape of an event's result."""
         for name, question in shapes.RESULT.items():
             self.findings.add(name, question(result))
         parts = {"delta": shapes.DELTA, "unlocked": shapes.UNLOCKED, "level": shapes.LEVEL}
@@ -311,5 +311,5 @@ def _wallets(answer: Answer) -> JSONValue:
 
 
 def _long(sign: str, number: int) -> str:
-    """Return an id that nobody has, of a length, mostly of one sign."""
+    """Return an unused id of a given length, mostly of one character."""
     return (uuid4().hex + sign * number)[:number]
