@@ -91,8 +91,8 @@ class PlainSocket:
     """
 
     __slots__ = (
-        *("__weakref__", "_clock", "_deadlines", "_limit", "_loop", "_number", "_socket", "_untouched", "_unsent"),
-        *("_waiter", "_watched"),
+        *("__weakref__", "_clock", "_deadlines", "_limit", "_loop", "_number", "_process", "_socket", "_untouched"),
+        *("_unsent", "_waiter", "_watched"),
     )
 
     def __init__(self, plain: socket.socket, deadlines: Deadlines, clock: Clock) -> None:
@@ -102,6 +102,7 @@ class PlainSocket:
         self._socket = plain
         # The event loop gets the socket's number: not every loop takes socket objects.
         self._number = plain.fileno()
+        self._process = os.getpid()
         self._deadlines = deadlines
         self._clock = clock
         self._unsent: bytes | memoryview = b""
@@ -206,6 +207,9 @@ class PlainSocket:
     def close(self) -> None:
         """Close at once; a call that is waiting gets an OSError."""
         if self._socket.fileno() < 0:
+            return
+        if self._process != os.getpid():  # the fork called no hook, as uWSGI's
+            self.close_inherited()
             return
         loop = None if self._loop is None else self._loop()
         if loop is not None and self._watched and loop.is_running() and not _runs_here(loop):

@@ -9,6 +9,25 @@ from tests.faults.rawserver import RawServer
 from tests.processes.script import run
 from tests.transport.pool import echo
 
+HOOKLESS = """
+import asyncio, ctypes, os, sys, httpx
+from perkamo.transport.transport import Transport
+
+client = httpx.AsyncClient(transport=Transport(), timeout=10)
+
+async def ask(text):
+    return (await client.post(sys.argv[1], content=text.encode())).text == text
+
+loop = asyncio.new_event_loop()
+assert loop.run_until_complete(ask("before"))
+pid = ctypes.PyDLL(None).fork()
+if pid == 0:
+    os._exit(0 if asyncio.run(ask("child")) else 1)
+assert os.waitpid(pid, 0)[1] == 0
+assert loop.run_until_complete(ask("after"))
+"""
+"""Forks past the interpreter, as uWSGI does."""
+
 FORKS = """
 import anyio, os, signal, sys, threading, httpx
 from perkamo.transport import sockets
@@ -187,3 +206,12 @@ def test_a_living_child_does_not_keep_its_parents_connections_open(backend: str)
         process.communicate("go\n", timeout=20)
 
     assert not still_open
+
+
+def test_a_child_of_a_fork_without_hooks_leaves_its_parents_connections_alone() -> None:
+    """They share an epoll; catches a child whose closing has the parent wait for answers that it no longer sees."""
+    with RawServer(echo) as server:
+        ended = run(HOOKLESS, server.base_url, options=())
+
+    assert ended.code == 0, ended.err
+    assert server.accepted == 2
