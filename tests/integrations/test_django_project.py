@@ -223,6 +223,23 @@ class OrderTests(PerkamoSandboxMixin, TestCase):
         assert not self.perkamo_sandbox.events()
 
 
+@override_settings(PERKAMO={"OUTBOX": "/proc/of-the-project", "SPACE": "live"})
+class OutboxTests(PerkamoSandboxMixin, TestCase):
+    """Tests of a project with an outbox of its own, whose events no test may deliver to its sandbox, and lose so."""
+
+    def test_an_event_waits(self) -> None:
+        """In a directory of the test's own; catches one that is shared with the project."""
+        with self.captureOnCommitCallbacks(execute=True):
+            outbox.put({"user_id": "u", "event": "review.created", "transaction_id": "review_1"})
+
+        assert outbox.stats().accepted == 1
+
+    def test_another_one_finds_nothing(self) -> None:
+        """Whatever the other test left; catches events that are delivered in the next test."""
+        assert outbox.drain().accepted == 0
+        assert not self.perkamo_sandbox.events()
+
+
 PYTEST_DJANGO: Final = """\
 import pytest
 from perkamo.integrations.django.test import sandbox_settings

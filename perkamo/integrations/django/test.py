@@ -1,6 +1,8 @@
 """Test support: a sandbox for ``django.test.TestCase``."""
 
-from typing import ClassVar
+import os
+from tempfile import TemporaryDirectory
+from typing import ClassVar, cast
 
 from django.conf import settings
 from django.test import override_settings
@@ -14,6 +16,8 @@ __all__ = ["PerkamoSandboxMixin", "sandbox_settings"]
 
 class PerkamoSandboxMixin(SimpleTestCase):
     """Gives each test of a class a small Perkamo of its own, and lets the application's clients ask it.
+
+    Where the application has a directory for its outbox, each test gets an empty one in its place.
 
         class OrderTests(PerkamoSandboxMixin, TestCase):
             def test_a_purchase_earns(self):
@@ -40,7 +44,10 @@ class PerkamoSandboxMixin(SimpleTestCase):
         """Renew it, and point the settings to it."""
         super().setUp()
         self.perkamo_sandbox.renew()
-        given = {**getattr(settings, "PERKAMO", {}), **sandbox_settings(self.perkamo_sandbox)}
+        of_project = cast("dict[str, object] | None", getattr(settings, "PERKAMO", None))
+        given = {**(of_project or {}), **sandbox_settings(self.perkamo_sandbox)}
+        if given.get("OUTBOX") or os.environ.get("PERKAMO_OUTBOX"):  # whose events no test may deliver to its sandbox
+            given["OUTBOX"] = self.enterContext(TemporaryDirectory(prefix="perkamo-outbox-"))
         self.enterContext(override_settings(PERKAMO=given))
 
 
