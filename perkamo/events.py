@@ -61,7 +61,7 @@ def create_transaction_id(prefix: str = "tx") -> str:
 
 
 def transaction_id_of_line(line: bytes) -> str:
-    """Make the id of an event that stands in a file without one: the same id for the same line, which counts once.
+    """Make the id of an event in a file that has none: the same id for the same line, which counts once.
 
     Args:
         line: The line, without white space around it.

@@ -174,7 +174,7 @@ class EventFailure(Serializable):
         return isinstance(raw, dict) and (raw.get("applied") is True or raw.get("duplicate") is True)
 
     def to_error(self) -> PerkamoEventError:
-        """Return the error that stands for it, to be raised by whoever wants one."""
+        """Return the failure as an error that can be raised."""
         request = f" (request id {clean(self.meta.request_id)})" if self.meta.request_id else ""
         if self.accepted:
             text = f"The event was accepted, but {self.message}{request}. It need not be sent again."

@@ -54,7 +54,7 @@ def kind_of(path: Path, mounts: str) -> str:
 
 
 def read_mounts() -> str:
-    """Return what the kernel tells of mounts; nothing where it tells nothing."""
+    """Return the kernel's list of mounts; nothing if it has none."""
     try:
         return Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

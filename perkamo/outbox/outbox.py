@@ -83,7 +83,7 @@ class Outbox(OutboxOperations):
         Raises:
             PerkamoValidationError: It can't be sent.
             PerkamoOutboxConflictError: Another event waits under this transaction id.
-            PerkamoOutboxFullError: There is no room, or the disk is full.
+            PerkamoOutboxFullError: ``max_bytes`` are used, or the disk is full.
             PerkamoOutboxError: It could not be kept, or ``outcome`` is ``"unknown"``; the message says why.
         """
         kept = as_event(event)

@@ -74,7 +74,7 @@ class SyncOutbox:
         Raises:
             PerkamoValidationError: It can't be sent.
             PerkamoOutboxConflictError: Another event waits under this transaction id.
-            PerkamoOutboxFullError: There is no room, or the disk is full.
+            PerkamoOutboxFullError: ``max_bytes`` are used, or the disk is full.
             PerkamoOutboxError: It could not be kept, or ``outcome`` is ``"unknown"``; the message says why.
         """
         return run(self._async.put, event)
