@@ -21,6 +21,8 @@ _WORD_LIKE: Final = 6
 """A shorter secret counts only where it stands as a word of its own."""
 _HEAD: Final = 16
 """What begins with so many characters of a longer secret is a part of it: services cut off what they repeat."""
+_SHORT_HEAD: Final = 8
+"""So many are enough in a word of its own that has a digit, as ids have: no sentence holds one by chance."""
 
 _ATOM = r"[^\s\x00-\x1f\x7f@\"'<>(),;:]"
 _EMAIL = f"(?<!{_ATOM}){_ATOM}+@{_ATOM}+"
@@ -32,6 +34,8 @@ _UNPRINTABLE: Final = r"[^\x20-\x7e\xa0-\u200a\u2010-\u2027\u202f-\u2065\u206a-\
 """Also what separates lines, or turns the direction of what follows."""
 _ESCAPE: Final = r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))"
 _ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " ", '"': '"', "'": "'", "/": "/", "\\": "\\"}
+# Whatever has a digit and is neither a sentence nor a path.
+_ID: Final = r"[^\s/]*\d[^\s/]*"
 _SPACES = str.maketrans("+\t\n\r\xa0", "     ")
 
 current_call: ContextVar[str | None] = ContextVar("perkamo_call", default=None)
@@ -45,7 +49,7 @@ class Secrets:
         texts: The texts as they were sent.
     """
 
-    __slots__ = ("_by_head", "_lengths")
+    __slots__ = ("_by_head", "_by_short_head", "_lengths")
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         known: set[str] = set()
@@ -56,9 +60,12 @@ class Secrets:
                 if (meant := _decoded(written)) is not written:
                     known.add(_comparable(meant).strip())
         self._by_head: dict[str, list[str]] | None = None if len(known) > _MAX_SECRETS else {}
+        self._by_short_head: dict[str, list[str]] = {}
         if self._by_head is not None:
             for text in sorted(known - {""}):
                 self._by_head.setdefault(text[:_HEAD], []).append(text)
+                if len(text) > _SHORT_HEAD and re.fullmatch(_ID, text):
+                    self._by_short_head.setdefault(text[:_SHORT_HEAD], []).append(text)
         self._lengths: list[int] = sorted({len(head) for head in self._by_head or ()})
 
     def clean(self, text: str) -> str:
@@ -82,6 +89,10 @@ class Secrets:
                 found = self._by_head.get(comparable[start : start + length])
                 if found is not None and (end := _end_of_longest(found, comparable, start)):
                     _hide(hidden, start, end)
+        for start in range(len(comparable) - _SHORT_HEAD + 1 if self._by_short_head else 0):
+            found = self._by_short_head.get(comparable[start : start + _SHORT_HEAD])
+            if found is not None and (end := _end_of_cut(found, comparable, start)):
+                _hide(hidden, start, end)
         end = len(plain) if len(text) <= MAX_CLEANED else _SHOWN
         shown = re.sub(_UNPRINTABLE, " ", "".join(_pieces(plain, hidden, end)))
         return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
@@ -138,13 +149,24 @@ def _comparable(text: str) -> str:
     return plain if plain.isalnum() else plain.translate(_SPACES)
 
 
+def _end_of_cut(secrets: list[str], text: str, start: int) -> int:
+    """Return where an id ends that was cut off short, as a word of its own; 0 where it is another word."""
+    end = start + _longest_common(secrets, text, start)
+    is_word = not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
+    return end if is_word and any(map(str.isdigit, text[start:end])) else 0
+
+
 def _end_of_longest(secrets: list[str], text: str, start: int) -> int:
     """Return where the longest beginning of one of the sorted secrets ends that the text has at a place."""
-    rest = text[start : start + MAX_CLEANED]
-    place = bisect_left(secrets, rest)
-    end = start + max(_common_length(secret, rest) for secret in secrets[max(place - 1, 0) : place + 1])
+    end = start + _longest_common(secrets, text, start)
     is_word = end - start >= _WORD_LIKE or not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
     return end if is_word else 0
+
+
+def _longest_common(secrets: list[str], text: str, start: int) -> int:
+    rest = text[start : start + MAX_CLEANED]
+    place = bisect_left(secrets, rest)
+    return max(_common_length(secret, rest) for secret in secrets[max(place - 1, 0) : place + 1])
 
 
 def _common_length(one: str, other: str) -> int:

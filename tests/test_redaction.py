@@ -94,6 +94,25 @@ def test_a_value_that_the_service_cut_off_is_hidden() -> None:
         assert clean(f"too long: {note[:length]}…", note) == "too long: ***…"
 
 
+@pytest.mark.parametrize(
+    ("value", "text", "shown"),
+    [
+        ("customer_881234567", "no customer 'customer_8812'", "no customer '***'"),
+        ("3f2b8c1a-1111-4222-8333-444444444444", "no customer 3f2b8c1a… here", "no customer ***… here"),
+        ("CUSTOMER_881234567", "customer_881 is unknown", "*** is unknown"),
+        ("customer_881234567", "customer_99, customer_, the customer", "customer_99, customer_, the customer"),
+        ("customer_881234567", "customer_8812 and customer_88129", "*** and customer_88129"),
+        ("customer_881234567", "xcustomer_8812", "xcustomer_8812"),
+        ("order 66 of the shop", "order 66 is unknown", "order 66 is unknown"),
+        ("purchase.completed", "purchase failed", "purchase failed"),
+        ("/api/v1/items", "see /api/v1/", "see /api/v1/"),
+    ],
+)
+def test_an_id_that_was_cut_off_short_is_hidden_where_it_is_a_word(value: str, text: str, shown: str) -> None:
+    """From eight characters on, with a digit; catches a customer's id cut to twelve, and holes in sentences."""
+    assert clean(text, value) == shown
+
+
 def test_what_begins_within_the_window_is_not_shown_in_part() -> None:
     """A value across the end of what is looked at; catches the beginning of an id at the end of a text."""
     long_id = "user" * 60
