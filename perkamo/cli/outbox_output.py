@@ -51,13 +51,20 @@ def show_stats(args: Namespace, stats: OutboxStats) -> int:
             " overwritten. Put them again, or restore a copy of the files."
         )
     # A relay shows it on /healthz: its regular end is not a failure.
-    if args.action == "stats" and args.fail_if_older is not None and (stats.oldest_age or 0.0) > args.fail_if_older:
-        problems.append(f"The oldest event that waits was put {readable(stats.oldest_age or 0.0)} ago.")
+    if args.action == "stats" and args.fail_if_older is not None:
+        problems += _too_old(stats, args.fail_if_older)
     if stats.set_aside:
         print_stderr("Damaged or foreign files were set aside: look at *.damaged-* in the directory.")
     for problem in problems:
         print_error("outbox", problem, FAILED)
     return FAILED if problems else DONE
+
+
+def _too_old(stats: OutboxStats, seconds: float) -> list[str]:
+    if stats.pending and stats.oldest_age is None:
+        return ["Events wait, and how old they are can't be read: the disk is full, or you may not write to it."]
+    age = stats.oldest_age or 0.0
+    return [f"The oldest event that waits was put {readable(age)} ago."] if age > seconds else []
 
 
 def _lines(stats: OutboxStats) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Final
 
-from perkamo.outbox.errors import PerkamoOutboxStorageError, of_system
+from perkamo.outbox.errors import PerkamoOutboxError, PerkamoOutboxFullError, PerkamoOutboxStorageError, of_system
 from perkamo.outbox.file_system import check_file_system, read_mounts
 from perkamo.outbox.record import Counts, Record
 from perkamo.runtime.file_locks import HAS_FILE_LOCKS, FileLock, hold, is_free
@@ -52,14 +52,22 @@ class Directory:
         disk = os.statvfs(self.path)
         return disk.f_bavail * disk.f_frsize > 2 * self.log_bytes
 
-    def read_counts(self) -> Counts | None:
-        """Return the counts for a user who may read the files and no more; None for one who may write them."""
-        if os.access(self.path, os.W_OK):
-            return None
+    def read_counts(self, error: PerkamoOutboxError) -> Counts:
+        """Return the counts that were noted last, for who can't open the database, as this error says.
+
+        Raises:
+            PerkamoOutboxError: That error, unless this user may not write, or the disk is full; or none were noted.
+        """
+        is_full = isinstance(error, PerkamoOutboxFullError)
+        if not is_full and os.access(self.path, os.W_OK):
+            raise error
         try:
-            return Record.from_bytes((self.path / _LOCK).read_bytes()).counts
-        except OSError as error:
-            raise of_system(error, self.path) from error
+            record = Record.from_bytes((self.path / _LOCK).read_bytes())
+        except OSError as unreadable:
+            raise of_system(unreadable, self.path) from unreadable
+        if is_full and not record.name:
+            raise error
+        return record.counts
 
     def join(self) -> tuple[bool, list[str]]:
         """Become a user of the database; return whether there are others, and those who died as one."""

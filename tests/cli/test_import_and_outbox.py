@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import anyio
 import pytest
 
+from perkamo.cli.outbox_output import show_stats
 from perkamo.encoding.encode import JSONValue
 from perkamo.events import Event
 from perkamo.outbox.outbox import Outbox
+from perkamo.outbox.store import OutboxStats
 from perkamo.sandbox import Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
 from tests.batching.items import answer_batches
@@ -244,6 +247,18 @@ def test_stats_fail_where_an_event_has_waited_too_long(sandbox: Sandbox, tmp_pat
     assert "The oldest event that waits was put" in old[2]
     assert "write 90, 90s, 10m, 2h or 1d" in odd[2]
     assert json.loads(old[1])["spaces"][0]["pending"] == 1
+
+
+@pytest.mark.parametrize(("pending", "exit_code"), [(1, 1), (0, 0)])
+def test_stats_fail_where_an_age_was_asked_for_and_cannot_be_read(
+    pending: int, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk, which shows the counts alone; catches a probe that is content without having looked."""
+    stats = OutboxStats(1, 1 - pending, pending, dead=0, missing=0, size=9, files=1, set_aside=0)
+    args = Namespace(action="stats", json=False, until_empty=False, fail_if_older=600.0)
+
+    assert show_stats(args, stats) == exit_code
+    assert ("can't be read" in capsys.readouterr().err) == bool(pending)
 
 
 def test_the_relay_command_delivers_until_it_is_interrupted(sandbox: Sandbox, tmp_path: Path) -> None:

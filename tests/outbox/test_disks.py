@@ -87,6 +87,36 @@ async def test_a_disk_that_the_outbox_itself_has_filled_drains(disk: Path, servi
     assert sum(path.stat().st_size for path in (disk / "outbox").iterdir()) < 2_500_000
 
 
+async def test_a_full_disk_shows_its_counts(disk: Path) -> None:
+    """To a process that begins then, which can't open the database; catches a monitor that is blind in the outage."""
+    async with Outbox(disk / "outbox") as outbox:
+        for number in range(3):
+            await outbox.put(event(number, 100))
+    hog = fill(disk)
+
+    async with Outbox(disk / "outbox") as outbox:
+        full = await outbox.stats()
+        with pytest.raises(PerkamoOutboxFullError):
+            await outbox.put(event(3))
+    hog.unlink()
+    async with Outbox(disk / "outbox") as outbox:
+        after = await outbox.stats()
+
+    assert (full.accepted, full.pending, full.oldest_age, full.spaces) == (3, 3, None, ())
+    assert (after.accepted, after.pending, after.missing, len(after.spaces)) == (3, 3, 0, 1)
+
+
+async def test_a_full_disk_without_an_outbox_has_no_counts(disk: Path) -> None:
+    """Nothing was noted there; catches zeros that nobody counted."""
+    (disk / "outbox").mkdir(mode=0o700)
+    (disk / "outbox" / "outbox.lock").touch(mode=0o600)
+    fill(disk)
+
+    async with Outbox(disk / "outbox") as outbox:
+        with pytest.raises(PerkamoOutboxFullError):
+            await outbox.stats()
+
+
 @pytest.mark.parametrize("waiting", [0, 200])
 async def test_a_relay_that_begins_on_a_full_disk_waits_for_room(disk: Path, waiting: int, service: Service) -> None:
     """It tells why, and delivers once another program has given the disk back; catches a relay that ended."""

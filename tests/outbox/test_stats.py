@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from perkamo import AsyncPerkamoClient, Event, Outbox, OutboxStats
 from perkamo.outbox.sqlite import tables
 from perkamo.sandbox import Sandbox, Status
+from tests.outbox.sqlite.box import Box
 
 pytestmark = pytest.mark.anyio
 
@@ -120,3 +122,28 @@ async def test_each_space_is_counted_by_itself(client: AsyncPerkamoClient, tmp_p
         ("shop", 0, 2),
     ]
     assert (stats.pending, stats.delivered_last_minute) == (2, 2)
+
+
+async def test_the_counts_are_those_of_one_moment(outbox: Outbox, tmp_path: Path) -> None:
+    """Whatever shares the transaction; catches a total that counts what the Spaces do not."""
+    await outbox.put(Event("u", "e", "first"))
+    other = Box(tmp_path / "outbox")
+    waiting = outbox._sqlite._writer._jobs
+    found: list[OutboxStats] = []
+
+    async def look() -> None:
+        found.append(await outbox.stats())
+
+    async with anyio.create_task_group() as tasks:
+        with other.database.transaction():  # the outbox waits for its lock meanwhile
+            tasks.start_soon(look)
+            while not waiting:
+                await anyio.lowlevel.checkpoint()
+            tasks.start_soon(outbox.put, Event("u", "e", "second"))
+            while len(waiting) < 2:
+                await anyio.lowlevel.checkpoint()
+    other.database.close()
+
+    [stats] = found
+    assert (stats.accepted, stats.pending, [space.pending for space in stats.spaces]) == (1, 1, [1])
+    assert (await outbox.stats()).pending == 2

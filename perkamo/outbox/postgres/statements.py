@@ -171,6 +171,9 @@ FROM waiting AS w FULL JOIN delivered AS d USING (space) FULL JOIN {schema}.spac
 """
 """An error is over once the service has answered for an event after it; then no relay writes that it is."""
 
+STATS: Final = f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; {COUNT};{SPACES}"
+"""Both of one moment: under READ COMMITTED each statement sees what was committed before it."""
+
 WAITING_EVENTS: Final = """
 SELECT transaction_id, body, space, put_at, failures, id FROM {schema}.events
 WHERE id > %(after)s ORDER BY id LIMIT %(limit)s

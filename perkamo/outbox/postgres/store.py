@@ -103,7 +103,7 @@ class PostgresStore:
 
     async def count(self) -> OutboxStats:
         """See ``Store.count``."""
-        [[row], spaces] = await self._do(partial(self._run, f"{statements.COUNT};{statements.SPACES}", {}))
+        [[row], spaces] = await self._do(partial(self._run, statements.STATS, {}))
         delivered, pending, dead, size = cast("tuple[int, int, int, int]", row)
         accepted = delivered + pending + dead
         stats = OutboxStats(accepted, delivered, pending, dead, missing=0, size=size, files=0, set_aside=0)

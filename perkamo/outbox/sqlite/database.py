@@ -62,7 +62,7 @@ class Database:
                     self._is_suspect = code & 0xFF in _DAMAGED
                 raise
             with suppress(sqlite3.Error, OSError):
-                self._write_record()
+                self._write_record(tables)
                 _give_back_pages(tables, self.most_bytes // _PAGE_SIZE)
             is_in_place = identify(self._path) == self._files
         if not is_in_place:  # what was committed must be found under its name
@@ -135,7 +135,7 @@ class Database:
             self.directory.leave()
         self._tables = self._open()
         self._files, self._is_suspect = identify(self._path), False
-        self._write_record()
+        self._write_record(self._tables)
         return self._tables
 
     def _open(self) -> Tables:
@@ -199,9 +199,8 @@ class Database:
     def _read_record(self) -> Record:
         return Record.from_bytes(self.directory.lock.read())
 
-    def _write_record(self) -> None:
-        if self._tables is not None:
-            self.directory.lock.write(Record(self._path.name, self._files, self._tables.counts).to_bytes())
+    def _write_record(self, tables: Tables) -> None:
+        self.directory.lock.write(Record(self._path.name, self._files, tables.counts).to_bytes())
 
 
 @contextmanager

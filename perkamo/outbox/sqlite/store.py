@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from attrs import asdict
+from attrs import asdict, evolve
 
 from perkamo.outbox.directory import Directory
+from perkamo.outbox.errors import PerkamoOutboxError
 from perkamo.outbox.sqlite.database import Database
 from perkamo.outbox.sqlite.tables import LONGEST_LEASE, Tables
 from perkamo.outbox.store import DeadLetter, Lease, OutboxStats, Settlement, WaitingEvent
@@ -48,8 +49,10 @@ class SqliteStore:
 
     async def count(self) -> OutboxStats:
         """See ``Store.count``."""
-        read = self._directory.read_counts()
-        counts, spaces = (read, ()) if read else await self._writer.do(lambda tables: (tables.counts, tables.spaces()))
+        try:  # evolve(), because what shares the transaction changes the counts after this was done
+            counts, spaces = await self._writer.do(lambda tables: (evolve(tables.counts), tables.spaces()))
+        except PerkamoOutboxError as error:
+            counts, spaces = self._directory.read_counts(error), ()
         files, set_aside = len(self._directory.databases()), len(self._directory.set_aside())
         stats = OutboxStats(accepted=counts.accepted, **asdict(counts), files=files, set_aside=set_aside)
         return stats.with_spaces(spaces)

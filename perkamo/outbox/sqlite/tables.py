@@ -1,8 +1,7 @@
 """The tables of an outbox, and all that is done in them, each within a transaction of ``database.py``.
 
 An event is a row until the service has answered for it; a dead letter is the same row with a reason. Who has which
-event out is in a small table beside it, so that a lease does not write the event again. The bytes of an event are
-kept exactly as they will be sent.
+event out is in a small table beside it, so that a lease does not write the event again. Its bytes are kept as sent.
 """
 
 import secrets
@@ -100,8 +99,7 @@ class Tables:
                 max_bytes -= len(body)
                 if chosen and (max_bytes < 0 or len(chosen) == most):
                     break
-                is_damaged = checksum != crc32(body)
-                chosen.append(StoredEvent(row, transaction_id, body, failures, is_damaged, trace_context))
+                chosen.append(StoredEvent(row, transaction_id, body, failures, checksum != crc32(body), trace_context))
         token, end = secrets.randbits(62), now + min(seconds, LONGEST_LEASE)
         self._run(  # one statement for all: each step of one lets other threads go first
             f"INSERT INTO leases SELECT id, ?, ?, ?, 0 FROM events WHERE id IN ({_marks(chosen)}) ON CONFLICT(id) DO "

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import anyio
+import psycopg
 import pytest
 
 from perkamo import Event, Hook, PerkamoOutboxError, PostgresOutbox, hooks
 from perkamo.outbox.postgres import store as store_module
 from perkamo.outbox.postgres.store import PostgresStore
-from perkamo.outbox.store import UNCOUNTED, Lease, Settlement
+from perkamo.outbox.store import UNCOUNTED, Lease, OutboxStats, Settlement
 from tests.outbox.postgres.claiming import MINE, OwnTime, ids, take_all
 from tests.outbox.postgres.server import Server
 
@@ -339,3 +341,28 @@ async def test_the_trace_context_of_who_puts_comes_with_the_event(
 
     lease = await take_all(store)
     assert [event.trace_context for event in lease.events] == [*["00-trace"] * 3, None]
+
+
+async def test_the_counts_are_those_of_one_moment(
+    store: PostgresStore, put: Callable[..., list[str]], server: Server, schema: str
+) -> None:
+    """Whatever is committed between the statements; catches Spaces with more than the total."""
+    put(1)
+    found: list[OutboxStats] = []
+
+    async def count() -> None:
+        found.append(await store.count())
+
+    with psycopg.connect(server.dsn) as other:
+        other.execute(f'LOCK TABLE "{schema}".spaces IN ACCESS EXCLUSIVE MODE'.encode())
+        async with anyio.create_task_group() as tasks:
+            with anyio.fail_after(4):
+                tasks.start_soon(count)
+                while not server.execute("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+                put(2, 3)
+                other.rollback()
+
+    [stats] = found
+    assert (stats.pending, [space.pending for space in stats.spaces]) == (1, [1])
+    assert (await store.count()).pending == 3
