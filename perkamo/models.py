@@ -3,7 +3,7 @@
 **Strict where it is published, patient where we guessed.** A *published* field that is missing or of the wrong type is
 an error, because the answer can't be trusted. A field that is *older* (published for an earlier version) or *assumed*
 never makes an answer fail: what can't be read as its type is None, or the empty collection, stays in ``.raw``, and is
-told once in the log as a warning, without its value. Each attribute says which it is; the table is in
+logged once as a warning, without its value. Each attribute says which it is; the table is in
 ``perkamo.contract``. Inside an unpublished field nothing is insisted on, whatever it is elsewhere.
 
 A field that this client does not know never breaks it. Reprs leave out what may be personal data or secret: ids,

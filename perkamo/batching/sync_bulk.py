@@ -1,5 +1,5 @@
 # pyright: reportPrivateUsage=false
-"""A stream of events in, a stream of their outcomes out, for synchronous code.
+"""Sends a stream of events and returns a stream of outcomes, for synchronous code.
 
 Written by hand, unlike the other twins: the stream is the caller's own code and must be read in the caller's thread.
 """
@@ -20,12 +20,12 @@ def sync_emit_many(
     Args:
         client: Sends the requests.
         events: Events, or mappings with the wire's field names; read in the calling thread.
-        concurrency: How many requests may be on their way at once, 1 to 64.
-        ordered: Tell outcomes in the order of the stream.
+        concurrency: The most requests at the same time, 1 to 64.
+        ordered: Whether outcomes come in the order of the stream.
 
     Returns:
-        An iterator over one outcome for each event. Errors of events are told, never raised. Where the stream itself
-        raises, what was read before is sent and told first; then the stream's error is raised.
+        An iterator over one outcome for each event. Errors of events are reported, never raised. If the stream itself
+        raises, the events that were read before are sent and reported first; then the stream's error is raised.
 
     Raises:
         PerkamoConfigurationError: ``concurrency`` is out of its range.
@@ -40,7 +40,7 @@ def _outcomes(events: Iterable[Given], pipe: Pipe) -> Iterator[Outcome]:
     while not is_over:
         try:
             is_over = _fill(pipe, stream)
-        except Exception as error:  # noqa: BLE001 - the stream's own, raised when what was read before it is told
+        except Exception as error:  # noqa: BLE001 - the stream's own error, raised after the outcomes of what was read before
             broken, is_over = error, True
         yield from run(pipe.flush)
     if broken is not None:
@@ -48,7 +48,7 @@ def _outcomes(events: Iterable[Given], pipe: Pipe) -> Iterator[Outcome]:
 
 
 def _fill(pipe: Pipe, stream: Iterator[Given]) -> bool:
-    """Read the next round; returns whether the stream is over."""
+    """Read the next round; return whether the stream is over."""
     for event in stream:
         pipe.add(event)
         if pipe.is_full:

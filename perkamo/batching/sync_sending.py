@@ -1,6 +1,6 @@
 # pyright: reportPrivateUsage=false
 # A twin and its async class are one thing.
-"""What stands for a sync client where coroutines deliver its events."""
+"""The async client with which coroutines deliver the events of a sync client."""
 
 from collections.abc import Iterable, Mapping
 from types import EllipsisType
@@ -16,7 +16,7 @@ from perkamo.sync_client import PerkamoClient
 
 
 def sending(client: PerkamoClient) -> AsyncPerkamoClient:
-    """Return the client that coroutines send with: the async one underneath, or one that a subclass's ``batch`` serves.
+    """Return the client that coroutines send with: the async one inside, or one that calls a subclass's ``batch``.
 
     Args:
         client: The sync client.
@@ -25,7 +25,7 @@ def sending(client: PerkamoClient) -> AsyncPerkamoClient:
 
 
 class _SubclassClient(AsyncPerkamoClient):
-    """Sends by the sync method that a subclass has in the place of ours, in a worker thread."""
+    """Sends with a subclass's own sync ``batch``, in a worker thread."""
 
     def __init__(self, client: PerkamoClient) -> None:
         self._exchange = client._async._exchange

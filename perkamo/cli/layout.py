@@ -95,7 +95,7 @@ def _text(cell: Cell) -> str:
 
 
 def _widths(lines: Sequence[Sequence[Cell]], indent: int = 0) -> Sequence[int] | None:
-    """Return each column's width; None where the table can't be made as narrow as the terminal."""
+    """Return each column's width; None if the table can't be made as narrow as the terminal."""
     texts = [[_text(cell) for cell in column] for column in zip(*lines, strict=True)]
     widths = [max(map(columns, column)) for column in texts]
     limit = width()
