@@ -8,7 +8,8 @@ costs its own connection and nothing else.
 import ssl
 import sys
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import anyio
@@ -80,9 +81,14 @@ class Pool:
         self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
         self._doubts: Counter[Origin] = Counter()
 
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
-            self.close_sockets()  # the event loop watches them, and would keep them open
+    def __del__(
+        self,
+        is_late: Callable[[], bool] = sys.is_finalizing,  # both taken now: at the interpreter's end names are gone
+        suppress: Callable[..., AbstractContextManager[None, bool]] = suppress,
+    ) -> None:
+        if not is_late():
+            with suppress(TypeError, AttributeError):  # those gone; the sockets then close by themselves
+                self.close_sockets()  # the event loop watches them, and would keep them open
 
     @property
     def usage(self) -> Usage:

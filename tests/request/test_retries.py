@@ -379,15 +379,16 @@ async def test_after_a_failover_the_second_attempt_connects_afresh() -> None:
 
     policy = RetryPolicy(attempt_timeout=0.5, base_delay=0, max_delay=0)
     with RawServer(script) as server:
-        async with AsyncPerkamoClient("sk_test", base_url=server.base_url, retry=policy) as client:
+        async with AsyncPerkamoClient("sk_test", base_url=server.base_url) as client:
             async with anyio.create_task_group() as group:
                 for number in range(5):
                     group.start_soon(client.identify, f"u{number}", {})
             assert server.accepted == 5
             is_over = True
+            impatient = client.with_options(retry=policy)
 
-            first = await client.emit("u", "e")
-            second = await client.emit("u", "e")
+            first = await impatient.emit("u", "e")
+            second = await impatient.emit("u", "e")
 
     assert (first.meta.attempts, second.meta.attempts) == (2, 1)
     assert server.accepted == 6

@@ -35,7 +35,7 @@ def test_a_keep_alive_connection_serves_many_calls(sandbox: Sandbox, wire: Sende
 async def test_stock_httpx_works_on_both_backends(sandbox: Sandbox) -> None:
     """Expect concurrent calls from asyncio and from trio to be served by the sandbox's own thread."""
     async with (
-        httpx.AsyncClient(base_url=sandbox.base_url, trust_env=False) as client,
+        httpx.AsyncClient(base_url=sandbox.base_url, trust_env=False, timeout=60) as client,
         anyio.create_task_group() as group,
     ):
 
