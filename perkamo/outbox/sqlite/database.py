@@ -1,9 +1,8 @@
 """The one database of an outbox: opened, checked, written to and left, each under the directory's lock.
 
-WAL with ``synchronous=FULL`` makes a commit durable against power loss. The lock's file says beside the database what
-it holds and which files it consists of, so that it is noticed when something outside deletes, truncates or overwrites
-them. A process whose files were taken away continues in a fresh database, under a name of its own, and carries into it
-what the lost one holds; it never renames or removes a file that another may use.
+WAL with ``synchronous=FULL`` makes a commit durable against power loss. The lock's file says what the database holds
+and which files it consists of, to show when something outside deletes, truncates or overwrites them. A process whose
+files were taken away continues in a fresh database and carries into it what the lost one holds.
 """
 
 import logging
@@ -110,8 +109,7 @@ class Database:
             yield tables
 
     def _close(self) -> None:
-        # Before a fork this runs without the directory's lock: SQLite writes at closing only where nobody else has the
-        # database open.
+        # Before a fork this runs without the lock: SQLite writes at closing only where nobody else has the database.
         tables, self._tables = self._tables, None
         if tables is not None:
             with suppress(sqlite3.Error):
@@ -143,8 +141,7 @@ class Database:
         others_live, dead = directory.join()
         try:
             record = self._read_record()
-            name, last = record.name, record.counts
-            path = next((path for path in directory.databases() if name in {path.name, ""}), None)
+            path = next((path for path in directory.databases() if record.name in {path.name, ""}), None)
             state = "gone" if path is None else self._examine(path)
             # One whose log or index is not the one that its users have is left to them.
             is_good = state == "alone" or (state == "shared" and identify(path) == record.files)
@@ -152,10 +149,10 @@ class Database:
             tables = _connect(self._path, directory)
             with _transaction(tables):
                 if self._path != path:
-                    tables.succeed(name, last)
+                    tables.succeed(record.name, record.counts)
                 elif state == "alone":
                     tables.count_rows()
-                    tables.counts.find_missing(last)
+                    tables.counts.find_missing(record.counts)
                 tables.release(dead if state == "shared" else None)
             for beside in directory.databases():
                 if beside != self._path:
@@ -164,7 +161,7 @@ class Database:
             directory.leave()
             raise
         directory.remove(*dead)
-        if (missing := tables.counts.missing - last.missing) > 0 and not others_live and not self._lost:
+        if (missing := tables.counts.missing - record.counts.missing) > 0 and not others_live and not self._lost:
             _LOGGER.error(errors.MISSING, missing, directory.path)
         return tables
 
@@ -191,9 +188,11 @@ class Database:
         elif state == "damaged":
             place = self.directory.move_aside(path)
             with _transaction(tables), closing(sqlite3.connect(place, isolation_level=None)) as connection:
-                waiting = tables.counts.pending + tables.counts.dead
-                tables.absorb(Tables(connection, path.name))
-                saved = tables.counts.pending + tables.counts.dead - waiting
+                other, unseen = Tables(connection, path.name), 0
+                with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+                    other.read_counts()
+                    unseen = tables.counts.accepted - other.counts.accepted
+                saved = tables.absorb(other, unseen)
             _LOGGER.error("A database of the outbox was damaged or foreign: see %s. %d events are saved", place, saved)
 
     def _read_record(self) -> Record:
@@ -264,8 +263,7 @@ def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
 
 
 def _check_version(connection: sqlite3.Connection) -> int:
-    version = _number(connection, "PRAGMA user_version")
-    if version > SCHEMA_VERSION:
+    if (version := _number(connection, "PRAGMA user_version")) > SCHEMA_VERSION:
         raise errors.newer(version, SCHEMA_VERSION)
     return version
 

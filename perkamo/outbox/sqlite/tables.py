@@ -196,12 +196,11 @@ class Tables:
         self.counts = Counts(delivered=last.delivered, missing=missing)
         self._run("UPDATE counts SET predecessor = ?", (name,))
 
-    def absorb(self, other: "Tables") -> None:
-        """Take over what another database holds; what can't be read of it is missing."""
-        counts = self.counts
+    def absorb(self, other: "Tables", unseen: int = 0) -> int:
+        """Take over what another database holds; missing is what can't be read, or was put unseen by an older state."""
+        counts, last, found = self.counts, 0, 0
         (is_predecessor,) = self._one("SELECT predecessor = ? FROM counts", other.name)
         select = "SELECT id, transaction_id, space, put_at, reason, trace_context, checksum, body FROM events"
-        last = found = 0
         try:
             for last, *row in other.connection.execute(f"{select} ORDER BY id"):  # noqa: B007 - where it broke off
                 found += self._take_over(row)
@@ -210,10 +209,13 @@ class Tables:
                 for _, *row in other.connection.execute(f"{select} WHERE id > ? ORDER BY id DESC", (last,)):
                     found += self._take_over(row)
         if is_predecessor:
-            counts.missing -= min(found, counts.missing)
+            recovered = max(0, min(found, counts.missing - other.counts.missing - unseen))
+            counts.missing -= recovered
+            counts.delivered -= min(found - recovered, counts.delivered)  # the others wait again
         else:
             counts.delivered += other.counts.delivered
             counts.missing += other.counts.missing + max(0, other.counts.pending + other.counts.dead - found)
+        return found
 
     def count_rows(self) -> None:
         """Let the counts say what the tables hold; what does not is missing."""

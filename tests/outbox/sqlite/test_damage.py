@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from perkamo.outbox.errors import (
     PerkamoOutboxError,
 )
 from perkamo.outbox.record import Counts
-from tests.outbox.sqlite.box import Box, ids
+from tests.outbox.sqlite.box import HERE, Box, ids
 from tests.outbox.sqlite.files import Other, file, files
 
 
@@ -270,3 +271,28 @@ def test_a_database_that_breaks_in_use_is_set_aside_and_what_can_be_read_is_save
     assert counts.accepted == counts.pending + counts.missing == 501
     assert counts.pending >= 1
     assert len(box.database.directory.set_aside()) == 1
+
+
+def test_a_damaged_database_of_an_older_state_hides_nothing_that_was_lost(box: Box, tmp_path: Path) -> None:
+    """What was delivered since stands in it and waits again; catches that it is taken for what was put since."""
+    path = tmp_path / "outbox"
+    box.put(*(f"delivered-{number}" for number in range(100)), space=HERE)
+    box.database.close()
+    older = file(path).read_bytes()
+    box.deliver(box.take())
+    box.put(*(f"lost-{number}" for number in range(30)), space=HERE)
+    box.database.close()
+    file(path).write_bytes(older)
+    _garble_index(file(path))
+
+    after = Box(path)
+    assert len(after.waiting()) == 100
+    assert (after.counts.missing, after.counts.accepted) == (30, 130)
+    after.database.close()
+
+
+def _garble_index(path: Path) -> None:
+    """Damage that leaves all rows readable."""
+    with closing(sqlite3.connect(path)) as connection:
+        [(root,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'waiting'")
+    _overwrite(path, (root - 1) * 4096, 4096)
