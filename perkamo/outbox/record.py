@@ -36,22 +36,23 @@ class Counts:
 
 @frozen
 class Record:
-    """The name of the database in use, what tells its files from all others, and its counts."""
+    """The name of the database in use, what tells its files from all others, its counts, and whose these include."""
 
     name: str = ""
     files: list[int] = field(factory=list)
     counts: Counts = field(factory=Counts)
+    predecessors: list[str] = field(factory=list)
 
     def to_bytes(self) -> bytes:
         """Return what to write; it is as long as any that was written before."""
-        return json.dumps([self.name, self.files, asdict(self.counts)]).ljust(400).encode()
+        return json.dumps([self.name, self.files, asdict(self.counts), self.predecessors]).ljust(700).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Record":
         """Read what was written; of what was damaged nothing is known."""
         try:
-            name, files, counts = json.loads(data)
-            return cls(name, files, Counts(**counts))
+            name, files, counts, *more = json.loads(data)
+            return cls(name, files, Counts(**counts), *more)
         except (ValueError, TypeError):
             return cls()
 

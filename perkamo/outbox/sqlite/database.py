@@ -125,7 +125,8 @@ class Database:
 
     def _current(self) -> Tables:
         if self._tables is not None:
-            if self._read_record().name in {"", self._path.name} and identify(self._path) == self._files:
+            name = Record.from_bytes(self.directory.lock.read()).name
+            if name in {"", self._path.name} and identify(self._path) == self._files:
                 return self._tables
             _LOGGER.error("The files of the outbox %s were removed while in use; they are written again", self._path)
             self._lost.append(self._tables)
@@ -140,13 +141,14 @@ class Database:
         directory = self.directory
         others_live, dead = directory.join()
         try:
-            record = self._read_record()
+            record = Record.from_bytes(directory.lock.read())
             path = next((path for path in directory.databases() if record.name in {path.name, ""}), None)
             state = "gone" if path is None else self._examine(path)
             # One whose log or index is not the one that its users have is left to them.
             is_good = state == "alone" or (state == "shared" and identify(path) == record.files)
             self._path = path if path and is_good and not self._is_suspect else directory.new_database()
             tables = _connect(self._path, directory)
+            tables.predecessors = record.predecessors or tables.predecessors
             with _transaction(tables):
                 if self._path != path:
                     tables.succeed(record.name, record.counts)
@@ -156,7 +158,7 @@ class Database:
                 tables.release(dead if state == "shared" else None)
             for beside in directory.databases():
                 if beside != self._path:
-                    self._take_in(beside, tables)
+                    self._take_in(beside, tables, record.counts)
         except BaseException:
             directory.leave()
             raise
@@ -178,7 +180,7 @@ class Database:
                 raise
         return "damaged"
 
-    def _take_in(self, path: Path, tables: Tables) -> None:
+    def _take_in(self, path: Path, tables: Tables, last: Counts) -> None:
         """Take in what a database beside the current one holds, unless it has users, who carry it over themselves."""
         state = self._examine(path)
         if state == "alone":
@@ -188,18 +190,15 @@ class Database:
         elif state == "damaged":
             place = self.directory.move_aside(path)
             with _transaction(tables), closing(sqlite3.connect(place, isolation_level=None)) as connection:
-                other, unseen = Tables(connection, path.name), 0
+                other, most = Tables(connection, path.name), last.pending + last.dead
                 with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                     other.read_counts()
-                    unseen = tables.counts.accepted - other.counts.accepted
-                saved = tables.absorb(other, unseen)
+                    most -= last.accepted - other.counts.accepted  # put since, where it is an older state
+                saved = tables.absorb(other, most)
             _LOGGER.error("A database of the outbox was damaged or foreign: see %s. %d events are saved", place, saved)
 
-    def _read_record(self) -> Record:
-        return Record.from_bytes(self.directory.lock.read())
-
     def _write_record(self, tables: Tables) -> None:
-        self.directory.lock.write(Record(self._path.name, self._files, tables.counts).to_bytes())
+        self.directory.lock.write(Record(self._path.name, self._files, tables.counts, tables.predecessors).to_bytes())
 
 
 @contextmanager
@@ -233,14 +232,14 @@ def _connect(path: Path, directory: Directory, *, alone: bool = False) -> Tables
         if alone:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute(f"PRAGMA busy_timeout = {0 if alone else _BUSY_MILLISECONDS}")
-        _set_up(connection, directory.log_bytes)
+        (predecessors,) = _set_up(connection, directory.log_bytes)
     except BaseException:
         connection.close()
         raise
-    return Tables(connection, path.name, directory.user)
+    return Tables(connection, path.name, directory.user, predecessors)
 
 
-def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
+def _set_up(connection: sqlite3.Connection, log_bytes: int) -> tuple[str]:
     run = connection.execute
     if _number(connection, "SELECT count(*) FROM sqlite_master") == 0:
         run("PRAGMA auto_vacuum = INCREMENTAL")
@@ -259,7 +258,7 @@ def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
         script = (_MIGRATIONS / f"{number:04}.sql").read_text("utf-8")
         for statement in ["BEGIN IMMEDIATE", *script.split(";\n"), f"PRAGMA user_version = {number}", "COMMIT"]:
             run(statement)
-    run("SELECT * FROM counts").fetchall()  # its log and its index are open from here on
+    return cast("tuple[str]", run("SELECT predecessor FROM counts").fetchone())  # log and index are open from here on
 
 
 def _check_version(connection: sqlite3.Connection) -> int:
@@ -304,8 +303,7 @@ def _give_back_pages(tables: Tables, most: int) -> None:
         pages, free = (_number(connection, f"PRAGMA {name}") for name in ("page_count", "freelist_count"))
         if free <= max(most, pages // 2):
             return
-        # execute() would take one step, which is one page.
-        connection.executescript(f"PRAGMA incremental_vacuum({min(most, free - most)})")
+        connection.executescript(f"PRAGMA incremental_vacuum({min(most, free - most)})")  # execute() gives one page
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the file gets shorter with this
 
 

@@ -50,9 +50,10 @@ _NAMES: Final = [field.name for field in fields(Counts)]
 class Tables:
     """One connection's view of the tables."""
 
-    def __init__(self, connection: sqlite3.Connection, name: str, user: str = "") -> None:
+    def __init__(self, connection: sqlite3.Connection, name: str, user: str = "", predecessors: str = "") -> None:
         self.connection: sqlite3.Connection = connection
         self.name: str = name
+        self.predecessors: list[str] = predecessors.split("/")
         self.counts: Counts = Counts()
         self.has_room: bool = True
         self._user = user
@@ -192,14 +193,13 @@ class Tables:
 
     def succeed(self, name: str, last: Counts) -> None:
         """Take the place of a database whose files are gone: all that waited in it is missing, until it is found."""
-        missing = last.missing + last.pending + last.dead
-        self.counts = Counts(delivered=last.delivered, missing=missing)
-        self._run("UPDATE counts SET predecessor = ?", (name,))
+        self.counts = Counts(delivered=last.delivered, missing=last.missing + last.pending + last.dead)
+        self.predecessors = [name, *self.predecessors][:8]  # so many names fit in the lock's file
+        self._run("UPDATE counts SET predecessor = ?", ("/".join(self.predecessors),))
 
-    def absorb(self, other: "Tables", unseen: int = 0) -> int:
-        """Take over what another database holds; missing is what can't be read, or was put unseen by an older state."""
-        counts, last, found = self.counts, 0, 0
-        (is_predecessor,) = self._one("SELECT predecessor = ? FROM counts", other.name)
+    def absorb(self, other: "Tables", most: int = 1 << 62) -> int:
+        """Take over what another database holds; at most so many of its events were missing. The rest was delivered."""
+        counts, last, found, kept = self.counts, 0, 0, self.counts.pending + self.counts.dead
         select = "SELECT id, transaction_id, space, put_at, reason, trace_context, checksum, body FROM events"
         try:
             for last, *row in other.connection.execute(f"{select} ORDER BY id"):  # noqa: B007 - where it broke off
@@ -208,13 +208,15 @@ class Tables:
             with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                 for _, *row in other.connection.execute(f"{select} WHERE id > ? ORDER BY id DESC", (last,)):
                     found += self._take_over(row)
-        if is_predecessor:
-            recovered = max(0, min(found, counts.missing - other.counts.missing - unseen))
+        unread = max(0, other.counts.pending + other.counts.dead - found)
+        if other.name in self.predecessors:  # its counts are in these
+            new = counts.pending + counts.dead - kept
+            recovered = max(0, min(new, counts.missing, most - unread))
             counts.missing -= recovered
-            counts.delivered -= min(found - recovered, counts.delivered)  # the others wait again
+            counts.delivered -= min(new - recovered, counts.delivered)  # the others wait again
         else:
             counts.delivered += other.counts.delivered
-            counts.missing += other.counts.missing + max(0, other.counts.pending + other.counts.dead - found)
+            counts.missing += other.counts.missing + unread
         return found
 
     def count_rows(self) -> None:

@@ -291,6 +291,26 @@ def test_a_damaged_database_of_an_older_state_hides_nothing_that_was_lost(box: B
     after.database.close()
 
 
+def test_what_a_predecessors_predecessor_delivered_is_counted_once(box: Box, tmp_path: Path) -> None:
+    """Its files come back when its successor's are damaged; catches counts that are added to those that hold them."""
+    path = tmp_path / "outbox"
+    box.put(*(f"delivered-{number}" for number in range(100)), space=HERE)
+    box.deliver(box.take())
+    box.database.close()
+    first = file(path)
+    content = first.read_bytes()
+    first.unlink()
+    second = Box(path)
+    second.put("lost")
+    second.database.close()
+    file(path).write_bytes(b"")
+    first.write_bytes(content)
+
+    third = Box(path)
+    assert third.counts == Counts(delivered=100, missing=1)
+    third.database.close()
+
+
 def _garble_index(path: Path) -> None:
     """Damage that leaves all rows readable."""
     with closing(sqlite3.connect(path)) as connection:
