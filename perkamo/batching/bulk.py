@@ -126,7 +126,7 @@ class Outcomes:
 class Pipe:
     """Rounds of requests, one after the other, at one pace."""
 
-    async_usage: ClassVar = "'async for outcome in emit_many(...)' with an AsyncPerkamoClient"
+    async_usage: ClassVar[str] = "'async for outcome in emit_many(...)' with an AsyncPerkamoClient"
     """What ``sync_emit_many`` warns with inside an event loop, as nobody calls this class."""
 
     def __init__(self, client: AsyncPerkamoClient, concurrency: int, *, ordered: bool, clock: Clock = Clock()) -> None:

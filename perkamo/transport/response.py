@@ -1,7 +1,7 @@
 """The responses that an httpx client gets: the head of an answer, and its body, whole or as it arrives."""
 
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import anyio
 import httpx
@@ -111,13 +111,13 @@ class Response(httpx.Response):
 
     def __init__(self, head: Head, stream: WholeBody | ComingBody) -> None:
         # Not by httpx's own __init__, as in ``Request``.
-        self.status_code = head.status
+        self.status_code: int = head.status
         self.stream = stream
-        self.extensions = {"http_version": head.http_version, "reason_phrase": head.reason}
-        self.history = []
-        self.next_request = None
+        self.extensions: dict[str, Any] = {"http_version": head.http_version, "reason_phrase": head.reason}
+        self.history: list[httpx.Response] = []
+        self.next_request: httpx.Request | None = None
         self.default_encoding = "utf-8"
-        self.is_closed = False
+        self.is_closed: bool = False
         self.is_stream_consumed = False
         self._request = None
         self._num_bytes_downloaded = 0
