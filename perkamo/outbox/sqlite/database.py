@@ -191,7 +191,7 @@ class Database:
             place = self.directory.move_aside(path)
             with _transaction(tables), closing(sqlite3.connect(place, isolation_level=None)) as connection:
                 other, most = Tables(connection, path.name), last.pending + last.dead
-                with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+                with suppress(sqlite3.DatabaseError, ValueError, TypeError):  # damaged, it may read as anything
                     other.read_counts()
                     most -= last.accepted - other.counts.accepted  # put since, where it is an older state
                 saved = tables.absorb(other, most)

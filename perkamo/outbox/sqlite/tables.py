@@ -62,7 +62,7 @@ class Tables:
 
     def read_counts(self) -> None:
         """Read the counts, which other processes change too."""
-        self.counts = Counts(*self._one(f"SELECT {', '.join(_NAMES)} FROM counts"))
+        self.counts = Counts(*map(int, self._one(f"SELECT {', '.join(_NAMES)} FROM counts")))
         self._stored = evolve(self.counts)
 
     def write_counts(self) -> None:

@@ -311,6 +311,20 @@ def test_what_a_predecessors_predecessor_delivered_is_counted_once(box: Box, tmp
     third.database.close()
 
 
+def test_counts_that_are_no_numbers_keep_nobody_from_what_can_be_read(box: Box, tmp_path: Path) -> None:
+    """They stand in a damaged database, which is set aside; catches an outbox that never opens again."""
+    path = tmp_path / "outbox"
+    box.put("a", "b")
+    box.database.close()
+    with closing(sqlite3.connect(file(path), isolation_level=None)) as connection:
+        connection.execute("UPDATE counts SET delivered = 'garbage'")
+    _garble_index(file(path))
+
+    after = Box(path)
+    assert (after.waiting(), after.counts.missing) == (["a", "b"], 0)
+    after.database.close()
+
+
 def _garble_index(path: Path) -> None:
     """Damage that leaves all rows readable."""
     with closing(sqlite3.connect(path)) as connection:
