@@ -143,6 +143,9 @@ class Relay:
             )
         if self._until_empty and not self._sent and lease.waiting <= len(self._settler.given_up):
             return False
+        if self.trouble is not None and (due := self._settler.call_back()):  # none is left that could go first
+            await self._settle(Lease(), Settlement(spaces[0], due=due), until=self._clock.now())
+            return True
         await changes.wait(min(_LOOK_AGAIN, until_state, _LOOK_AGAIN if lease.wait is None else lease.wait))
         return True
 
@@ -231,6 +234,7 @@ class Relay:
                 (event, n, seconds and min(LONGEST_PUT_OFF, seconds + (wait * self._settler.turns if trouble else 0)))
                 for event, n, seconds in settled.later
             ],
+            due=settled.due,
             pause=wait if isinstance(trouble, PerkamoRateLimitError) else 0.0,
             error=None if trouble is None else str(trouble),
             retry_in=wait,

@@ -3,14 +3,15 @@
 A request that fails is made again as it was, for most failures pass. After a few of them, or at once where others pass
 meanwhile, its events travel in tens, then alone. An event that keeps failing alone while others pass waits by itself,
 ever longer; one that breaks the service, or that the service does not decide about, becomes a dead letter after five
-tries alone. While nothing passes, no event is to blame.
+tries alone. While nothing passes, no event is to blame: each that failed alone stands back until the others were tried,
+and is called back as soon as one of them passes, or when none is left to try.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from perkamo.batching.pacing import FIRST_WAIT
 from perkamo.batching.split import MAX_REQUEST_EVENTS, EventResult, classify_result
@@ -38,6 +39,8 @@ SIZES: Final = (*[MAX_REQUEST_EVENTS] * _WHOLE, 10, 1)
 _AFTER_OTHERS: Final = 0.1
 """Seconds for which an event that failed alone lets others go first, so that it is seen whether these pass."""
 _MAX_TURNS: Final = 10
+_CALLED_BACK: Final = 2
+"""How many events are called back when one passes: few, for the service may pass one and fail the next."""
 _SERVER_ERROR: Final = 500
 
 
@@ -49,6 +52,7 @@ class Settled:
         delivered: The service answered for these.
         dead: These will never be accepted, each with the reason.
         later: These go on waiting, each with its number of failures and the seconds for which nobody takes it.
+        due: These were told to wait by an earlier settlement, and need not any more.
         trouble: Why everything waits; None while others pass.
         is_answered: Whether the service accepted the key.
     """
@@ -56,17 +60,22 @@ class Settled:
     delivered: list[StoredEvent] = field(factory=list)
     dead: list[tuple[StoredEvent, str]] = field(factory=list)
     later: list[tuple[StoredEvent, int, float]] = field(factory=list)
+    due: Sequence[StoredEvent] = ()
     trouble: PerkamoError | None = None
     is_answered: bool = False
 
 
 @define
 class _Suspect:
-    """An event that failed alone: when it did so first, when last, and how often without being to blame."""
+    """An event that failed alone: when it did so first, when last, and how often without being to blame.
+
+    While it stands back it is here as it is in the store, but for its bytes.
+    """
 
     first: float
     last: float = -math.inf
     tries: int = 0
+    standing_back: StoredEvent | None = None
 
 
 class Settler:
@@ -113,7 +122,18 @@ class Settler:
             for event in settled.delivered + [event for event, _ in settled.dead]:
                 self._suspects.pop(event.row, None)
                 self.given_up.discard(event.row)
+        if settled.is_answered:
+            settled.due = self.call_back(_CALLED_BACK)
         return settled
+
+    def call_back(self, most: int = 1) -> list[StoredEvent]:
+        """Return the events that stand back since the longest time, which may be taken now."""
+        standing = [suspect for suspect in self._suspects.values() if suspect.standing_back]
+        called = sorted(standing, key=lambda suspect: suspect.last)[:most]
+        events = [suspect.standing_back for suspect in called if suspect.standing_back]
+        for suspect in called:
+            suspect.standing_back = None
+        return events
 
     def _fail(
         self, settled: Settled, event: StoredEvent, error: PerkamoError, sent_at: float, *, is_alone: bool
@@ -140,11 +160,13 @@ class Settler:
         self._only_suspects_failed &= others_passed
         # Where nothing was tried since the last answer but what had failed before it, the service may still be well.
         is_to_blame = others_passed and (self._answered_at > suspect.last or self._only_suspects_failed)
+        suspect.standing_back = None
         if is_to_blame or event.failures >= ALONE + MAX_SOLO_FAILURES:
             self._put_off(settled, event, max(event.failures, ALONE) + 1, error)
         else:
             settled.trouble = error
             settled.later.append((event, event.failures, _AFTER_OTHERS))
+            suspect.standing_back = evolve(event, body=b"")
             suspect.tries += 1
             # It failed with others, who passed without it; then nothing was left to try beside it. That is too little
             # to call it dead, for an outage may have begun, and too much to wait for it any longer.

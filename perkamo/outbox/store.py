@@ -197,6 +197,8 @@ class Settlement:
         delivered: The service answered for these.
         dead: These will never be accepted, each with the reason.
         later: These go on waiting, each with its number of failures and the seconds for which nobody takes it.
+        due: Whether leased or not, these need not wait any longer of those that an earlier settlement told to, unless
+            somebody took one or counted another failure of it since.
         pause: Seconds for which the service wants no request from anybody; 0 for none.
         error: Why events wait, for the statistics; None while they pass.
         retry_in: With an error: seconds until this relay tries again.
@@ -207,6 +209,7 @@ class Settlement:
     delivered: Sequence[StoredEvent] = ()
     dead: Sequence[tuple[StoredEvent, str]] = ()
     later: Sequence[tuple[StoredEvent, int, float]] = ()
+    due: Sequence[StoredEvent] = ()
     pause: float = 0.0
     error: str | None = None
     retry_in: float = 0.0

@@ -225,6 +225,43 @@ def test_an_outage_after_others_passed_makes_no_dead_letter_of_a_good_event(tria
     assert first.failures <= ALONE + 1
 
 
+def test_an_answer_calls_back_the_two_that_stand_back_longest(trial: Trial) -> None:
+    """Not all, for the service may pass one and fail the next, and none twice; catches events that wait for nobody."""
+    for event in stored(5, failures=ALONE):
+        assert not trial.send([event], server_error(503)).due
+
+    called = [[event.row for event in trial.send(stored(1, first=row), ACCEPTED).due] for row in (2, 100, 101)]
+
+    assert called == [[0, 1], [3, 4], []]
+    assert not trial.settler.call_back()
+
+
+def test_what_is_to_blame_is_not_called_back(trial: Trial) -> None:
+    """It waits by itself; catches a poison event that is sent with each answer."""
+    (event,) = stored(1, failures=ALONE)
+    trial.send([event], server_error(503))
+    trial.others_pass()
+
+    assert failures(trial.send([event], server_error(503))) == [ALONE + 1]
+
+    assert not trial.send(stored(1, first=1000), ACCEPTED).due
+
+
+def test_while_nothing_passes_they_are_called_back_in_turn(trial: Trial) -> None:
+    """So that each is tried; catches one that is asked again and again while the others wait."""
+    events = stored(3, failures=ALONE)
+    for event in events:
+        trial.send([event], server_error(503))
+
+    called: list[int] = []
+    for _ in range(6):
+        (event,) = trial.settler.call_back()
+        called.append(event.row)
+        trial.send([event], server_error(503))
+
+    assert called == [0, 1, 2] * 2
+
+
 def test_the_last_event_that_waits_is_to_blame_if_others_passed_after_it_failed(trial: Trial) -> None:
     """Nothing is left that could be tried beside it; catches a poison event that waits for company."""
     event = stored(1, failures=ALONE)[0]

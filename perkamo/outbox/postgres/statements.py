@@ -113,6 +113,16 @@ FROM unnest(%(later)s::text[], %(failures)s::integer[], %(waits)s::float8[]) AS 
 WHERE e.transaction_id = l.transaction_id AND e.token = %(token)s
 """
 
+DUE: Final = """
+WITH put_off AS (
+  SELECT space, id FROM {schema}.events JOIN unnest(%(due)s::text[], %(due_failures)s::integer[])
+    AS d(transaction_id, failures) USING (transaction_id, failures)
+  WHERE token = 0 AND leased_until > statement_timestamp() FOR UPDATE OF events SKIP LOCKED
+)
+UPDATE {schema}.events AS e SET leased_until = statement_timestamp()
+FROM put_off WHERE e.space = put_off.space AND e.id = put_off.id
+"""
+
 NOTE: Final = """
 INSERT INTO {schema}.spaces AS s (space, error, error_at, retry_at, paused_until)
 SELECT %(space)s, %(error)s, CASE WHEN %(error)s IS NOT NULL THEN statement_timestamp() END,

@@ -289,6 +289,7 @@ class PostgresStore:
         script += [statements.DELIVERED] if settlement.delivered else []
         script += [statements.DEAD] if dead else []
         script += [statements.LATER] if later else []
+        script += [statements.DUE] if settlement.due else []
         script += [statements.NOTE] if settlement.error is not None or settlement.pause else []
         if (now := self._clock.now()) >= self._sum_up_at:
             self._sum_up_at = now + _SUM_UP_SECONDS * (0.5 + self._clock.randomness())
@@ -303,6 +304,8 @@ class PostgresStore:
             "later": [event.transaction_id for event, _, _ in later],
             "failures": [failures for _, failures, _ in later],
             "waits": [seconds for _, _, seconds in later],
+            "due": [event.transaction_id for event in settlement.due],
+            "due_failures": [event.failures for event in settlement.due],
             "error": settlement.error and settlement.error.replace("\0", " "),
             "pause": settlement.pause,
             "retry_in": settlement.retry_in,

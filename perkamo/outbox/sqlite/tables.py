@@ -129,6 +129,8 @@ class Tables:
         self._run_many("UPDATE events SET reason = ? WHERE id = ?", dead)
         self._run(f"DELETE FROM leases WHERE id IN ({_marks([*gone, *buried])})", [*gone, *buried])
         self._run_many("UPDATE leases SET holder = NULL, until = ?, failures = ? WHERE id = ?", later)
+        due = [(event.row, event.failures) for event in settlement.due]
+        self._run_many("UPDATE leases SET until = 0 WHERE id = ? AND failures = ? AND holder IS NULL", due)
         if settlement.accepted:
             bound = [(settlement.space, row, UNBOUND) for *_, row in (*dead, *later)]
             self._run_many("UPDATE events SET space = ? WHERE id = ? AND space = ?", bound)
@@ -182,8 +184,7 @@ class Tables:
         put_at = {space: self._one(oldest, space)[0] for space in waiting}
         recent = "SELECT space, sum(events) FROM deliveries WHERE second BETWEEN ? AND ? GROUP BY space"
         delivered = dict(self._run(recent, (now - MINUTE, now)))
-        columns = "space, delivered_at, error, error_at, paused_until, retry_at"
-        noted = [SpaceRow(*row) for row in self._run(f"SELECT {columns} FROM spaces")]
+        noted = [SpaceRow(*row) for row in self._run("SELECT * FROM spaces")]
         return to_stats(noted, waiting, put_at, delivered, now, _wall_time(), LONGEST_LEASE)
 
     def release(self, users: Sequence[str] | None) -> None:
@@ -274,7 +275,6 @@ class Tables:
     def _note(self, settlement: Settlement, now: float, delivered: int) -> None:
         """Note for the statistics when events of the Space passed, and why they do not."""
         space, wall = settlement.space, int(_wall_time() * 1000)
-        paused_until = now + settlement.pause if settlement.pause else 0
         retry_at = None if settlement.error is None else now + min(settlement.retry_in, LONGEST_LEASE)
         passes = settlement.accepted and settlement.error is None
         noted = (space, wall if delivered else None, settlement.error, wall if settlement.error else None)
@@ -283,7 +283,7 @@ class Tables:
             "delivered_at = coalesce(excluded.delivered_at, delivered_at), error = coalesce(excluded.error, error), "
             "error_at = coalesce(excluded.error_at, error_at), paused_until = max(excluded.paused_until, paused_until),"
             "retry_at = CASE WHEN ? THEN NULL ELSE coalesce(excluded.retry_at, retry_at) END",
-            (*noted, paused_until, retry_at, passes),
+            (*noted, settlement.pause and now + settlement.pause, retry_at, passes),
         )
         upsert = "INSERT INTO deliveries VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET events = events + excluded.events"
         self._run(upsert, (space, int(now), delivered))

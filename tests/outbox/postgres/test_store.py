@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from attrs import evolve
 
 from perkamo import Event, Hook, PerkamoOutboxError, PostgresOutbox, hooks
 from perkamo.outbox.postgres import store as store_module
@@ -88,6 +89,22 @@ async def test_settling_binds_deletes_keeps_and_buries(store: PostgresStore, put
     assert (stats.accepted, stats.delivered, stats.pending, stats.dead) == (5, 1, 3, 1)
     assert [(one.transaction_id, one.reason) for one in await store.dead(0, 9)] == [(names[1], "it's 100 %  wrong")]
     assert (await take_all(store, spaces=["key:other"])).waiting == 1  # the one that was not named is bound to nobody
+
+
+async def test_an_event_is_called_back_unless_something_happened_to_it_since(
+    store: PostgresStore, put: Callable[..., list[str]]
+) -> None:
+    """Who took it keeps it, and what failed anew waits; catches one relay's news that undoes another's."""
+    names = put("waits", "failed anew", "is on its way")
+    lease = await take_all(store)
+    waits, failed, taken = lease.events
+    await store.settle(lease, Settlement(MINE, later=[(waits, 5, 60.0), (failed, 6, 60.0), (taken, 5, 0.0)]))
+    assert ids((await take_all(store)).events) == [names[2]]
+
+    due = [evolve(one, failures=5) for one in lease.events]
+    await store.settle(Lease(), Settlement(MINE, due=due))
+
+    assert [ids((await take_all(store)).events) for _ in range(2)] == [[names[0]], []]
 
 
 async def test_a_late_answer_changes_nothing(

@@ -1,0 +1,94 @@
+"""After an outage: what failed in it leaves as soon as the service answers again."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from attrs import evolve
+
+from perkamo import AsyncPerkamoClient, Outbox
+from perkamo.outbox.store import Lease, Settlement
+from perkamo.runtime.clock import Clock
+from tests.outbox.relaying import event, settled
+from tests.outbox.service import Service, running_service
+from tests.outbox.sqlite.box import HERE, Box, ids
+
+pytestmark = [pytest.mark.anyio]
+
+
+class Hurrying(Clock):
+    """A relay's clock that runs so fast that its pauses hardly last, while the store puts events off in real seconds."""
+
+    _SPEED = 2000
+
+    def now(self) -> float:
+        """Return seconds, of which there are many in one."""
+        return self._read() * self._SPEED
+
+    def limit(self, seconds: float | None) -> anyio.CancelScope:
+        """Wait for as many of these seconds."""
+        return super().limit(seconds and seconds / self._SPEED)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for as many of these seconds."""
+        await super().sleep(seconds / self._SPEED)
+
+    def randomness(self) -> float:
+        """Draw the longest."""
+        return 1.0
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """A service that accepts everything, until a test says otherwise."""
+    with running_service() as service:
+        yield service
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[AsyncPerkamoClient]:
+    """A client of it."""
+    async with AsyncPerkamoClient("sk_test_x", base_url=service.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
+    """An empty outbox."""
+    async with Outbox(tmp_path / "outbox") as outbox:
+        outbox._clock = Hurrying()
+        yield outbox
+
+
+@pytest.mark.slow_on_each_backend
+@pytest.mark.parametrize("number", [1, 7])
+async def test_what_failed_alone_in_an_outage_leaves_when_it_is_over(
+    service: Service, client: AsyncPerkamoClient, outbox: Outbox, number: int
+) -> None:
+    """Though each was told to wait for minutes, so that others go first; catches events that wait for nobody."""
+    outage = iter([503] * 25)
+    service.answer = lambda _, __: next(outage, None)
+    for name in range(number):
+        await outbox.put(event(name))
+
+    async with outbox.relay(client):
+        await settled(outbox, lambda stats: not stats.pending)
+
+    assert sorted(service.applied) == [f"review_{name}" for name in range(number)]
+    assert max(len(request) for request in list(service.requests)[-number:]) == 1
+
+
+def test_an_event_is_called_back_unless_something_happened_to_it_since(tmp_path: Path) -> None:
+    """Who took it keeps it, and what failed anew waits; catches one relay's news that undoes another's."""
+    box = Box(tmp_path / "outbox")
+    box.put("waits", "failed anew", "is on its way")
+    lease = box.take()
+    waits, failed, taken = lease.events
+    box.settle(lease, Settlement(HERE, later=[(waits, 5, 60.0), (failed, 6, 60.0), (taken, 5, 0.0)]))
+    assert ids(box.take()) == [taken.transaction_id]
+
+    box.settle(Lease(), Settlement(HERE, due=[evolve(one, failures=5) for one in lease.events]))
+
+    assert [ids(box.take()), ids(box.take())] == [[waits.transaction_id], []]
+    box.database.close()
