@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio]
 
 
 class Hurrying(Clock):
-    """A relay's clock that runs so fast that its pauses hardly last, while the store puts events off in real seconds."""
+    """A relay's clock by which its pauses hardly last, while the store puts events off in real seconds."""
 
     _SPEED = 2000
 
