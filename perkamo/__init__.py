@@ -25,13 +25,12 @@ _PUBLIC_NAMES: Final = {
         *("PerkamoRedirectError", "PerkamoResponseError", "PerkamoServerError", "PerkamoStreamError"),
         *("PerkamoTimeoutError", "PerkamoValidationError", "RateLimit", "WriteOutcome"),
     ),
-    "events": (
-        *("Context", "Event", "EventDict", "Traits", "TraitsDict", "assert_safe_event", "create_transaction_id"),
-    ),
+    "events": ("Context", "Event", "EventDict", "Traits", "TraitsDict", "assert_safe_event"),
     "hooks": (
         *("AttemptEnd", "AttemptStart", "CallEnd", "CallOutcome", "CallStart", "Delivery", "DeliveryStart"),
         *("DeliveryState", "Hook"),
     ),
+    "ids": ("create_transaction_id",),
     "models": (
         *("ApiResponse", "BatchIngestResponse", "Blueprint", "BrowserToken", "Customer", "EventFailure"),
         *(

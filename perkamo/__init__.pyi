@@ -29,7 +29,7 @@ from perkamo.errors import (
     RateLimit,
     WriteOutcome,
 )
-from perkamo.events import Context, Event, EventDict, Traits, TraitsDict, assert_safe_event, create_transaction_id
+from perkamo.events import Context, Event, EventDict, Traits, TraitsDict, assert_safe_event
 from perkamo.hooks import (
     AttemptEnd,
     AttemptStart,
@@ -41,6 +41,7 @@ from perkamo.hooks import (
     DeliveryState,
     Hook,
 )
+from perkamo.ids import create_transaction_id
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,

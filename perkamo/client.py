@@ -15,8 +15,9 @@ from attrs import evolve
 from perkamo.decoding.answers import decode, decode_any, decode_batch
 from perkamo.encoding.encode import JSONInput
 from perkamo.errors import PerkamoConfigurationError
-from perkamo.events import Context, Event, Traits, create_transaction_id
+from perkamo.events import Context, Event, Traits
 from perkamo.hooks import Hook, Hooks
+from perkamo.ids import create_transaction_id
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,

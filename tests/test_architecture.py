@@ -14,7 +14,7 @@ GROUND = {
     *("errors", "contract", "redaction", "signing", "runtime", "hooks"),
     *("encoding", "transport"),
 }
-CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
+CORE = GROUND | {"ids", "events", "models", "decoding", "request", "stream", "client"}
 TWINS = {"sync", "sync_client"}
 DELIVERY = {"batching", "outbox"}
 
@@ -27,11 +27,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hooks": set(),
     "encoding": {"errors", "redaction"},
     "transport": {"runtime"},
-    "events": {"encoding", "errors"},
+    "ids": {"encoding", "errors"},
+    "events": {"encoding", "errors", "ids"},
     "models": {"encoding", "errors", "redaction"},
     "decoding": {"contract", "encoding", "errors", "models", "redaction"},
-    "request": GROUND | {"events", "models", "decoding"},
-    "stream": GROUND | {"events", "models", "decoding", "request"},
+    "request": GROUND | {"ids", "events", "models", "decoding"},
+    "stream": GROUND | {"ids", "events", "models", "decoding", "request"},
     "postgres": {"errors", "redaction", "runtime"},
     "client": CORE - {"client"},
     "sync": {"errors", "runtime"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outbox": CORE | TWINS | {"batching", "postgres"},
     "webhooks": {"postgres", "encoding", "errors", "models", "decoding", "client"},
     "integrations": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
-    "sandbox": {"contract", "events", "runtime", "signing"},
+    "sandbox": {"contract", "events", "ids", "runtime", "signing"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
     "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "__main__": {"cli"},

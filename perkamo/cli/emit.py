@@ -14,7 +14,7 @@ from perkamo.cli.terminal import Style
 from perkamo.cli.text import count
 from perkamo.client import AsyncPerkamoClient
 from perkamo.errors import PerkamoError
-from perkamo.events import create_transaction_id
+from perkamo.ids import create_transaction_id
 from perkamo.models import EventIngestResponse
 
 _EXAMPLE = """\

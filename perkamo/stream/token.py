@@ -6,7 +6,7 @@ from typing import TypeAlias
 import httpx
 
 from perkamo.errors import PerkamoConfigurationError, PerkamoError
-from perkamo.events import refusal
+from perkamo.ids import refusal
 from perkamo.models import BrowserToken
 from perkamo.request.credentials import SERVER_KEY_PREFIX, call_supplier
 
