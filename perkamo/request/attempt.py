@@ -122,13 +122,12 @@ class Sender:
         self.client = client
         self.owned = owned
         self.base_url = base_url
-        url = httpx.URL(base_url)
-        self.server: tuple[str, int] = (url.host, url.port or (443 if url.scheme == "https" else 80))
         self.clock_offset: float = 0.0
         self.wall_time: Callable[[], float] = _wall_time
         self._used = False
         self._key = key
         self._addresses = Addresses(base_url)
+        self.server: tuple[str, int] = self._addresses.server
         self._headers = [
             (b"Host", self._addresses.host),
             (b"Accept", b"application/json"),

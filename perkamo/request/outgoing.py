@@ -26,13 +26,15 @@ class Addresses:
 
     Attributes:
         host: The value of the header ``Host``.
+        server: The service's host and port.
     """
 
     def __init__(self, base_url: str) -> None:
-        self._base = httpx.URL(base_url)
+        self._base = url = httpx.URL(base_url)
         self._prefix = self._base.raw_path.rstrip(b"/")
         self._urls: dict[str, httpx.URL] = {}
         self.host: bytes = self._base.netloc
+        self.server: tuple[str, int] = (url.host, url.port or (443 if url.scheme == "https" else 80))
 
     def of(self, call: Call) -> tuple[httpx.URL, bytes]:
         """Return the URL that a call shows, and the path that is sent."""
