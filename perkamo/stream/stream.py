@@ -23,9 +23,10 @@ from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, Perkam
 from perkamo.models import Customer, ResponseMeta
 from perkamo.request.classify import Failure, Head
 from perkamo.request.observation import Observation
+from perkamo.stream.failures import TOKEN_STATUSES, failed_permanently, gave_up, not_a_customer, status_of
 from perkamo.stream.reconnect import HEALTHY_SECONDS, Backoff, ReconnectPolicy
 from perkamo.stream.sse import EventStreamDecoder, ServerSentEvent
-from perkamo.stream.subscription import TOKEN_STATUSES, NoMoreEvents, StreamConnection, Subscription
+from perkamo.stream.subscription import NoMoreEvents, StreamConnection, Subscription
 
 StreamState: TypeAlias = Literal["connecting", "open", "waiting", "closed"]
 """The state of a stream; it is ``waiting`` before the first connection and between two connections."""
@@ -254,10 +255,7 @@ class CustomerStream:
         else:
             return CustomerUpdate(customer=customer, event=event.event, id=event.id)
         if self._bad_data == "raise":
-            raise PerkamoStreamError(
-                f"{self._label}: the data of an event {reason}, so it is not a customer. The stream is closed; "
-                "subscribe with bad_data='skip' to skip such events."
-            )
+            raise not_a_customer(self._label, reason)
         logger.warning("%s: skipped an event whose data %s", self._label, reason)
         return None
 
@@ -304,7 +302,7 @@ class CustomerStream:
             self._renewed = False
             self._enter("open")
             return True
-        status = _status(result.error)
+        status = status_of(result.error)
         if status in TOKEN_STATUSES and self._subscription.token.renewable and not self._renewed:
             self._renewed = True  # the next attempt asks for a fresh one
             self._end_attempt(result, 0.0)
@@ -319,7 +317,9 @@ class CustomerStream:
         """Raise an error that another attempt would not repair."""
         if isinstance(error, PerkamoConfigurationError):
             raise error
-        raise self._fatal(error) from error
+        raise failed_permanently(
+            self._label, error, attempts=self._backoff.failures + 1, renewed=self._renewed
+        ) from error
 
     async def _pause(self, failure: Failure, *, failed: bool) -> None:
         """Wait until the next attempt, or give up."""
@@ -330,14 +330,7 @@ class CustomerStream:
         elif wait is not None:
             logger.info("%s: %s; connecting again in %.3f s", self._label, type(failure.error).__name__, wait)
         if wait is None:
-            count = self._backoff.failures
-            raise PerkamoStreamError(
-                f"{self._label}: gave up after {count} attempts in a row without an update. The last one: "
-                f"{failure.error}",
-                status=_status(failure.error),
-                retryable=True,
-                attempts=count,
-            ) from failure.error
+            raise gave_up(self._label, failure.error, self._backoff.failures) from failure.error
         self._enter("waiting")
         await clock.sleep(wait)
 
@@ -349,14 +342,6 @@ class CustomerStream:
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.ends(error, self._subscription.origin.quota.tokens)
-
-    def _fatal(self, error: PerkamoError) -> PerkamoStreamError:
-        status = _status(error)
-        what = f"{error} The stream is closed."
-        if status in TOKEN_STATUSES:
-            fresh = ", a fresh one too" if self._renewed else ""
-            what = f"{self._label}: {status}, the stream token was refused{fresh}. Get it with create_stream_token."
-        return PerkamoStreamError(what, status=status, attempts=self._backoff.failures + 1)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -410,8 +395,3 @@ async def settle(result: Awaitable[None] | None) -> None:
     """Await the result of a callback, if it was a coroutine function."""
     if inspect.isawaitable(result):
         await result
-
-
-def _status(error: PerkamoError) -> int | None:
-    status: object = getattr(error, "status", None)
-    return status if isinstance(status, int) else None

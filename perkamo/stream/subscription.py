@@ -39,7 +39,6 @@ from perkamo.runtime.event_loop import InLoop, caller_into_loop
 from perkamo.stream.token import Bearer, TokenSource
 
 CONTENT_TYPE: Final = "text/event-stream"
-TOKEN_STATUSES: Final = frozenset({401, 403})
 HEAD_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 2.0
 MAX_ID_BYTES: Final = 4096
