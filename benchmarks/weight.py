@@ -60,5 +60,5 @@ def _found(name: str) -> bool:
 def _bytes_of(package: Distribution) -> int:
     files = [Path(str(one.locate())) for one in package.files or () if ".." not in one.parts]
     if package.name == "perkamo":  # installed as a link to this work tree
-        files = [one for one in Path(perkamo.__file__).parent.rglob("*") if one.name != "codegen.py"]
+        files = [one for one in Path(perkamo.__file__).parent.rglob("*") if not one.name.startswith("codegen")]
     return sum(one.stat().st_size for one in files if one.is_file() and one.suffix != ".pyc")

@@ -13,7 +13,7 @@ import pytest
 
 import perkamo
 from perkamo.sync import codegen
-from perkamo.sync.codegen import CLASSES, METHODS, OMITTED, SOURCES
+from perkamo.sync.codegen_tables import CLASSES, METHODS, OMITTED, SOURCES
 
 PACKAGE = Path(perkamo.__file__).parent
 TWINS = [(getattr(perkamo, asynchronous), getattr(perkamo, twin)) for asynchronous, twin in CLASSES.items()]
