@@ -5,6 +5,7 @@ So it is noticed when something outside deletes, truncates or overwrites them.
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +34,23 @@ class Counts:
         self.missing += gone
         self.delivered += gap - gone
 
+    def of_successor(self) -> "Counts":
+        """Return the counts of a database in the place of one that is gone: all that waited is missing until found."""
+        return Counts(delivered=self.delivered, missing=self.missing + self.pending + self.dead)
+
+    def find_again(self, number: int, most: int, delivered_since: int) -> None:
+        """Count as not missing what was found again in a lost database, and waits now.
+
+        Args:
+            number: How many events were found.
+            most: How many of them were missing at most; the others had been delivered.
+            delivered_since: How many were delivered since that database was read before: what was found then and
+                delivered is found once more in a copy, and must not hide what is missing.
+        """
+        recovered = max(0, min(number - delivered_since, self.missing, most))
+        self.missing -= recovered
+        self.delivered -= min(number - recovered, self.delivered)
+
 
 @frozen
 class Record:
@@ -55,6 +73,25 @@ class Record:
             return cls(name, files, Counts(**counts), *more)
         except (ValueError, TypeError):
             return cls()
+
+
+def mark_read(predecessors: Sequence[str], name: str, delivered: int) -> tuple[list[str], int | None]:
+    """Mark the database of this name as read, where it is a predecessor.
+
+    Args:
+        predecessors: Their names, each with ``+`` and how many events had been delivered when it was read first.
+        name: What is read now.
+        delivered: How many events are delivered now.
+
+    Returns:
+        The predecessors, and how many events had been delivered when this one was read first; None if it is none.
+    """
+    known = {known: mark for known, _, mark in (one.partition("+") for one in predecessors)}
+    if name not in known:
+        return list(predecessors), None
+    first = int(known[name]) if known[name].isdecimal() else delivered
+    known[name] = str(first)
+    return ["+".join(one).rstrip("+") for one in known.items()], first
 
 
 def identify(path: Path | None) -> list[int]:

@@ -141,9 +141,12 @@ class Relay:
                 "Events wait that belong to another Space or key; they are kept, and not sent with this one. After a "
                 "change of the key, see Outbox.rebind"
             )
+        if not lease.waiting:
+            self._settler.forget()
         if self._until_empty and not self._sent and lease.waiting <= len(self._settler.given_up):
             return False
-        if self.trouble is not None and (due := self._settler.call_back()):  # none is left that could go first
+        if lease.stands_back is not None:  # none is left that could go first
+            due = [lease.stands_back]
             await self._settle(Lease(), Settlement(spaces[0], due=due), until=self._clock.now())
             return True
         await changes.wait(min(_LOOK_AGAIN, until_state, _LOOK_AGAIN if lease.wait is None else lease.wait))
@@ -234,6 +237,7 @@ class Relay:
                 (event, n, seconds and min(LONGEST_PUT_OFF, seconds + (wait * self._settler.turns if trouble else 0)))
                 for event, n, seconds in settled.later
             ],
+            stands_back=settled.stands_back,
             due=settled.due,
             pause=wait if isinstance(trouble, PerkamoRateLimitError) else 0.0,
             error=None if trouble is None else str(trouble),

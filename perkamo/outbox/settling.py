@@ -52,6 +52,7 @@ class Settled:
         delivered: The service answered for these.
         dead: These will never be accepted, each with the reason.
         later: These go on waiting, each with its number of failures and the seconds for which nobody takes it.
+        stands_back: Whether these wait only so that others go first.
         due: These were told to wait by an earlier settlement, and need not any more.
         trouble: Why everything waits; None while others pass.
         is_answered: Whether the service accepted the key.
@@ -60,6 +61,7 @@ class Settled:
     delivered: list[StoredEvent] = field(factory=list)
     dead: list[tuple[StoredEvent, str]] = field(factory=list)
     later: list[tuple[StoredEvent, int, float]] = field(factory=list)
+    stands_back: bool = False
     due: Sequence[StoredEvent] = ()
     trouble: PerkamoError | None = None
     is_answered: bool = False
@@ -123,10 +125,15 @@ class Settler:
                 self._suspects.pop(event.row, None)
                 self.given_up.discard(event.row)
         if settled.is_answered:
-            settled.due = self.call_back(_CALLED_BACK)
+            settled.due = self._call_back(_CALLED_BACK)
         return settled
 
-    def call_back(self, most: int = 1) -> list[StoredEvent]:
+    def forget(self) -> None:
+        """Forget what failed: nothing waits, for another relay delivered it."""
+        self._suspects.clear()
+        self.given_up.clear()
+
+    def _call_back(self, most: int) -> list[StoredEvent]:
         """Return the events that stand back since the longest time, which may be taken now."""
         standing = [suspect for suspect in self._suspects.values() if suspect.standing_back]
         called = sorted(standing, key=lambda suspect: suspect.last)[:most]
@@ -166,6 +173,7 @@ class Settler:
         else:
             settled.trouble = error
             settled.later.append((event, event.failures, _AFTER_OTHERS))
+            settled.stands_back = True
             suspect.standing_back = evolve(event, body=b"")
             suspect.tries += 1
             # It failed with others, who passed without it; then nothing was left to try beside it. That is too little

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from attrs import frozen
 
 from perkamo.outbox.store import UNBOUND, SpaceStats
 
 MINUTE: Final = 60
+
+StatsOfSpaces: TypeAlias = tuple[SpaceStats, ...]
+"""How delivery of each Space stands."""
 
 
 @frozen
@@ -40,7 +43,7 @@ def to_stats(  # noqa: PLR0917 - all that a store has read, in one step
     boot_time: float,
     wall_time: float,
     longest: float,
-) -> tuple[SpaceStats, ...]:
+) -> StatsOfSpaces:
     """Return how each Space stands that has events waiting or had some sent.
 
     Args:

@@ -178,6 +178,7 @@ class Lease:
         wait: Without events: seconds after which looking again is worth while; None where nothing waits.
         waiting: Without events: how many events of these Spaces wait nevertheless, leased or put off; or ``UNCOUNTED``.
         others_wait: Without events: whether events wait for other Spaces.
+        stands_back: Without events: the one of those put off that has stood back longest, without its bytes; or None.
     """
 
     token: int = 0
@@ -185,6 +186,7 @@ class Lease:
     wait: float | None = None
     waiting: int = 0
     others_wait: bool = False
+    stands_back: StoredEvent | None = None
 
 
 @frozen
@@ -197,6 +199,7 @@ class Settlement:
         delivered: The service answered for these.
         dead: These will never be accepted, each with the reason.
         later: These go on waiting, each with its number of failures and the seconds for which nobody takes it.
+        stands_back: Whether these wait only so that others go first, and may be taken when none is left that could.
         due: Whether leased or not, these need not wait any longer of those that an earlier settlement told to, unless
             somebody took one or counted another failure of it since.
         pause: Seconds for which the service wants no request from anybody; 0 for none.
@@ -209,6 +212,7 @@ class Settlement:
     delivered: Sequence[StoredEvent] = ()
     dead: Sequence[tuple[StoredEvent, str]] = ()
     later: Sequence[tuple[StoredEvent, int, float]] = ()
+    stands_back: bool = False
     due: Sequence[StoredEvent] = ()
     pause: float = 0.0
     error: str | None = None

@@ -92,3 +92,44 @@ def test_an_event_is_called_back_unless_something_happened_to_it_since(tmp_path:
 
     assert [ids(box.take()), ids(box.take())] == [[waits.transaction_id], []]
     box.database.close()
+
+
+def test_what_stands_back_is_named_when_nothing_else_can_be_taken(tmp_path: Path) -> None:
+    """In turn, whoever put it off; catches events that wait for minutes as the relay that put them off has died."""
+    box = Box(tmp_path / "outbox")
+    box.put("a", "b", "to blame", "later")
+    leases = [box.take(max_bytes=1) for _ in range(3)]
+    for lease, stands_back in zip(leases, (True, True, False), strict=True):
+        box.settle(lease, Settlement(HERE, later=[(lease.events[0], 5, 60.0)], stands_back=stands_back))
+    assert box.take().stands_back is None  # there was another to take
+
+    called: list[str] = []
+    for _ in range(4):
+        back = box.take().stands_back
+        assert back is not None
+        called.append(back.transaction_id)
+        box.settle(Lease(), Settlement(HERE, due=[back]))
+        lease = box.take()
+        assert [*ids(lease), lease.stands_back] == [back.transaction_id, None]
+        box.settle(lease, Settlement(HERE, later=[(lease.events[0], 5, 60.0)], stands_back=True))
+
+    assert called == ["a", "b"] * 2
+    box.database.close()
+
+
+@pytest.mark.slow_on_each_backend
+async def test_what_failed_alone_leaves_when_its_relay_has_ended_in_the_outage(
+    service: Service, client: AsyncPerkamoClient, outbox: Outbox
+) -> None:
+    """Another relay delivers it at once; catches events that wait for minutes after a deploy in an outage."""
+    service.answer = lambda _, __: 503
+    for name in range(3):
+        await outbox.put(event(name))
+    async with outbox.relay(client):
+        await settled(outbox, lambda _: len(service.requests) >= 15)
+    service.answer = lambda _, __: None
+
+    async with outbox.relay(client):
+        await settled(outbox, lambda stats: not stats.pending)
+
+    assert sorted(service.applied) == [f"review_{name}" for name in range(3)]

@@ -228,12 +228,13 @@ def test_an_outage_after_others_passed_makes_no_dead_letter_of_a_good_event(tria
 def test_an_answer_calls_back_the_two_that_stand_back_longest(trial: Trial) -> None:
     """Not all, for the service may pass one and fail the next, and none twice; catches events that wait for nobody."""
     for event in stored(5, failures=ALONE):
-        assert not trial.send([event], server_error(503)).due
+        settled = trial.send([event], server_error(503))
+        assert settled.stands_back
+        assert not settled.due
 
     called = [[event.row for event in trial.send(stored(1, first=row), ACCEPTED).due] for row in (2, 100, 101)]
 
     assert called == [[0, 1], [3, 4], []]
-    assert not trial.settler.call_back()
 
 
 def test_what_is_to_blame_is_not_called_back(trial: Trial) -> None:
@@ -242,24 +243,24 @@ def test_what_is_to_blame_is_not_called_back(trial: Trial) -> None:
     trial.send([event], server_error(503))
     trial.others_pass()
 
-    assert failures(trial.send([event], server_error(503))) == [ALONE + 1]
+    settled = trial.send([event], server_error(503))
 
+    assert failures(settled) == [ALONE + 1]
+    assert not settled.stands_back
     assert not trial.send(stored(1, first=1000), ACCEPTED).due
 
 
-def test_while_nothing_passes_they_are_called_back_in_turn(trial: Trial) -> None:
-    """So that each is tried; catches one that is asked again and again while the others wait."""
-    events = stored(3, failures=ALONE)
-    for event in events:
-        trial.send([event], server_error(503))
+def test_what_others_delivered_is_forgotten(trial: Trial) -> None:
+    """Nothing waits; catches memory that grows with outages, and a new event that is judged by another's history."""
+    known, event = stored(1, failures=ALONE + MAX_SOLO_FAILURES)[0], stored(1, failures=ALONE)[0]
+    trial.send([known], server_error(503))
+    trial.others_pass()
+    assert trial.settler.given_up
 
-    called: list[int] = []
-    for _ in range(6):
-        (event,) = trial.settler.call_back()
-        called.append(event.row)
-        trial.send([event], server_error(503))
+    trial.settler.forget()
 
-    assert called == [0, 1, 2] * 2
+    assert not trial.settler.given_up
+    assert trial.send([event], server_error(503)).stands_back
 
 
 def test_the_last_event_that_waits_is_to_blame_if_others_passed_after_it_failed(trial: Trial) -> None:

@@ -76,9 +76,11 @@ WITH RECURSIVE others AS (
   SELECT (SELECT e.space FROM {{schema}}.events AS e WHERE e.space > others.space ORDER BY e.space LIMIT 1)
   FROM others WHERE others.space IS NOT NULL
 )
-SELECT EXISTS (SELECT FROM others WHERE space <> ALL (%(spaces)s))
+SELECT EXISTS (SELECT FROM others WHERE space <> ALL (%(spaces)s));
+SELECT id, transaction_id, ''::bytea, failures FROM {{schema}}.events WHERE space = ANY (%(spaces)s) AND token < 0
+  AND leased_until > statement_timestamp() ORDER BY token DESC, id LIMIT 1
 """
-"""How long a pause lasts, and, where there is none, how many events wait, and whether others do."""
+"""How long a pause lasts, and, where there is none, how many events wait, whether others do, and which stands back."""
 
 SETTLE: Final = "SET LOCAL synchronous_commit = off"
 """What is settled and undone by a crash is sent again, and counts once."""
@@ -107,7 +109,8 @@ ON CONFLICT (transaction_id) DO UPDATE SET space = excluded.space, customer = ex
 
 LATER: Final = """
 UPDATE {schema}.events AS e
-SET token = 0, failures = l.failures, leased_until = statement_timestamp() + l.seconds * interval '1 second',
+SET token = CASE WHEN %(stands_back)s THEN -extract(epoch FROM statement_timestamp()) * 1000000 ELSE 0 END,
+  failures = l.failures, leased_until = statement_timestamp() + l.seconds * interval '1 second',
   space = CASE WHEN e.space = '' AND %(accepted)s THEN %(space)s ELSE e.space END
 FROM unnest(%(later)s::text[], %(failures)s::integer[], %(waits)s::float8[]) AS l(transaction_id, failures, seconds)
 WHERE e.transaction_id = l.transaction_id AND e.token = %(token)s
@@ -117,7 +120,7 @@ DUE: Final = """
 WITH put_off AS (
   SELECT space, id FROM {schema}.events JOIN unnest(%(due)s::text[], %(due_failures)s::integer[])
     AS d(transaction_id, failures) USING (transaction_id, failures)
-  WHERE token = 0 AND leased_until > statement_timestamp() FOR UPDATE OF events SKIP LOCKED
+  WHERE token <= 0 AND leased_until > statement_timestamp() FOR UPDATE OF events SKIP LOCKED
 )
 UPDATE {schema}.events AS e SET leased_until = statement_timestamp()
 FROM put_off WHERE e.space = put_off.space AND e.id = put_off.id

@@ -275,13 +275,15 @@ class PostgresStore:
         """Return for how long there will be nothing to take; where nothing waits, that is counted now and then."""
         if self._clock.now() < self._empty_until.get(spaces[-1], 0.0):
             return Lease(waiting=UNCOUNTED)
-        [[[pause]], [waiting], [others]] = self._run(statements.WAITING, {"spaces": spaces})
+        [[[pause]], [waiting], [others], back] = self._run(statements.WAITING, {"spaces": spaces})
         if isinstance(pause, float) and pause > 0:
             self._paused_until[spaces[-1]] = self._clock.now() + min(pause, _LONGEST_PAUSE)
             return Lease(wait=pause, waiting=UNCOUNTED)
         number, wait = cast("tuple[int, float | None]", waiting)
         self._empty_until[spaces[-1]] = 0.0 if number else self._clock.now() + _COUNT_SECONDS
-        return Lease(wait=wait if number else None, waiting=number, others_wait=bool(others[0]))
+        stands_back = StoredEvent(*cast("tuple[int, str, bytes, int]", back[0])) if back else None
+        wait = wait if number else None
+        return Lease(wait=wait, waiting=number, others_wait=bool(others[0]), stands_back=stands_back)
 
     def _settle(self, lease: Lease, settlement: Settlement) -> None:
         later, dead = settlement.later, settlement.dead
@@ -304,6 +306,7 @@ class PostgresStore:
             "later": [event.transaction_id for event, _, _ in later],
             "failures": [failures for _, failures, _ in later],
             "waits": [seconds for _, _, seconds in later],
+            "stands_back": settlement.stands_back,
             "due": [event.transaction_id for event in settlement.due],
             "due_failures": [event.failures for event in settlement.due],
             "error": settlement.error and settlement.error.replace("\0", " "),

@@ -101,7 +101,7 @@ class Database:
             tables = self._current()
             while self._lost:
                 try:
-                    _carry(self._lost[0], tables)
+                    _carry(self._lost[0], tables, in_use=True)
                 except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                     if _code(error) & 0xFF not in _DAMAGED:
                         raise
@@ -148,10 +148,11 @@ class Database:
             is_good = state == "alone" or (state == "shared" and identify(path) == record.files)
             self._path = path if path and is_good and not self._is_suspect else directory.new_database()
             tables = _connect(self._path, directory)
-            tables.predecessors = record.predecessors or tables.predecessors
             with _transaction(tables):
+                if not any(tables.predecessors):
+                    tables.predecessors = record.predecessors
                 if self._path != path:
-                    tables.succeed(record.name, record.counts)
+                    tables.succeed(record)
                 elif state == "alone":
                     tables.count_rows()
                     tables.counts.find_missing(record.counts)
@@ -232,14 +233,14 @@ def _connect(path: Path, directory: Directory, *, alone: bool = False) -> Tables
         if alone:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute(f"PRAGMA busy_timeout = {0 if alone else _BUSY_MILLISECONDS}")
-        (predecessors,) = _set_up(connection, directory.log_bytes)
+        _set_up(connection, directory.log_bytes)
     except BaseException:
         connection.close()
         raise
-    return Tables(connection, path.name, directory.user, predecessors)
+    return Tables(connection, path.name, directory.user)
 
 
-def _set_up(connection: sqlite3.Connection, log_bytes: int) -> tuple[str]:
+def _set_up(connection: sqlite3.Connection, log_bytes: int) -> None:
     run = connection.execute
     if _number(connection, "SELECT count(*) FROM sqlite_master") == 0:
         run("PRAGMA auto_vacuum = INCREMENTAL")
@@ -258,7 +259,7 @@ def _set_up(connection: sqlite3.Connection, log_bytes: int) -> tuple[str]:
         script = (_MIGRATIONS / f"{number:04}.sql").read_text("utf-8")
         for statement in ["BEGIN IMMEDIATE", *script.split(";\n"), f"PRAGMA user_version = {number}", "COMMIT"]:
             run(statement)
-    return cast("tuple[str]", run("SELECT predecessor FROM counts").fetchone())  # log and index are open from here on
+    run("SELECT pending FROM counts").fetchone()  # log and index are open from here on
 
 
 def _check_version(connection: sqlite3.Connection) -> int:
@@ -285,11 +286,11 @@ def _transaction(tables: Tables) -> Generator[None]:
         raise
 
 
-def _carry(other: Tables, tables: Tables) -> None:
+def _carry(other: Tables, tables: Tables, *, in_use: bool = False) -> None:
     """Move all that another database holds, with its counts, into the tables."""
     with _transaction(other):
         with _transaction(tables):
-            tables.absorb(other)
+            tables.absorb(other, in_use=in_use)
         other.connection.execute("DELETE FROM leases")
         other.connection.execute("DELETE FROM events")
         other.counts = Counts()

@@ -18,18 +18,9 @@ from zlib import crc32
 from attrs import astuple, evolve, fields
 
 from perkamo.outbox import errors
-from perkamo.outbox.record import Counts
-from perkamo.outbox.statistics import MINUTE, SpaceRow, to_stats
-from perkamo.outbox.store import (
-    KEY_PREFIX,
-    UNBOUND,
-    DeadLetter,
-    Lease,
-    Settlement,
-    SpaceStats,
-    StoredEvent,
-    WaitingEvent,
-)
+from perkamo.outbox.record import Counts, Record, mark_read
+from perkamo.outbox.statistics import MINUTE, SpaceRow, StatsOfSpaces, to_stats
+from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, StoredEvent, WaitingEvent
 
 LONGEST_LEASE: Final = 600.0
 """Seconds. What is leased or put off for longer was so before the machine was started again."""
@@ -50,25 +41,27 @@ _NAMES: Final = [field.name for field in fields(Counts)]
 class Tables:
     """One connection's view of the tables."""
 
-    def __init__(self, connection: sqlite3.Connection, name: str, user: str = "", predecessors: str = "") -> None:
+    def __init__(self, connection: sqlite3.Connection, name: str, user: str = "") -> None:
         self.connection: sqlite3.Connection = connection
         self.name: str = name
-        self.predecessors: list[str] = predecessors.split("/")
+        self.predecessors: list[str] = []
         self.counts: Counts = Counts()
         self.has_room: bool = True
         self._user = user
-        self._stored = self.counts
+        self._stored = (self.counts, self.predecessors)
         self._run, self._run_many = connection.execute, connection.executemany
 
     def read_counts(self) -> None:
         """Read the counts, which other processes change too."""
-        self.counts = Counts(*map(int, self._one(f"SELECT {', '.join(_NAMES)} FROM counts")))
-        self._stored = evolve(self.counts)
+        *numbers, names = self._run(f"SELECT {', '.join(_NAMES)}, predecessor FROM counts").fetchone()
+        self.counts, self.predecessors = Counts(*map(int, numbers)), str(names).split("/")
+        self._stored = (evolve(self.counts), self.predecessors)
 
     def write_counts(self) -> None:
         """Write the counts, if they changed."""
-        if self.counts != self._stored:
-            self._run(f"UPDATE counts SET {' = ?, '.join(_NAMES)} = ?", astuple(self.counts))
+        if (self.counts, self.predecessors) != self._stored:
+            values = (*astuple(self.counts), "/".join(self.predecessors))
+            self._run(f"UPDATE counts SET {' = ?, '.join(_NAMES)} = ?, predecessor = ?", values)
 
     def put(self, transaction_id: str, space: str, body: bytes, max_size: int, trace: str | None = None) -> None:
         """Keep an event that waits. The same event again is kept once, another one under its id is refused."""
@@ -123,12 +116,13 @@ class Tables:
         now = _boot_time()
         delivered = [event for event in settlement.delivered if event.row in ours]
         dead = [(reason, event.row) for event, reason in settlement.dead if event.row in ours]
-        later = [(now + min(s, LONGEST_LEASE), n, event.row) for event, n, s in settlement.later if event.row in ours]
+        token = -int(now * 1e6) if settlement.stands_back else lease.token  # below 0: since when it stands back
+        later = [(token, now + min(s, LONGEST_LEASE), n, e.row) for e, n, s in settlement.later if e.row in ours]
         gone, buried = [event.row for event in delivered], [row for _, row in dead]
         self._run(f"DELETE FROM events WHERE id IN ({_marks(gone)})", gone)
         self._run_many("UPDATE events SET reason = ? WHERE id = ?", dead)
         self._run(f"DELETE FROM leases WHERE id IN ({_marks([*gone, *buried])})", [*gone, *buried])
-        self._run_many("UPDATE leases SET holder = NULL, until = ?, failures = ? WHERE id = ?", later)
+        self._run_many("UPDATE leases SET holder = NULL, token = ?, until = ?, failures = ? WHERE id = ?", later)
         due = [(event.row, event.failures) for event in settlement.due]
         self._run_many("UPDATE leases SET until = 0 WHERE id = ? AND failures = ? AND holder IS NULL", due)
         if settlement.accepted:
@@ -176,7 +170,7 @@ class Tables:
         some = f"SELECT id FROM events WHERE reason IS NULL AND {which} LIMIT ?"
         return self._run(f"UPDATE events SET space = ? WHERE id IN ({some})", (space, given, limit)).rowcount
 
-    def spaces(self) -> tuple[SpaceStats, ...]:
+    def spaces(self) -> StatsOfSpaces:
         """Tell how each Space stands."""
         now = _boot_time()
         waiting = dict(self._run("SELECT space, count(*) FROM events WHERE reason IS NULL GROUP BY space"))
@@ -192,13 +186,12 @@ class Tables:
         which = "" if users is None else f"WHERE holder IN ({_marks(users)})"
         self._run(f"UPDATE leases SET holder = NULL, until = 0 {which}", tuple(users or ()))
 
-    def succeed(self, name: str, last: Counts) -> None:
+    def succeed(self, record: Record) -> None:
         """Take the place of a database whose files are gone: all that waited in it is missing, until it is found."""
-        self.counts = Counts(delivered=last.delivered, missing=last.missing + last.pending + last.dead)
-        self.predecessors = [name, *self.predecessors][:8]  # so many names fit in the lock's file
-        self._run("UPDATE counts SET predecessor = ?", ("/".join(self.predecessors),))
+        self.counts = record.counts.of_successor()
+        self.predecessors = [record.name, *record.predecessors][:8]  # so many names fit in the lock's file
 
-    def absorb(self, other: "Tables", most: int = 1 << 62) -> int:
+    def absorb(self, other: "Tables", most: int = 1 << 62, *, in_use: bool = False) -> int:
         """Take over what another database holds; at most so many of its events were missing. The rest was delivered."""
         counts, last, found, kept = self.counts, 0, 0, self.counts.pending + self.counts.dead
         select = "SELECT id, transaction_id, space, put_at, reason, trace_context, checksum, body FROM events"
@@ -210,11 +203,10 @@ class Tables:
                 for _, *row in other.connection.execute(f"{select} WHERE id > ? ORDER BY id DESC", (last,)):
                     found += self._take_over(row)
         unread = max(0, other.counts.pending + other.counts.dead - found)
-        if other.name in self.predecessors:  # its counts are in these
-            new = counts.pending + counts.dead - kept
-            recovered = max(0, min(new, counts.missing, most - unread))
-            counts.missing -= recovered
-            counts.delivered -= min(new - recovered, counts.delivered)  # the others wait again
+        self.predecessors, first = mark_read(self.predecessors, other.name, counts.delivered)
+        if first is not None:  # its counts are in these
+            since = 0 if in_use else counts.delivered - first
+            counts.find_again(counts.pending + counts.dead - kept, most - unread, since)
         else:
             counts.delivered += other.counts.delivered
             counts.missing += other.counts.missing + unread
@@ -263,14 +255,18 @@ class Tables:
         return bool(dead)
 
     def _nothing(self, spaces: Sequence[str], now: float) -> Lease:
-        waiting, wait = 0, LONGEST_LEASE
+        waiting, wait, back = 0, LONGEST_LEASE, None
+        longest = (
+            f"SELECT e.id, transaction_id, x'', failures {_WAITING} AND token < 0 ORDER BY token DESC, e.id LIMIT 1"
+        )
         for space in (UNBOUND, *spaces):
             number, until, out = self._one(f"SELECT count(*), min(l.until), count(l.holder) {_WAITING}", space)
             if number:
                 waiting, wait = waiting + number, min(wait, until - now, _LOOK_AT_THE_DEAD if out else wait)
+                back = next((StoredEvent(*row) for row in self._run(longest, (space,))), back)
         others = f"SELECT 1 FROM events WHERE reason IS NULL AND space NOT IN ('', {_marks(spaces)})"
         (has_others,) = self._one(f"SELECT EXISTS ({others})", *spaces)
-        return Lease(wait=wait if waiting else None, waiting=waiting, others_wait=bool(has_others))
+        return Lease(wait=wait if waiting else None, waiting=waiting, others_wait=bool(has_others), stands_back=back)
 
     def _note(self, settlement: Settlement, now: float, delivered: int) -> None:
         """Note for the statistics when events of the Space passed, and why they do not."""

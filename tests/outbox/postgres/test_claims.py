@@ -248,3 +248,25 @@ async def test_order_by_customer_needs_a_name_and_its_index(server: Server) -> N
 
     assert len(missing) == 1
     assert "--order-by customer" in missing[0]
+
+
+async def test_what_stands_back_is_named_when_nothing_else_can_be_taken(
+    store: PostgresStore, put: Callable[..., list[str]]
+) -> None:
+    """In turn, whoever put it off; catches events that wait for minutes as the relay that put them off has died."""
+    names = put("a", "b", "to blame")
+    lease = await take_all(store)
+    for event, stands_back in zip(lease.events, (True, True, False), strict=True):
+        await store.settle(lease, Settlement(MINE, later=[(event, 5, 60.0)], stands_back=stands_back))
+
+    called: list[str] = []
+    for _ in range(4):
+        back = (await take_all(store)).stands_back
+        assert back is not None
+        called.append(back.transaction_id)
+        await store.settle(Lease(), Settlement(MINE, due=[back]))
+        lease = await take_all(store)
+        assert [*ids(lease.events), lease.stands_back] == [back.transaction_id, None]
+        await store.settle(lease, Settlement(MINE, later=[(lease.events[0], 5, 60.0)], stands_back=True))
+
+    assert called == names[:2] * 2

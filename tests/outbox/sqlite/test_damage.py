@@ -311,6 +311,37 @@ def test_what_a_predecessors_predecessor_delivered_is_counted_once(box: Box, tmp
     third.database.close()
 
 
+def test_an_old_copy_does_not_hide_what_is_missing(box: Box, tmp_path: Path) -> None:
+    """What it holds was taken in and delivered before; catches a loss that is made up for by what comes back twice."""
+    path = tmp_path / "outbox"
+    box.put("a", "b", space=HERE)
+    box.database.close()
+    copy = file(path)
+    content = copy.read_bytes()
+
+    def lose_all() -> None:
+        for one in path.glob("outbox-*"):
+            one.unlink()
+
+    lose_all()
+    first = Box(path)
+    assert first.counts == Counts(missing=2)
+    first.database.close()
+    copy.write_bytes(content)
+    second = Box(path)
+    second.deliver(second.take(HERE))
+    second.put("c", "d", "e")
+    assert second.counts == Counts(delivered=2, pending=3, size=6)
+    second.database.close()
+    lose_all()
+    copy.write_bytes(content)
+
+    third = Box(path)
+    assert third.waiting() == ["a", "b"]
+    assert third.counts == Counts(pending=2, missing=3, size=4)
+    third.database.close()
+
+
 def test_counts_that_are_no_numbers_keep_nobody_from_what_can_be_read(box: Box, tmp_path: Path) -> None:
     """They stand in a damaged database, which is set aside; catches an outbox that never opens again."""
     path = tmp_path / "outbox"
