@@ -27,6 +27,11 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     # Containers set it. Each of the many processes that tests start would compile the whole library anew.
     sys.dont_write_bytecode = False
 
+for name in list(os.environ):
+    # A developer's own key, service or width of a terminal is not the tests'.
+    if name == "COLUMNS" or (name.startswith("PERKAMO_") and not name.startswith(("PERKAMO_TEST_", "PERKAMO_SCREEN"))):
+        del os.environ[name]
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -121,10 +121,10 @@ def test_a_log_of_a_long_command_may_be_lost(sandbox: Sandbox, box: str) -> None
 
 @pytest.fixture
 def box(tmp_path: Path) -> str:
-    """An outbox in which an event waits."""
+    """An outbox in which an event waits, quoted for a shell."""
     with SyncOutbox(tmp_path / "box") as outbox:
         outbox.put(Event("customer_123", "review.created", "review_1"))
-    return str(tmp_path / "box")
+    return shlex.quote(str(tmp_path / "box"))
 
 
 def test_a_relay_delivers_although_it_can_show_nothing(sandbox: Sandbox, box: str) -> None:
