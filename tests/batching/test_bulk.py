@@ -132,6 +132,23 @@ async def test_an_outage_ends_in_errors_that_can_be_tried_again(sandbox: Sandbox
     assert len(sandbox.events()) == 50
 
 
+async def test_an_outage_of_one_half_keeps_the_other_until_it_is_over(
+    sandbox: Sandbox, client: AsyncPerkamoClient
+) -> None:
+    """After a 413 and a 503 all events wait and pass later; catches a half that is sent into the outage."""
+    sandbox.faults.sequence(BATCH, [Status(413), Status(503)])
+    pipe = Pipe(client, 1, ordered=True, clock=NoBackoff())
+
+    outcomes = [outcome async for outcome in Outcomes(events(100), pipe)]
+
+    assert all(outcome.error is None for outcome in outcomes)
+    assert [(record.status, record.body.count(b'"event"')) for record in sandbox.requests] == [
+        (413, 100),
+        (503, 50),
+        (200, 100),
+    ]
+
+
 @pytest.mark.parametrize("status", [500, 502, 503])
 async def test_an_event_that_breaks_the_service_holds_up_no_other(
     sandbox: Sandbox, client: AsyncPerkamoClient, status: int

@@ -116,6 +116,21 @@ async def test_an_answer_during_the_upload_is_heard() -> None:
             await assert_sound(transport, client, server.base_url)
 
 
+async def test_an_upload_waits_for_room_and_is_sent_whole() -> None:
+    """More than the kernel takes at once arrives; catches a wait for room that is taken for an answer of the peer."""
+
+    def script(connection: Connection) -> None:
+        connection.server.stopping.wait(0.02)
+        request = connection.read_request()
+        connection.send(answer(b"none" if request is None else b"%d" % len(request.body)))
+
+    with RawServer(script) as server:
+        async with client_over(Transport()) as client:
+            response = await client.post(server.base_url, content=b"x" * 8_000_000)
+
+    assert response.text == "8000000"
+
+
 def stall_in_body(connection: Connection) -> None:
     """Begin to answer, and stop."""
     connection.read_request()
