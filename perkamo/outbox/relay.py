@@ -145,7 +145,7 @@ class Relay:
             self._settler.forget()
         if self._until_empty and not self._sent and lease.waiting <= len(self._settler.given_up):
             return False
-        if lease.stands_back is not None:  # none is left that could go first
+        if lease.stands_back is not None and self._settler.calls_back:  # none is left that could go first
             due = [lease.stands_back]
             await self._settle(Lease(), Settlement(spaces[0], due=due), until=self._clock.now())
             return True

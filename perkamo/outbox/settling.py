@@ -86,6 +86,9 @@ class Settler:
     def __init__(self, clock: Clock) -> None:
         self.given_up: set[int] = set()
         """Rows of events that failed alone again and again, for which whoever drains need not wait."""
+        self.calls_back: bool = True
+        """Whether an event that stands back may be taken if no other is left: not where one was to blame since the
+        last answer, for the service may fail for all of them, and each would be to blame in turn."""
         self._clock = clock
         self._answered_at = -math.inf
         self._failed_together_at = -math.inf
@@ -113,13 +116,12 @@ class Settler:
                 settled.delivered.append(event)
             elif verdict == "rejected":
                 settled.dead.append((event, str(result)))
+                self._note_answer()
             elif verdict == "undecided":
                 is_alone = len(events) == 1 or isinstance(result, PerkamoConflictError)
                 self._put_off(settled, event, max(event.failures, ALONE) + is_alone, result)
             else:
                 self._fail(settled, event, result, sent_at, is_alone=len(events) == 1)
-        if settled.dead:
-            self._note_answer()
         if self._suspects or self.given_up:
             for event in settled.delivered + [event for event, _ in settled.dead]:
                 self._suspects.pop(event.row, None)
@@ -169,6 +171,7 @@ class Settler:
         is_to_blame = others_passed and (self._answered_at > suspect.last or self._only_suspects_failed)
         suspect.standing_back = None
         if is_to_blame or event.failures >= ALONE + MAX_SOLO_FAILURES:
+            self.calls_back = False
             self._put_off(settled, event, max(event.failures, ALONE) + 1, error)
         else:
             settled.trouble = error
@@ -184,6 +187,7 @@ class Settler:
 
     def _note_answer(self) -> None:
         self._answered_at = self._clock.now()
+        self.calls_back = True
         self._only_suspects_failed = True
 
     def _put_off(self, settled: Settled, event: StoredEvent, failures: int, error: PerkamoError) -> None:

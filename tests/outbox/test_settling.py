@@ -250,6 +250,24 @@ def test_what_is_to_blame_is_not_called_back(trial: Trial) -> None:
     assert not trial.send(stored(1, first=1000), ACCEPTED).due
 
 
+def test_one_answer_in_an_outage_exposes_few(trial: Trial) -> None:
+    """One passes and the next fail: the rest stand back; catches good events that become dead letters in turn."""
+    events = stored(5, failures=ALONE)
+    for event in events:
+        trial.send([event], server_error(500))
+    assert trial.settler.calls_back
+
+    one = events[0]
+    assert [event.row for event in trial.send(stored(1, first=1000), ACCEPTED).due] == [0, 1]
+    while not (settled := trial.send([one], server_error(500))).dead:
+        one = evolve(one, failures=settled.later[0][1])
+        assert not trial.settler.calls_back
+
+    assert not trial.settler.calls_back
+    assert [event.row for event in trial.send(stored(1, first=1000), ACCEPTED).due] == [2, 3]
+    assert trial.settler.calls_back
+
+
 def test_what_others_delivered_is_forgotten(trial: Trial) -> None:
     """Nothing waits; catches memory that grows with outages, and a new event that is judged by another's history."""
     known, event = stored(1, failures=ALONE + MAX_SOLO_FAILURES)[0], stored(1, failures=ALONE)[0]
