@@ -1,22 +1,17 @@
 """The async client: the whole surface of the Perkamo API, one short coroutine per call."""
 
 import ssl
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Self, TypeAlias, TypeVar, cast, get_args
+from typing import Self
 
 import httpx
-from attrs import evolve
 
-from perkamo.decoding.answers import decode, decode_any, decode_batch
+from perkamo.decoding.answers import AnswerT, decode, decode_any, decode_batch
 from perkamo.encoding.encode import JSONInput
-from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Context, Event, Traits
-from perkamo.hooks import Hook, Hooks
+from perkamo.hooks import Hook
 from perkamo.ids import create_transaction_id
 from perkamo.models import (
     ApiResponse,
@@ -28,21 +23,19 @@ from perkamo.models import (
     Program,
     ProgramEvent,
 )
-from perkamo.redaction import guard_logs
 from perkamo.request import endpoints
-from perkamo.request.attempt import Sender, own_client
+from perkamo.request.attempt import Sender
 from perkamo.request.credentials import ApiKey, Key, check_base_url, wrap_secret
 from perkamo.request.endpoints import STREAM_PATH, Call
 from perkamo.request.exchange import Exchange
+from perkamo.request.options import client_maker, copied
 from perkamo.request.retry import RetryPolicy
+from perkamo.runtime.unclosed import warn_unclosed
 from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.stream.stream import BadData, CustomerStream, StreamState
 from perkamo.stream.subscription import StreamOrigin, Subscription
 from perkamo.stream.token import StreamToken, TokenSource
 from perkamo.transport.proxy import hide_proxy
-
-T = TypeVar("T")
-_Attributes: TypeAlias = dict[str, object] | None
 
 
 class AsyncPerkamoClient:
@@ -98,40 +91,13 @@ class AsyncPerkamoClient:
         """
         api_key = key = wrap_secret(api_key, Key)
         proxy = hide_proxy(proxy)
-        if key.problem is not None:
-            raise PerkamoConfigurationError(key.problem)
-        if http_client is not None and not isinstance(cast("object", http_client), httpx.AsyncClient):
-            kind = f"{type(http_client).__module__}.{type(http_client).__qualname__}".removeprefix("builtins.")
-            raise PerkamoConfigurationError(
-                f"http_client must be an httpx.AsyncClient, also for sync code, not {kind}."
-            )
-        if http_client is not None and (proxy, ssl_context, max_connections) != (None, None, None):
-            raise PerkamoConfigurationError(
-                "Pass either http_client, or proxy, ssl_context and max_connections: your own client has its own."
-            )
+        key.check()
         url = check_base_url(base_url, allow_insecure_http=allow_insecure_http)
-        limit = endpoints.check_timeout(timeout)
-        endpoints.check_type(retry, RetryPolicy, "retry")
-        try:
-            notified = Hooks(hooks)
-        except TypeError as error:
-            raise PerkamoConfigurationError(f"{error}.") from None
-        make = partial(own_client, url, proxy=proxy, ssl_context=ssl_context, max_connections=max_connections)
-        client = make() if http_client is None else http_client
-        guard_logs()
-        sender = Sender(key=key, base_url=url, client=client, owned=http_client is None)
-        self._exchange = Exchange(sender=sender, timeout=limit, retry=retry, hooks=notified)
+        make = client_maker(http_client, url, proxy=proxy, ssl_context=ssl_context, max_connections=max_connections)
+        sender = Sender(key=key, base_url=url, client=make(), owned=http_client is None)
+        self._exchange = Exchange.of(sender, timeout=timeout, retry=retry, hooks=hooks)
         self._owns_connections = http_client is None
-        self._streams = StreamOrigin(
-            base_url=url,
-            path=endpoints.check_stream_path(stream_path),
-            client=lambda: make() if http_client is None else http_client,
-            client_is_external=http_client is not None,
-            is_closed=lambda: client.is_closed,
-            hooks=notified,
-            server=sender.server,
-            quota=self._exchange.quota,
-        )
+        self._streams = StreamOrigin.of(self._exchange, endpoints.check_stream_path(stream_path), make)
 
     async def identify(self, user_id: str, traits: Traits | None = None) -> IdentifyResponse:
         """Create or update a customer's trusted traits: ``POST /v1/identify`` (published; its answer is not).
@@ -148,9 +114,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoError: The call failed; ``.outcome`` says whether it may have been applied.
         """
-        call = endpoints.identify(user_id, traits)
-        reply = await self._exchange.send(call)
-        return decode(IdentifyResponse, reply.body or b"{}", reply.meta, call.label, "unknown", secrets=reply.secrets)
+        return await self._fetch(IdentifyResponse, endpoints.identify(user_id, traits), empty=b"{}")
 
     async def emit(
         self,
@@ -232,9 +196,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: It is not a customer's id; nothing was sent.
             PerkamoError: The call failed.
         """
-        call = endpoints.customer(user_id)
-        reply = await self._exchange.send(call)
-        return decode(Customer, reply.body, reply.meta, call.label, None, secrets=reply.secrets)
+        return await self._fetch(Customer, endpoints.customer(user_id))
 
     async def program(self) -> Program:
         """Read the Space's active program: ``GET /v1/program`` (published).
@@ -245,9 +207,7 @@ class AsyncPerkamoClient:
         Raises:
             PerkamoError: The call failed.
         """
-        call = Call("GET", "/v1/program", "GET /v1/program")
-        reply = await self._exchange.send(call)
-        return decode(Program, reply.body, reply.meta, call.label, None, secrets=reply.secrets)
+        return await self._fetch(Program, Call("GET", "/v1/program", "GET /v1/program"))
 
     async def event_catalog(self) -> tuple[ProgramEvent, ...]:
         """Read which events earn: the earning rules of ``program()``; empty where there are none (published).
@@ -277,7 +237,7 @@ class AsyncPerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoError: The call failed.
         """
-        return await self._browser_token(endpoints.browser_token(browser_key, user_id, ttl_seconds, purpose=None))
+        return await self._fetch(BrowserToken, endpoints.browser_token(browser_key, user_id, ttl_seconds, purpose=None))
 
     async def create_stream_token(
         self, browser_key: str, user_id: str, *, ttl_seconds: int | None = 120
@@ -296,7 +256,8 @@ class AsyncPerkamoClient:
             PerkamoValidationError: Something can't be sent; nothing was.
             PerkamoError: The call failed.
         """
-        return await self._browser_token(endpoints.browser_token(browser_key, user_id, ttl_seconds, purpose="stream"))
+        call = endpoints.browser_token(browser_key, user_id, ttl_seconds, purpose="stream")
+        return await self._fetch(BrowserToken, call)
 
     def subscribe_customer(
         self,
@@ -333,19 +294,8 @@ class AsyncPerkamoClient:
             PerkamoConfigurationError: An option's value can't work.
         """
         stream_token = token = wrap_secret(stream_token, TokenSource)
-        token.check()
-        endpoints.check_type(reconnect, ReconnectPolicy, "reconnect")
-        if bad_data not in get_args(BadData):
-            raise PerkamoConfigurationError("bad_data must be 'raise' or 'skip'.")
-        subscription = Subscription(
-            origin=self._streams,
-            call=endpoints.customer_stream(user_id, self._streams.path),
-            token=token,
-            idle_timeout=endpoints.check_timeout(idle_timeout),
-            clock=self._exchange.clock,
-        )
         return CustomerStream(
-            subscription,
+            Subscription.of(self._streams, self._exchange.clock, user_id, token, idle_timeout),
             reconnect=reconnect,
             last_event_id=endpoints.check_last_event_id(last_event_id),
             bad_data=bad_data,
@@ -371,9 +321,7 @@ class AsyncPerkamoClient:
         call = endpoints.other(method, path, json)
         del path, json  # they may hold an id, and errors lead into this frame
         reply = await self._exchange.send(call)
-        return decode_any(
-            reply.body, reply.meta, call.label, "unknown" if call.is_write else None, secrets=reply.secrets
-        )
+        return decode_any(reply.body, reply.meta, call.label, call.unread_outcome, secrets=reply.secrets)
 
     async def space_fingerprint(self) -> str:
         """Return a hash that tells this client's service and key from all others, and tells nobody the key.
@@ -403,14 +351,9 @@ class AsyncPerkamoClient:
         Raises:
             PerkamoConfigurationError: A value can't work.
         """
-        exchange = self._exchange
-        kept = exchange.retry if isinstance(retry, EllipsisType) else endpoints.check_type(retry, RetryPolicy, "retry")
-        limited = evolve(
-            exchange,
-            timeout=exchange.timeout if isinstance(timeout, EllipsisType) else endpoints.check_timeout(timeout),
-            retry=kept,
+        return copied(
+            self, _exchange=self._exchange.with_options(timeout=timeout, retry=retry), _owns_connections=False
         )
-        return copied(self, _exchange=limited, _owns_connections=False)
 
     @property
     def base_url(self) -> str:
@@ -447,31 +390,9 @@ class AsyncPerkamoClient:
     def __reduce__(self) -> str:
         raise TypeError("a client cannot be pickled or copied: build one where it is needed, or use with_options()")
 
-    async def _browser_token(self, call: Call) -> BrowserToken:
+    async def _fetch(self, model: type[AnswerT], call: Call, *, empty: bytes = b"") -> AnswerT:
         reply = await self._exchange.send(call)
-        return decode(BrowserToken, reply.body, reply.meta, call.label, "unknown", secrets=reply.secrets)
+        return decode(model, reply.body or empty, reply.meta, call.label, call.unread_outcome, secrets=reply.secrets)
 
-    def _complain(
-        self,
-        owner: object,
-        remedy: str,
-        warn: Callable[..., None] = warnings.warn,  # taken now: at the interpreter's end, a module loses its names
-        is_late: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
-        if not is_late() and getattr(self, "_owns_connections", False) and self._exchange.sender.left_open():
-            warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
-
-
-def copied(original: T, **changes: object) -> T:
-    """Return a copy that shares all attributes, those in slots of a subclass too, except for some.
-
-    Args:
-        original: What to copy.
-        changes: The attributes that differ.
-    """
-    copy = object.__new__(type(original))
-    state = cast("_Attributes | tuple[_Attributes, _Attributes] | None", object.__getstate__(original))
-    for attributes in (*(state if isinstance(state, tuple) else (state,)), changes):
-        for name, value in (attributes or {}).items():
-            object.__setattr__(copy, name, value)  # an attrs class may be frozen
-    return copy
+    def _complain(self, owner: object, remedy: str, warn: Callable[..., None] = warn_unclosed) -> None:
+        warn(owner, remedy, lambda: getattr(self, "_owns_connections", False) and self._exchange.sender.left_open())

@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 
-from perkamo.client import AsyncPerkamoClient, copied
+from perkamo.client import AsyncPerkamoClient
 from perkamo.encoding.encode import JSONInput
 from perkamo.events import Context, Event, Traits
 from perkamo.hooks import Hook
@@ -29,6 +29,7 @@ from perkamo.models import (
 )
 from perkamo.request.credentials import ApiKey, Key, wrap_secret
 from perkamo.request.endpoints import STREAM_PATH
+from perkamo.request.options import copied
 from perkamo.request.retry import RetryPolicy
 from perkamo.stream.reconnect import DEFAULT_RECONNECT, ReconnectPolicy
 from perkamo.stream.stream import BadData, StreamState

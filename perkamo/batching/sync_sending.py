@@ -8,9 +8,10 @@ from typing import Self
 
 from anyio.to_thread import run_sync
 
-from perkamo.client import AsyncPerkamoClient, copied
+from perkamo.client import AsyncPerkamoClient
 from perkamo.events import Event
 from perkamo.models import BatchIngestResponse
+from perkamo.request.options import copied
 from perkamo.request.retry import RetryPolicy
 from perkamo.sync_client import PerkamoClient
 

@@ -16,6 +16,7 @@ import httpx
 
 from perkamo import __version__
 from perkamo.errors import PerkamoConfigurationError
+from perkamo.redaction import guard_logs
 from perkamo.request.body import UnusableBodyError, read_bounded
 from perkamo.request.classify import Attempt, Failure, Reply, classify_failure, classify_response
 from perkamo.request.credentials import Key, SignedHeaders
@@ -119,6 +120,7 @@ class Sender:
     """Where requests go: one HTTP client, one key, one base URL; shared by all views of a client."""
 
     def __init__(self, *, key: Key, base_url: str, client: httpx.AsyncClient, owned: bool) -> None:
+        guard_logs()  # httpx logs URLs
         self.client = client
         self.owned = owned
         self.base_url = base_url

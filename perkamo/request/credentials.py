@@ -63,6 +63,15 @@ class Key:
         else:
             self.problem = f"api_key must be text or a function that returns it, not {type(given).__name__}."
 
+    def check(self) -> None:
+        """Check the key, or that it is a supplier.
+
+        Raises:
+            PerkamoConfigurationError: The given value can't be a key.
+        """
+        if self.problem is not None:
+            raise PerkamoConfigurationError(self.problem)
+
     def __repr__(self) -> str:
         return "<Key ***>"
 

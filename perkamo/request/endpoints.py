@@ -7,22 +7,19 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 from urllib.parse import quote, unquote
 
 from attrs import field, frozen
 
 from perkamo.encoding.encode import JSONInput, encode
-from perkamo.errors import PerkamoConfigurationError, PerkamoValidationError
+from perkamo.errors import PerkamoConfigurationError, PerkamoValidationError, WriteOutcome
 from perkamo.events import MAX_BATCH_EVENTS, EncodedEvent, Event, Traits, as_event, encode_mapping, encode_object
 from perkamo.ids import MAX_USER_ID_LENGTH, check_id, create_transaction_id, refusal
 from perkamo.request.credentials import SERVER_KEY_PREFIX
 from perkamo.request.paths import path_problem
 
-T = TypeVar("T")
-
 MAX_TTL_SECONDS: Final = 1800
-MAX_TIMEOUT: Final = 86_400
 STREAM_PATH: Final = "/v1/client/customer/{user_id}/stream"
 """Assumed: the stream is announced, its path is unpublished."""
 
@@ -53,6 +50,11 @@ class Call:
     def is_write(self) -> bool:
         """Whether the call may change something at the service."""
         return self.method != "GET"
+
+    @property
+    def unread_outcome(self) -> WriteOutcome | None:
+        """The ``outcome`` of the error that an unreadable answer raises: a write may have been applied."""
+        return "unknown" if self.is_write else None
 
     @property
     def template(self) -> str:
@@ -175,30 +177,6 @@ def _checked(one: Event | Mapping[str, object], index: int) -> tuple[str | None,
     except PerkamoValidationError as error:
         path, reason = f"events[{index}].{error.path}", str(error)
     raise PerkamoValidationError(f"events[{index}].{reason}", field="events", path=path)
-
-
-def check_type(value: object, kind: type[T], name: str) -> T:
-    """Return an option's value as it is.
-
-    Raises:
-        PerkamoConfigurationError: The value is of another type.
-    """
-    if isinstance(value, kind):
-        return value
-    raise PerkamoConfigurationError(f"{name} must be of type {kind.__name__}, not {type(value).__name__}.")
-
-
-def check_timeout(timeout: object) -> float | None:
-    """Return a call's timeout in seconds, None for no limit.
-
-    Raises:
-        PerkamoConfigurationError: It is not a positive number of seconds.
-    """
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT:
-        raise PerkamoConfigurationError("timeout must be a number of seconds above 0 and up to 86,400, or None.")
-    return float(timeout)
 
 
 def check_stream_path(path: str) -> str:

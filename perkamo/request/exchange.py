@@ -5,19 +5,21 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import EllipsisType
 from typing import Final
 
 from attrs import define, evolve, field, frozen
 
 from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError
-from perkamo.hooks import Hooks
+from perkamo.hooks import Hook, Hooks
 from perkamo.redaction import current_call
 from perkamo.request.attempt import Sender
 from perkamo.request.classify import Failure, Reply, logger
 from perkamo.request.credentials import NOTHING_SENT
 from perkamo.request.endpoints import Call
 from perkamo.request.observation import Observation
+from perkamo.request.options import check_hooks, check_timeout, check_type
 from perkamo.request.retry import RetryPolicy, RetryQuota
 from perkamo.runtime.clock import Clock
 
@@ -42,9 +44,27 @@ class Exchange:
     clock: Clock = field(factory=Clock, repr=False)
     hooks: Hooks = field(factory=Hooks, repr=False)
 
-    def with_options(self, *, timeout: float | None, retry: RetryPolicy) -> "Exchange":
-        """Return a view with other limits."""
-        return evolve(self, timeout=timeout, retry=retry)
+    @classmethod
+    def of(cls, sender: Sender, *, timeout: float | None, retry: RetryPolicy, hooks: Iterable[Hook]) -> "Exchange":
+        """Check the options of a client, and return what sends its calls.
+
+        Raises:
+            PerkamoConfigurationError: A value can't work.
+        """
+        check_type(retry, RetryPolicy, "retry")
+        return cls(sender=sender, timeout=check_timeout(timeout), retry=retry, hooks=check_hooks(hooks))
+
+    def with_options(self, *, timeout: float | EllipsisType | None, retry: RetryPolicy | EllipsisType) -> "Exchange":
+        """Return a view with other limits; ``...`` keeps one.
+
+        Raises:
+            PerkamoConfigurationError: A value can't work.
+        """
+        return evolve(
+            self,
+            timeout=self.timeout if isinstance(timeout, EllipsisType) else check_timeout(timeout),
+            retry=self.retry if isinstance(retry, EllipsisType) else check_type(retry, RetryPolicy, "retry"),
+        )
 
     async def send(self, call: Call) -> Reply:
         """Make the call, with retries, and return the 2xx answer.

@@ -6,12 +6,10 @@ Preview: the service's stream is announced; its path, parameters and event names
 
 import inspect
 import logging
-import sys
-import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Literal, NoReturn, Self, TypeAlias
+from typing import Literal, NoReturn, Self, TypeAlias, get_args
 
 import anyio
 import httpx
@@ -23,6 +21,8 @@ from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, Perkam
 from perkamo.models import Customer, ResponseMeta
 from perkamo.request.classify import Failure, Head
 from perkamo.request.observation import Observation
+from perkamo.request.options import check_type
+from perkamo.runtime.unclosed import warn_unclosed
 from perkamo.stream.failures import TOKEN_STATUSES, failed_permanently, gave_up, not_a_customer, status_of
 from perkamo.stream.reconnect import HEALTHY_SECONDS, Backoff, ReconnectPolicy
 from perkamo.stream.sse import EventStreamDecoder, ServerSentEvent
@@ -87,7 +87,7 @@ class CustomerStream:
         bad_data: BadData,
         on_state: Callable[[StreamState], None] | None,
     ) -> None:
-        """Keep the arguments, which ``client.subscribe_customer`` has checked; nothing is sent.
+        """Check and keep the arguments of ``client.subscribe_customer``; nothing is sent.
 
         Args:
             subscription: Makes the connections.
@@ -95,9 +95,14 @@ class CustomerStream:
             last_event_id: Where to begin; ``""`` for now.
             bad_data: What happens to an event whose data is not a valid customer.
             on_state: Called with each new state.
+
+        Raises:
+            PerkamoConfigurationError: A value can't work.
         """
+        if bad_data not in get_args(BadData):
+            raise PerkamoConfigurationError("bad_data must be 'raise' or 'skip'.")
         self._subscription = subscription
-        self._backoff = Backoff(reconnect)
+        self._backoff = Backoff(check_type(reconnect, ReconnectPolicy, "reconnect"))
         self._bad_data = bad_data
         self._on_state = on_state
         self._state: StreamState = "waiting"
@@ -380,15 +385,8 @@ class CustomerStream:
     def _label(self) -> str:
         return self._subscription.call.label
 
-    def _complain(
-        self,
-        owner: object,
-        remedy: str,
-        warn: Callable[..., None] = warnings.warn,  # looked up now: at exit, modules lose their names
-        is_late: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
-        if not is_late() and getattr(self, "_connection", None) is not None:
-            warn(f"{owner!r} was never closed; {remedy}", ResourceWarning, stacklevel=3, source=owner)
+    def _complain(self, owner: object, remedy: str, warn: Callable[..., None] = warn_unclosed) -> None:
+        warn(owner, remedy, lambda: getattr(self, "_connection", None) is not None)
 
 
 async def settle(result: Awaitable[None] | None) -> None:

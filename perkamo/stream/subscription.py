@@ -29,9 +29,11 @@ from perkamo.request.classify import (
     classify_response,
     logger,
 )
-from perkamo.request.endpoints import Call
+from perkamo.request.endpoints import Call, customer_stream
+from perkamo.request.exchange import Exchange
 from perkamo.request.failures import Problem, problem_of, result_of
 from perkamo.request.observation import Observation
+from perkamo.request.options import check_timeout
 from perkamo.request.outgoing import Addresses, SentPath
 from perkamo.request.retry import RetryQuota
 from perkamo.runtime.clock import Clock
@@ -104,6 +106,21 @@ class StreamOrigin:
     quota: RetryQuota
     close_notifier: CloseNotifier = field(factory=CloseNotifier)
 
+    @classmethod
+    def of(cls, exchange: Exchange, path: str, client: Callable[[], httpx.AsyncClient]) -> "StreamOrigin":
+        """Return the settings of the client that sends its calls by ``exchange``."""
+        sender = exchange.sender
+        return cls(
+            base_url=sender.base_url,
+            path=path,
+            client=client,
+            client_is_external=not sender.owned,
+            is_closed=lambda: sender.client.is_closed,
+            hooks=exchange.hooks,
+            server=sender.server,
+            quota=exchange.quota,
+        )
+
 
 @frozen
 class Subscription:
@@ -122,6 +139,20 @@ class Subscription:
     token: TokenSource
     idle_timeout: float | None
     clock: Clock = field(factory=Clock)
+
+    @classmethod
+    def of(
+        cls, origin: StreamOrigin, clock: Clock, user_id: str, token: TokenSource, idle_timeout: object
+    ) -> "Subscription":
+        """Check what a caller has given, and return the subscription.
+
+        Raises:
+            PerkamoValidationError: The id or the token can't be sent.
+            PerkamoConfigurationError: The timeout can't work.
+        """
+        token.check()
+        call = customer_stream(user_id, origin.path)
+        return cls(origin=origin, call=call, token=token, idle_timeout=check_timeout(idle_timeout), clock=clock)
 
     def observe(self) -> Observation | None:
         """Return the observation of a connection and its attempts, for hooks and the log; None if nobody watches."""

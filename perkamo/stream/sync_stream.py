@@ -54,7 +54,7 @@ class SyncCustomerStream:
         bad_data: BadData,
         on_state: Callable[[StreamState], None] | None,
     ) -> None:
-        """Keep the arguments, which ``client.subscribe_customer`` has checked; nothing is sent.
+        """Check and keep the arguments of ``client.subscribe_customer``; nothing is sent.
 
         Args:
             subscription: Makes the connections.
@@ -62,6 +62,9 @@ class SyncCustomerStream:
             last_event_id: Where to begin; ``""`` for now.
             bad_data: What happens to an event whose data is not a valid customer.
             on_state: Called with each new state.
+
+        Raises:
+            PerkamoConfigurationError: A value can't work.
         """
         self._async = CustomerStream(
             subscription, reconnect=reconnect, last_event_id=last_event_id, bad_data=bad_data, on_state=on_state
