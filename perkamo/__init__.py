@@ -18,6 +18,7 @@ _PUBLIC_NAMES: Final = {
     "batching.sync_bulk": ("sync_emit_many",),
     "client": ("AsyncPerkamoClient",),
     "encoding.encode": ("OMIT", "JSONInput", "JSONValue", "canonical_json"),
+    "encoding.ids": ("create_transaction_id",),
     "errors": (
         *("PerkamoApiError", "PerkamoAsyncUsageWarning", "PerkamoAuthenticationError", "PerkamoClosedError"),
         *("PerkamoConfigurationError", "PerkamoConflictError", "PerkamoConnectionError", "PerkamoError"),
@@ -30,7 +31,6 @@ _PUBLIC_NAMES: Final = {
         *("AttemptEnd", "AttemptStart", "CallEnd", "CallOutcome", "CallStart", "Delivery", "DeliveryStart"),
         *("DeliveryState", "Hook"),
     ),
-    "ids": ("create_transaction_id",),
     "models": (
         *("ApiResponse", "BatchIngestResponse", "Blueprint", "BrowserToken", "Customer", "EventFailure"),
         *(

@@ -7,6 +7,7 @@ from perkamo.batching.sync_batcher import SyncBatcher
 from perkamo.batching.sync_bulk import sync_emit_many
 from perkamo.client import AsyncPerkamoClient
 from perkamo.encoding.encode import OMIT, JSONInput, JSONValue, canonical_json
+from perkamo.encoding.ids import create_transaction_id
 from perkamo.errors import (
     PerkamoApiError,
     PerkamoAsyncUsageWarning,
@@ -41,7 +42,6 @@ from perkamo.hooks import (
     DeliveryState,
     Hook,
 )
-from perkamo.ids import create_transaction_id
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,

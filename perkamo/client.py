@@ -10,9 +10,9 @@ import httpx
 
 from perkamo.decoding.answers import AnswerT, decode, decode_any, decode_batch
 from perkamo.encoding.encode import JSONInput
+from perkamo.encoding.ids import create_transaction_id
 from perkamo.events import Context, Event, Traits
 from perkamo.hooks import Hook
-from perkamo.ids import create_transaction_id
 from perkamo.models import (
     ApiResponse,
     BatchIngestResponse,

@@ -15,9 +15,9 @@ from typing import Final, NotRequired, TypeAlias, TypedDict, cast
 from attrs import evolve, field, frozen
 
 from perkamo.encoding.encode import MAX_SAFE_INTEGER, JSONValue, encode, moment_text
+from perkamo.encoding.ids import MAX_EVENT_LENGTH, MAX_TRANSACTION_ID_LENGTH, MAX_USER_ID_LENGTH, check_id, refusal
 from perkamo.encoding.serializable import SchemaHandler, Serializable, value_schema
 from perkamo.errors import PerkamoValidationError
-from perkamo.ids import MAX_EVENT_LENGTH, MAX_TRANSACTION_ID_LENGTH, MAX_USER_ID_LENGTH, check_id, refusal
 
 MAX_BATCH_EVENTS: Final = 100
 MAX_EVENT_BYTES: Final = 256 * 1024

@@ -14,7 +14,7 @@ GROUND = {
     *("errors", "contract", "redaction", "signing", "runtime", "hooks"),
     *("encoding", "transport"),
 }
-CORE = GROUND | {"ids", "events", "models", "decoding", "request", "stream", "client"}
+CORE = GROUND | {"events", "models", "decoding", "request", "stream", "client"}
 TWINS = {"sync", "sync_client"}
 DELIVERY = {"batching", "outbox"}
 
@@ -27,12 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hooks": set(),
     "encoding": {"errors", "redaction"},
     "transport": {"runtime"},
-    "ids": {"encoding", "errors"},
-    "events": {"encoding", "errors", "ids"},
+    "events": {"encoding", "errors"},
     "models": {"encoding", "errors", "redaction"},
     "decoding": {"contract", "encoding", "errors", "models", "redaction"},
-    "request": GROUND | {"ids", "events", "models", "decoding"},
-    "stream": GROUND | {"ids", "events", "models", "decoding", "request"},
+    "request": GROUND | {"events", "models", "decoding"},
+    "stream": GROUND | {"events", "models", "decoding", "request"},
     "postgres": {"errors", "redaction", "runtime"},
     "client": CORE - {"client"},
     "sync": {"errors", "runtime"},
@@ -41,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outbox": CORE | TWINS | {"batching", "postgres"},
     "webhooks": {"postgres", "encoding", "errors", "models", "decoding", "client"},
     "integrations": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
-    "sandbox": {"contract", "events", "ids", "runtime", "signing"},
+    "sandbox": {"contract", "encoding", "events", "runtime", "signing"},
     "testing": CORE | TWINS | DELIVERY | {"sandbox"},
     "cli": CORE | TWINS | DELIVERY | {"webhooks", "sandbox"},
     "__main__": {"cli"},

@@ -15,8 +15,8 @@ from perkamo.batching.pacing import FIRST_WAIT, LONGEST_RETRY_AFTER, LONGEST_WAI
 from perkamo.cli.import_input import MAX_LINE
 from perkamo.cli.import_job import GRACE
 from perkamo.encoding import encode, parse
+from perkamo.encoding.ids import MAX_EVENT_LENGTH, MAX_TRANSACTION_ID_LENGTH, MAX_USER_ID_LENGTH
 from perkamo.events import MAX_BATCH_EVENTS, MAX_EVENT_BYTES
-from perkamo.ids import MAX_EVENT_LENGTH, MAX_TRANSACTION_ID_LENGTH, MAX_USER_ID_LENGTH
 from perkamo.integrations import retrying
 from perkamo.integrations.settings import Settings
 from perkamo.outbox import relay

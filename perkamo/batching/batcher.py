@@ -19,9 +19,9 @@ from perkamo.batching.split import (
     send_undecided,
 )
 from perkamo.client import AsyncPerkamoClient
+from perkamo.encoding.ids import create_transaction_id
 from perkamo.errors import PerkamoClosedError, PerkamoConfigurationError, PerkamoError, WriteOutcome
 from perkamo.events import Context, Event, as_event
-from perkamo.ids import create_transaction_id
 from perkamo.models import EventIngestResponse
 from perkamo.request.retry import RetryPolicy
 from perkamo.runtime.event_loop import DetachedTaskGroup

@@ -13,8 +13,8 @@ from perkamo.cli.stdio import OutputError, print_stderr
 from perkamo.cli.terminal import Style
 from perkamo.cli.text import count
 from perkamo.client import AsyncPerkamoClient
+from perkamo.encoding.ids import create_transaction_id
 from perkamo.errors import PerkamoError
-from perkamo.ids import create_transaction_id
 from perkamo.models import EventIngestResponse
 
 _EXAMPLE = """\

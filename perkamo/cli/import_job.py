@@ -21,10 +21,10 @@ from perkamo.cli.running import client_of_environment, on_sigterm_in_loop
 from perkamo.cli.signals import TerminatedError
 from perkamo.cli.stdio import print_stderr
 from perkamo.cli.text import count
+from perkamo.encoding.ids import transaction_id_of_line
 from perkamo.encoding.parse import parse
 from perkamo.errors import PerkamoValidationError
 from perkamo.events import Event
-from perkamo.ids import transaction_id_of_line
 
 GRACE: Final = 8.0
 """Seconds after SIGTERM for the requests that are on their way: containers are killed after 10 by default."""

@@ -20,7 +20,7 @@ from attrs import define, field, frozen
 from perkamo.cli.layout import table
 from perkamo.cli.text import agree, number
 from perkamo.cli.text import count as counted
-from perkamo.ids import transaction_id_of_line
+from perkamo.encoding.ids import transaction_id_of_line
 from perkamo.sandbox.checks import CheckError, EventInput, read_event
 from perkamo.sandbox.messages import Json, JsonObject
 from perkamo.sandbox.program import Program, as_number

@@ -14,10 +14,10 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
+from perkamo.encoding.ids import create_transaction_id
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event, as_event
 from perkamo.hooks import Hooks
-from perkamo.ids import create_transaction_id
 from perkamo.outbox.directory import Directory
 from perkamo.outbox.operations import OutboxOperations
 from perkamo.outbox.sqlite.store import SqliteStore

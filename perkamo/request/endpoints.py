@@ -13,9 +13,9 @@ from urllib.parse import quote, unquote
 from attrs import field, frozen
 
 from perkamo.encoding.encode import JSONInput, encode
+from perkamo.encoding.ids import MAX_USER_ID_LENGTH, check_id, create_transaction_id, refusal
 from perkamo.errors import PerkamoConfigurationError, PerkamoValidationError, WriteOutcome
 from perkamo.events import MAX_BATCH_EVENTS, EncodedEvent, Event, Traits, as_event, encode_mapping, encode_object
-from perkamo.ids import MAX_USER_ID_LENGTH, check_id, create_transaction_id, refusal
 from perkamo.request.credentials import SERVER_KEY_PREFIX
 from perkamo.request.paths import path_problem
 

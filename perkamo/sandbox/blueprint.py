@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Final, TypeVar, cast
 
-from perkamo.ids import MAX_EVENT_LENGTH
+from perkamo.encoding.ids import MAX_EVENT_LENGTH
 from perkamo.sandbox.formula import Formula, FormulaError, parse_formula
 from perkamo.sandbox.program import Achievement, EarningRule, Levels, LevelStep, Named, Perk, Program, Reward
 

@@ -12,8 +12,8 @@ from typing import Final, cast
 
 from attrs import field, frozen
 
+from perkamo.encoding.ids import MAX_EVENT_LENGTH, MAX_TRANSACTION_ID_LENGTH, MAX_USER_ID_LENGTH
 from perkamo.events import MAX_BATCH_EVENTS, RESERVED_CONTEXT_KEYS
-from perkamo.ids import MAX_EVENT_LENGTH, MAX_TRANSACTION_ID_LENGTH, MAX_USER_ID_LENGTH
 from perkamo.sandbox.messages import Json, JsonObject, Request
 from perkamo.sandbox.tokens import BROWSER_TTL_SECONDS, MAX_TTL_SECONDS, STREAM_TTL_SECONDS, Purpose
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from attrs import field, frozen
 
-from perkamo.ids import transaction_id_of_line
+from perkamo.encoding.ids import transaction_id_of_line
 from perkamo.sandbox.messages import Headers, Json, JsonObject, Request, dump
 from perkamo.sandbox.requestlog import MASK, RequestRecord
 from perkamo.sandbox.routes import CUSTOMER_PREFIX, STREAM_PREFIX, find

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final
 
-from perkamo.ids import MAX_USER_ID_LENGTH
+from perkamo.encoding.ids import MAX_USER_ID_LENGTH
 from perkamo.sandbox import checks
 from perkamo.sandbox.checks import CheckError, EventInput, TokenInput
 from perkamo.sandbox.clock import stamp

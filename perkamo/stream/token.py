@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 import httpx
 
+from perkamo.encoding.ids import refusal
 from perkamo.errors import PerkamoConfigurationError, PerkamoError
-from perkamo.ids import refusal
 from perkamo.models import BrowserToken
 from perkamo.request.credentials import SERVER_KEY_PREFIX, call_supplier
 

@@ -15,7 +15,7 @@ from perkamo.cli.checking.reading import STRANGER, Plan, read_customer
 from perkamo.cli.checking.shapes import JsonObject
 from perkamo.cli.fields import context_paths
 from perkamo.encoding.encode import JSONValue
-from perkamo.ids import MAX_EVENT_LENGTH, MAX_TRANSACTION_ID_LENGTH, MAX_USER_ID_LENGTH
+from perkamo.encoding.ids import MAX_EVENT_LENGTH, MAX_TRANSACTION_ID_LENGTH, MAX_USER_ID_LENGTH
 from perkamo.models import ProgramEvent
 from perkamo.sandbox.formula import FormulaError, FormulaValueError, parse_formula
 from perkamo.signing import SIGNATURE_HEADER, TIMESTAMP_HEADER

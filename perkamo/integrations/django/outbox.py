@@ -9,8 +9,8 @@ from typing import Final
 
 from django.db import transaction
 
+from perkamo.encoding.ids import create_transaction_id
 from perkamo.events import Context, Event, as_event
-from perkamo.ids import create_transaction_id
 from perkamo.integrations.django.process import client, database_outbox, file_outbox, putting_outbox
 from perkamo.outbox.postgres.sync_outbox import SyncPostgresOutbox
 from perkamo.outbox.relay import Relay

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from perkamo.client import AsyncPerkamoClient
+from perkamo.encoding.ids import create_transaction_id
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.events import Event, as_event
-from perkamo.ids import create_transaction_id
 from perkamo.outbox.operations import OutboxOperations
 from perkamo.outbox.postgres.connections import put_by, put_by_async
 from perkamo.outbox.postgres.put import Putting
