@@ -8,7 +8,7 @@ import sys
 import psycopg
 import pytest
 
-from perkamo import Event, PostgresOutbox
+from perkamo import Event, PostgresOutbox, outbox_schema
 from perkamo.sandbox import Sandbox
 from tests.outbox.postgres.server import Server
 
@@ -33,26 +33,35 @@ def perkamo(*words: str, sandbox: Sandbox | None = None, **variables: str) -> "s
     )
 
 
-def test_the_commands_make_the_tables_deliver_and_see_to_the_dead(server: Server, sandbox: Sandbox) -> None:
-    """From nothing to an empty outbox; catches a command that knows directories alone."""
+def test_the_commands_make_the_tables(server: Server) -> None:
+    """From nothing to a schema in which nothing is missing; catches a command that knows directories alone."""
     missing = perkamo("check", server.dsn, "--schema", "by hand")
     script = perkamo("sql", "--schema", "by hand", "--order-by", "customer").stdout
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute(script.encode())
         whole = perkamo("check", server.dsn, "--schema", "by hand", "--space", "shop", "--order-by", "customer")
-        outbox = PostgresOutbox(schema="by hand", space="shop")
-        events = [Event("customer", "purchase.completed", f"order_{n}", {"amount": 12900}) for n in range(3)]
-        outbox.put_many(connection, [*events, Event("customer", "unknown.event", "order_x")], autocommit=True)
-
-        database = (server.dsn, "--schema", "by hand")
-        relayed = perkamo("relay", *database, "--space", "shop", "--until-empty", "--json", sandbox=sandbox)
-        counted = perkamo("stats", *database, "--json")
-        dead = perkamo("dead", *database, "--json")
-        requeued = perkamo("requeue", *database, "--json")
         connection.execute('DROP SCHEMA "by hand" CASCADE')
 
     assert (missing.returncode, "perkamo outbox sql" in missing.stderr) == (1, True)
     assert (whole.returncode, whole.stdout, whole.stderr) == (0, "Nothing is missing.\n", "")
+
+
+def test_the_commands_deliver_and_see_to_the_dead(server: Server, sandbox: Sandbox) -> None:
+    """Until the outbox is empty; catches a command that knows directories alone."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        for statement in outbox_schema("full"):
+            connection.execute(statement.encode())
+        outbox = PostgresOutbox(schema="full", space="shop")
+        events = [Event("customer", "purchase.completed", f"order_{n}", {"amount": 12900}) for n in range(3)]
+        outbox.put_many(connection, [*events, Event("customer", "unknown.event", "order_x")], autocommit=True)
+
+        database = (server.dsn, "--schema", "full")
+        relayed = perkamo("relay", *database, "--space", "shop", "--until-empty", "--json", sandbox=sandbox)
+        counted = perkamo("stats", *database, "--json")
+        dead = perkamo("dead", *database, "--json")
+        requeued = perkamo("requeue", *database, "--json")
+        connection.execute('DROP SCHEMA "full" CASCADE')
+
     assert relayed.returncode == 0, relayed.stderr
     stats = json.loads(counted.stdout)
     assert (stats["accepted"], stats["delivered"] + stats["dead"], stats["pending"]) == (4, 4, 0)
