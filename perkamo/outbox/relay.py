@@ -145,8 +145,7 @@ class Relay:
             self._settler.forget()
         if self._until_empty and not self._sent and lease.waiting <= len(self._settler.given_up):
             return False
-        if lease.stands_back is not None and self._settler.calls_back:  # none is left that could go first
-            due = [lease.stands_back]
+        if lease.stands_back is not None and (due := self._settler.call_back(lease.stands_back)):
             await self._settle(Lease(), Settlement(spaces[0], due=due), until=self._clock.now())
             return True
         await changes.wait(min(_LOOK_AGAIN, until_state, _LOOK_AGAIN if lease.wait is None else lease.wait))

@@ -86,10 +86,8 @@ class Settler:
     def __init__(self, clock: Clock) -> None:
         self.given_up: set[int] = set()
         """Rows of events that failed alone again and again, for which whoever drains need not wait."""
-        self.calls_back: bool = True
-        """Whether an event that stands back may be taken if no other is left: not where one was to blame since the
-        last answer, for the service may fail for all of them, and each would be to blame in turn."""
         self._clock = clock
+        self._has_blamed = False
         self._answered_at = -math.inf
         self._failed_together_at = -math.inf
         self._suspects: dict[int, _Suspect] = {}
@@ -135,9 +133,23 @@ class Settler:
         self._suspects.clear()
         self.given_up.clear()
 
-    def _call_back(self, most: int) -> list[StoredEvent]:
+    def call_back(self, longest: StoredEvent) -> Sequence[StoredEvent]:
+        """Return what need not stand back any longer where no other event is left that could go first.
+
+        Once an event was to blame since the last answer, it is none that failed before that answer, too: the service
+        may fail for all of them, and each would be to blame in turn.
+
+        Args:
+            longest: The one that has stood back longest, whichever relay told it to.
+        """
+        if not self._has_blamed or longest.row not in self._suspects:
+            return [longest]
+        return self._call_back(1, failed_since=self._answered_at)
+
+    def _call_back(self, most: int, failed_since: float = -math.inf) -> list[StoredEvent]:
         """Return the events that stand back since the longest time, which may be taken now."""
-        standing = [suspect for suspect in self._suspects.values() if suspect.standing_back]
+        suspects = self._suspects.values()
+        standing = [suspect for suspect in suspects if suspect.standing_back and suspect.first >= failed_since]
         called = sorted(standing, key=lambda suspect: suspect.last)[:most]
         events = [suspect.standing_back for suspect in called if suspect.standing_back]
         for suspect in called:
@@ -171,7 +183,7 @@ class Settler:
         is_to_blame = others_passed and (self._answered_at > suspect.last or self._only_suspects_failed)
         suspect.standing_back = None
         if is_to_blame or event.failures >= ALONE + MAX_SOLO_FAILURES:
-            self.calls_back = False
+            self._has_blamed = True
             self._put_off(settled, event, max(event.failures, ALONE) + 1, error)
         else:
             settled.trouble = error
@@ -187,7 +199,7 @@ class Settler:
 
     def _note_answer(self) -> None:
         self._answered_at = self._clock.now()
-        self.calls_back = True
+        self._has_blamed = False
         self._only_suspects_failed = True
 
     def _put_off(self, settled: Settled, event: StoredEvent, failures: int, error: PerkamoError) -> None:

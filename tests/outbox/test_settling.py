@@ -255,17 +255,32 @@ def test_one_answer_in_an_outage_exposes_few(trial: Trial) -> None:
     events = stored(5, failures=ALONE)
     for event in events:
         trial.send([event], server_error(500))
-    assert trial.settler.calls_back
+    assert trial.settler.call_back(events[4]) == [events[4]]
 
     one = events[0]
     assert [event.row for event in trial.send(stored(1, first=1000), ACCEPTED).due] == [0, 1]
     while not (settled := trial.send([one], server_error(500))).dead:
         one = evolve(one, failures=settled.later[0][1])
-        assert not trial.settler.calls_back
+        assert not trial.settler.call_back(events[4])
 
-    assert not trial.settler.calls_back
+    assert not trial.settler.call_back(events[4])
     assert [event.row for event in trial.send(stored(1, first=1000), ACCEPTED).due] == [2, 3]
-    assert trial.settler.calls_back
+    assert trial.settler.call_back(events[4]) == [events[4]]
+
+
+def test_what_failed_since_the_last_answer_is_called_back_though_another_event_was_to_blame(trial: Trial) -> None:
+    """No answer says that it is its own fault; catches good events that stand still after an outage."""
+    poison, *late = stored(3, failures=ALONE)
+    trial.send([poison], server_error(502))
+    trial.others_pass()
+    assert failures(trial.send([poison], server_error(502))) == [ALONE + 1]
+    for event in (*late, poison):
+        assert trial.send([event], server_error(502)).stands_back
+
+    called = [[event.row for event in trial.settler.call_back(late[0])] for _ in range(3)]
+
+    assert called == [[1], [2], []]
+    assert trial.settler.call_back(stored(1, first=9)[0])
 
 
 def test_what_others_delivered_is_forgotten(trial: Trial) -> None:
