@@ -89,7 +89,7 @@ def test_lost_connections_have_no_state_and_pass(server: Server) -> None:
         killed.run("SELECT pg_terminate_backend(pg_backend_pid())", {})
     with (
         ConnectionPool(server.dsn, min_size=1, max_size=1, timeout=0.05) as pool,
-        pool.connection(),
+        pool.connection(timeout=30),
         pytest.raises(DatabaseFailure) as none_left,
     ):
         Database(pool).run("SELECT 1", {})
