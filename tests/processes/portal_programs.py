@@ -207,21 +207,28 @@ def forks_with_lock(port: str, state: str) -> None:
     say(f"codes {codes}")
 
 
-def wait_until_idle(functions: set[str]) -> None:
-    """Wait until all other threads are in these functions, where they wait for work."""
-    main = threading.main_thread().ident
+def fork_unseen(fork: Callable[[], int], functions: set[str]) -> int:
+    """Fork past the interpreter when all other threads are in these functions, where they wait for work.
+
+    No hook is called that could wait for them, so that the child would inherit what they hold in C code.
+    """
+    main, interval = threading.main_thread().ident, sys.getswitchinterval()
+    sys.setswitchinterval(60)  # no other thread gets the interpreter's lock between the look at it and the fork
     while not {frame.f_code.co_name for thread, frame in sys._current_frames().items() if thread != main} <= functions:
         time.sleep(0.001)
+    child = fork()
+    sys.setswitchinterval(interval)
+    return child
 
 
 def forks_unseen(port: str) -> None:
     """Fork past the interpreter, as C code may: no hook is called, and the parent's threads seem alive to the child."""
     run(ask, int(port), "warm")
     fork = ctypes.PyDLL(None).fork  # keeps the interpreter's lock, which no other thread may hold or wait for here
-    wait_until_idle({"select", "_worker"})  # where the loop and the thread that looked the name up wait for more
+    idle = {"select", "_worker"}  # where the loop and the thread that looked the name up wait for more
     children: list[int] = []
     for _ in range(3):
-        child: int = fork()
+        child = fork_unseen(fork, idle)
         if child == 0:
             call_in_child(0, int(port))
             os._exit(0)
@@ -234,10 +241,9 @@ def forks_unseen_outbox(directory: str) -> None:
     outbox = SyncOutbox(directory)
     outbox.put(Event("u", "e", "parent"))
     fork = ctypes.PyDLL(None).fork
-    wait_until_idle({"select", "_worker", "_run"})
     children: list[int] = []
     for number in range(2):
-        child: int = fork()
+        child = fork_unseen(fork, {"select", "_worker", "_run"})
         if child == 0:
             events = [Event("u", "e", f"child_{number}_{n}") for n in range(3)]
             threads = [threading.Thread(target=outbox.put, args=(event,), daemon=True) for event in events]
