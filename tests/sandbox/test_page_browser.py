@@ -11,6 +11,11 @@ from perkamo.sandbox import Lost, Sandbox, Status
 from tests.sandbox.browser import DOWN, ENTER, HOME, TAB, UP, Browser, missing, wait_for
 from tests.sandbox.browsing import ESCAPE, EVENTS, click, show
 
+HOLD_ANSWERS = """
+const send = window.fetch, released = new Promise((release) => { window.release = release; });
+window.fetch = async (...words) => { const answer = await send(...words); await released; return answer; };
+"""
+
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "a browser is here")
 
 
@@ -47,6 +52,7 @@ def test_the_page_shows_what_happens_and_makes_the_next_call_fail(
     browser.type(DOWN + UP + TAB)
     assert browser.focused() == "value"
     browser.type("502" + TAB)  # Tab selected what was there
+    browser.run(HOLD_ANSWERS)
     browser.type(ENTER)
     wait_for(lambda: "The next call of POST /v1/events is answered with status 502" in browser.text("#armed"))
     assert sandbox.faults.unfired == ("POST /v1/events: Status(502)",)
@@ -56,6 +62,9 @@ def test_the_page_shows_what_happens_and_makes_the_next_call_fail(
     assert failure.value.status == 502
     wait_for(lambda: "Status(502)" in browser.text("#request-rows"))
     wait_for(lambda: "Nothing is armed" in browser.text("#armed"))
+    browser.run("window.release()")
+    wait_for(lambda: "Armed:" in browser.text("#told"))
+    assert "Nothing is armed" in browser.text("#armed")  # a late answer to the arming shows no older state
     assert browser.run("return window.neverReloaded") is True
     assert browser.complaints() == []
 
