@@ -27,9 +27,12 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     # Containers set it. Each of the many processes that tests start would compile the whole library anew.
     sys.dont_write_bytecode = False
 
+OWN_VARIABLES = ("PERKAMO_TEST_", "PERKAMO_SIEGE_", "PERKAMO_KILLS", "PERKAMO_SCREENSHOTS")
+"""How the variables begin by which the tests themselves are set; see CONTRIBUTING."""
+
 for name in list(os.environ):
     # A developer's own key, service or width of a terminal is not the tests'.
-    if name == "COLUMNS" or (name.startswith("PERKAMO_") and not name.startswith(("PERKAMO_TEST_", "PERKAMO_SCREEN"))):
+    if name == "COLUMNS" or (name.startswith("PERKAMO_") and not name.startswith(OWN_VARIABLES)):
         del os.environ[name]
 
 
