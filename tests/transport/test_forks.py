@@ -74,6 +74,8 @@ async def in_child(number):
     return all(ok)
 
 def child(number):
+    global client  # the parent's has a jar of cookies with a lock, which another thread may have held in the fork
+    client = httpx.AsyncClient(transport=transport, timeout=client.timeout)
     code = 2
     signal.alarm(5 if planted else 30)
     try:
