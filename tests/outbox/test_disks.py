@@ -11,18 +11,11 @@ import pytest
 from perkamo import AsyncPerkamoClient, Event, Outbox, PerkamoOutboxFullError
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.disks import Kind, fill, small_disk
-from tests.outbox.service import Service, running_service
+from tests.outbox.service import Service
 
 pytestmark = pytest.mark.anyio
 
 DISKS: list[tuple[Kind, int]] = [("tmpfs", 8), ("ext4", 32)]
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """A service that answers as a test likes."""
-    with running_service() as service:
-        yield service
 
 
 @pytest.fixture(params=DISKS, ids=[kind for kind, _ in DISKS])

@@ -1,6 +1,6 @@
 """After an outage: what failed in it leaves as soon as the service answers again."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -11,7 +11,7 @@ from perkamo import AsyncPerkamoClient, Outbox
 from perkamo.outbox.store import Lease, Settlement
 from perkamo.runtime.clock import Clock
 from tests.outbox.relaying import event, settled
-from tests.outbox.service import Service, running_service
+from tests.outbox.service import Service
 from tests.outbox.sqlite.box import HERE, Box, ids
 
 pytestmark = [pytest.mark.anyio]
@@ -37,13 +37,6 @@ class Hurrying(Clock):
     def randomness(self) -> float:
         """Draw the longest."""
         return 1.0
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """A service that accepts everything, until a test says otherwise."""
-    with running_service() as service:
-        yield service
 
 
 @pytest.fixture

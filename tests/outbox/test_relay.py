@@ -1,6 +1,6 @@
 """A relay: events that fail hold up no others, and what waits can be read."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,16 +12,9 @@ from perkamo.errors import PerkamoConfigurationError
 from perkamo.runtime.clock import Clock
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.relaying import event, settled
-from tests.outbox.service import POISONS, WAITING_POISONS, Service, running_service
+from tests.outbox.service import POISONS, WAITING_POISONS, Service
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow_on_each_backend]
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """A service that accepts everything, until a test says otherwise."""
-    with running_service() as service:
-        yield service
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -20,16 +20,9 @@ from perkamo.outbox.store import Lease
 from perkamo.runtime.file_locks import FileLock
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.relaying import event, settled
-from tests.outbox.service import HANG, Service, running_service
+from tests.outbox.service import HANG, Service
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow_on_each_backend]
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """A service that accepts everything, until a test says otherwise."""
-    with running_service() as service:
-        yield service
 
 
 @pytest.fixture

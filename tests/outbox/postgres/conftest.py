@@ -18,7 +18,7 @@ from perkamo.postgres import Database
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.postgres.claiming import OwnTime
 from tests.outbox.postgres.server import Server
-from tests.outbox.service import Service, running_service
+from tests.outbox.service import Service
 
 VERSIONS = (18, pytest.param(16, marks=pytest.mark.stress))
 """What runs by default, and what runs among the long tests, too."""
@@ -92,13 +92,6 @@ async def outbox(server: Server, schema: str) -> AsyncIterator[OwnOutbox]:
     """An empty outbox whose relays hardly wait between two tries."""
     async with OwnOutbox(server.dsn, schema=schema) as outbox:
         yield outbox
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """A service that accepts everything, until a test says otherwise."""
-    with running_service() as service:
-        yield service
 
 
 @pytest.fixture
