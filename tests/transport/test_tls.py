@@ -4,6 +4,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 
 import anyio
 import httpx
@@ -226,15 +227,20 @@ async def test_a_cut_connection_is_no_end_of_a_body() -> None:
 
 async def test_a_call_cancelled_in_the_handshake_costs_no_place() -> None:
     """Catches a socket that nobody closes between TCP and TLS."""
+    greeted = threading.Event()
 
     def silent(connection: Connection) -> None:
+        connection.socket.recv(1)
+        greeted.set()
         connection.stall()
 
     transport = trusting(max_connections=1)
     with RawServer(silent, secured(echo, "localhost")) as server:
         async with client_over(transport) as client:
-            with anyio.move_on_after(0.05):
-                await ask(client, https(server), "a")
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, client, https(server), "a")
+                await until(greeted.is_set)
+                group.cancel_scope.cancel()
             await assert_sound(transport, client, https(server))
 
 
