@@ -174,6 +174,7 @@ class Database:
             try:
                 with closing(_connect(path, self.directory, alone=True).connection) as connection:
                     if connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                        Tables(connection, path.name).read_counts()
                         return "alone"
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
@@ -192,7 +193,7 @@ class Database:
             place = self.directory.move_aside(path)
             with _transaction(tables), closing(sqlite3.connect(place, isolation_level=None)) as connection:
                 other, most = Tables(connection, path.name), last.pending + last.dead
-                with suppress(sqlite3.DatabaseError, ValueError, TypeError):  # damaged, it may read as anything
+                with suppress(sqlite3.DatabaseError, UnicodeDecodeError):
                     other.read_counts()
                     most -= last.accepted - other.counts.accepted  # put since, where it is an older state
                 saved = tables.absorb(other, most)

@@ -53,8 +53,12 @@ class Tables:
 
     def read_counts(self) -> None:
         """Read the counts, which other processes change too."""
-        *numbers, names = self._run(f"SELECT {', '.join(_NAMES)}, predecessor FROM counts").fetchone()
-        self.counts, self.predecessors = Counts(*map(int, numbers)), str(names).split("/")
+        row = self._run(f"SELECT predecessor, {', '.join(_NAMES)} FROM counts").fetchone() or ("",)
+        if [type(number) for number in row[1:]] != [int] * len(_NAMES):
+            error = sqlite3.DatabaseError("SQLite's own check lets pass that counts are not numbers")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+        self.counts, self.predecessors = Counts(*cast("Sequence[int]", row[1:])), str(row[0]).split("/")
         self._stored = (evolve(self.counts), self.predecessors)
 
     def write_counts(self) -> None:
@@ -256,9 +260,7 @@ class Tables:
 
     def _nothing(self, spaces: Sequence[str], now: float) -> Lease:
         waiting, wait, back = 0, LONGEST_LEASE, None
-        longest = (
-            f"SELECT e.id, transaction_id, x'', failures {_WAITING} AND token < 0 ORDER BY token DESC, e.id LIMIT 1"
-        )
+        longest = f"SELECT e.id, transaction_id, x'', failures {_WAITING} AND token < 0 ORDER BY token DESC LIMIT 1"
         for space in (UNBOUND, *spaces):
             number, until, out = self._one(f"SELECT count(*), min(l.until), count(l.holder) {_WAITING}", space)
             if number:

@@ -4,7 +4,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -354,6 +354,30 @@ def test_counts_that_are_no_numbers_keep_nobody_from_what_can_be_read(box: Box, 
     after = Box(path)
     assert (after.waiting(), after.counts.missing) == (["a", "b"], 0)
     after.database.close()
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE counts SET pending = 'garbage'", "UPDATE counts SET size = 1e300", "DELETE FROM counts"]
+)
+@pytest.mark.parametrize("in_use", [True, False])
+def test_damage_of_the_counts_alone_is_noticed_though_the_database_seems_sound(
+    damage: str, in_use: bool, box: Box, tmp_path: Path
+) -> None:
+    """SQLite's own check passes; catches puts that fail forever with a ValueError."""
+    path = tmp_path / "outbox"
+    box.put("a", "b")
+    if not in_use:
+        box.database.close()
+    with closing(sqlite3.connect(file(path), isolation_level=None)) as connection:
+        connection.execute(damage)
+
+    with suppress(PerkamoOutboxCorruptError):  # whoever meets it in use is told
+        box.put("c")
+    box.put("c", "d")
+
+    assert set(box.waiting()) == {*"abcd"}
+    assert box.counts.missing == 0
+    box.database.close()
 
 
 def _garble_index(path: Path) -> None:
