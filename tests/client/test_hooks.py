@@ -5,7 +5,6 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
-import anyio
 import pytest
 import respx
 from attrs import define, field
@@ -25,6 +24,7 @@ from perkamo import (
 )
 from perkamo.sandbox import Delay, Fault, Reset, Sandbox, Status
 from tests.canary import CANARY_EMAIL, find_canary
+from tests.waiting import cancelled_once
 
 pytestmark = pytest.mark.anyio
 
@@ -189,9 +189,8 @@ async def test_a_cancelled_call_ends_too(sandbox: Sandbox) -> None:
     sandbox.faults.next("POST /v1/events", Delay(30))
     recorder = Recorder()
 
-    async with client_of(sandbox, recorder) as client:
-        with anyio.move_on_after(0.2):
-            await client.emit("u", "e")
+    async with client_of(sandbox, recorder) as client, cancelled_once(lambda: sandbox.requests):
+        await client.emit("u", "e")
 
     [attempt] = recorder.attempts()
     assert attempt[:3] == (1, "cancelled", None)

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
-import anyio
 import httpx
 import pytest
 from h2.config import H2Configuration
@@ -28,6 +27,7 @@ from perkamo import (
 from perkamo.sandbox import Delay, Lost, Reset, Sandbox, Status, Truncate
 from tests.canary import CANARY_EMAIL, CANARY_KEY, CanaryHandler, find_canary, frames
 from tests.faults.rawserver import Connection, RawServer, answer, answering
+from tests.waiting import cancelled_once
 
 pytestmark = pytest.mark.anyio
 
@@ -84,9 +84,8 @@ async def test_no_key_is_in_any_frame_of_a_cancelled_call(sandbox: Sandbox) -> N
             seen.extend(frames(error))
             raise
 
-    async with client:
-        with anyio.move_on_after(0.3):
-            await emit()
+    async with client, cancelled_once(lambda: sandbox.requests):
+        await emit()
 
     assert seen
     assert [text for text in seen if CANARY_KEY in text] == []

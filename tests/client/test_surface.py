@@ -154,9 +154,10 @@ async def test_the_timeout_bounds_the_whole_call(sandbox: Sandbox) -> None:
     """A slow service ends in a timeout that says the outcome is unknown; catches a budget for each attempt only."""
     sandbox.faults.next("POST /v1/events", Delay(30))
 
-    async with AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url, timeout=0.3) as client:
+    async with AsyncPerkamoClient(sandbox.api_key, base_url=sandbox.base_url) as client:
+        await client.program()  # so that there is a connection, and the event leaves at once
         with anyio.fail_after(10), pytest.raises(PerkamoTimeoutError) as caught:
-            await client.emit("u", "e")
+            await client.with_options(timeout=0.3).emit("u", "e")
 
     assert (caught.value.outcome, caught.value.attempts) == ("unknown", 1)
 

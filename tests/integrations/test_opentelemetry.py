@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import anyio
 import pytest
 from opentelemetry import trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
@@ -33,6 +32,7 @@ from perkamo.integrations.opentelemetry import instrument, uninstrument
 from perkamo.integrations.opentelemetry.instrumentor import PerkamoInstrumentor
 from perkamo.sandbox import Delay, Reset, Sandbox, Status
 from tests.canary import CANARY_EMAIL, find_canary
+from tests.waiting import cancelled_once
 
 pytestmark = pytest.mark.anyio
 
@@ -208,7 +208,7 @@ async def test_a_failed_and_a_cancelled_call_end_their_spans(sandbox: Sandbox, e
         with pytest.raises(PerkamoError):
             await client.emit(CANARY_EMAIL, "e")
         sandbox.faults.next("POST /v1/events", Delay(30))
-        with anyio.move_on_after(0.2):
+        async with cancelled_once(lambda: len(sandbox.requests) == 2):
             await client.emit(CANARY_EMAIL, "e")
     with pytest.raises(PerkamoError):
         await client.emit(CANARY_EMAIL, "e")

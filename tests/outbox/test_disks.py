@@ -1,6 +1,6 @@
 """Small disks that fill up, by what the outbox keeps or by another program, and what passes once there is room."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -12,6 +12,7 @@ from perkamo import AsyncPerkamoClient, Event, Outbox, PerkamoOutboxFullError
 from tests.outbox.clocks import HardlyWaiting
 from tests.outbox.disks import Kind, fill, small_disk
 from tests.outbox.service import Service
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -49,13 +50,6 @@ async def put_until_full(outbox: Outbox) -> int:
             for _ in range(16):
                 tasks.start_soon(put_some, size)
     return len(kept)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - what is waited for is done by threads
-            await anyio.sleep(0.01)
 
 
 @pytest.mark.slow_on_each_backend

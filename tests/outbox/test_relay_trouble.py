@@ -77,7 +77,7 @@ async def test_what_a_cancelled_relay_had_taken_is_free_at_once(
             await anyio.sleep_forever()
     service.answer = lambda _, __: None
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(10):
         stats = await outbox.drain(client)
 
     assert stats.delivered == 1

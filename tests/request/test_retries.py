@@ -377,7 +377,7 @@ async def test_after_a_failover_the_second_attempt_connects_afresh() -> None:
             connection.send(answer())
         return None
 
-    policy = RetryPolicy(attempt_timeout=0.5, base_delay=0, max_delay=0)
+    policy = RetryPolicy(attempt_timeout=1.5, base_delay=0, max_delay=0)
     with RawServer(script) as server:
         async with AsyncPerkamoClient("sk_test", base_url=server.base_url) as client:
             async with anyio.create_task_group() as group:
@@ -388,7 +388,7 @@ async def test_after_a_failover_the_second_attempt_connects_afresh() -> None:
             impatient = client.with_options(retry=policy)
 
             first = await impatient.emit("u", "e")
-            second = await impatient.emit("u", "e")
+            second = await client.emit("u", "e")
 
     assert (first.meta.attempts, second.meta.attempts) == (2, 1)
     assert server.accepted == 6

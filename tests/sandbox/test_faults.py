@@ -69,7 +69,7 @@ def test_every_status_code_can_be_answered(sandbox: Sandbox, wire: Sender, code:
 def test_a_delay_applies_at_once_and_answers_late(sandbox: Sandbox) -> None:
     """Expect the event of a client that gives up to be applied, and the sandbox to serve others meanwhile."""
     sandbox.faults.next(EMIT, Delay(3600))
-    impatient, patient = Sender(sandbox, timeout=0.2), Sender(sandbox)
+    impatient, patient = Sender(sandbox, timeout=1), Sender(sandbox)
 
     seen = outcome(impatient)
 

@@ -160,13 +160,6 @@ def points(updates: Sequence[CustomerUpdate]) -> list[float]:
     return [update.customer.wallets["points"] for update in updates]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, half a minute at most."""
-    with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - it comes about in other threads and tasks
-            await anyio.sleep(0.002)
-
-
 def resumed_at(server: RawServer) -> list[str | None]:
     """The Last-Event-ID of each request."""
     return [request.headers.get("last-event-id") for request in server.requests]

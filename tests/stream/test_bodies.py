@@ -30,8 +30,8 @@ from tests.stream.scripts import (
     sending,
     stalling,
     subscribe,
-    until,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,8 @@ from perkamo import AsyncPerkamoClient, CustomerStream, PerkamoClient, PerkamoCl
 from perkamo.sandbox import Sandbox, Status
 from perkamo.stream.stream import StreamState
 from tests.faults.rawserver import RawServer, Script
-from tests.stream.scripts import event, gone, refusing, sending, stalling, until
+from tests.stream.scripts import event, gone, refusing, sending, stalling
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

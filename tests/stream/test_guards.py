@@ -20,8 +20,8 @@ from tests.stream.scripts import (
     resumed_at,
     sending,
     subscribe,
-    until,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

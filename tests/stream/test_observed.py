@@ -20,7 +20,8 @@ from perkamo import (
 from tests.canary import CANARY_EMAIL, CANARY_KEY, find_canary
 from tests.client.test_hooks import Broken, Recorder
 from tests.faults.rawserver import RawServer, Script
-from tests.stream.scripts import HEAD, collect, event, gone, points, refusing, sending, stalling, until
+from tests.stream.scripts import HEAD, collect, event, gone, points, refusing, sending, stalling
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

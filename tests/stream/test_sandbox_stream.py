@@ -18,7 +18,8 @@ from perkamo import (
     ReconnectPolicy,
 )
 from perkamo.sandbox import Delay, Fault, Lost, Reset, Sandbox, Stall, Status, Truncate
-from tests.stream.scripts import collect, until
+from tests.stream.scripts import collect
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

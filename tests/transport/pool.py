@@ -108,13 +108,6 @@ def lost_places(transport: Transport) -> int:
     return transport._limits.connections - state(transport).free - idle_count(transport)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until something is true, for 20 seconds at most."""
-    with anyio.fail_after(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in places that know no events
-            await anyio.sleep(0.001)
-
-
 async def assert_sound(transport: Transport, client: httpx.AsyncClient, url: str) -> None:
     """No place is lost, nobody is left over, and every place serves a call that gets its own answer."""
     pool = state(transport)

@@ -29,7 +29,8 @@ from tests.transport.cancelling import (
     cancel_everywhere,
     on_asyncio,
 )
-from tests.transport.pool import HELD, GivenTransport, ask, assert_sound, client_over, echo, state, stepping, until
+from tests.transport.pool import HELD, GivenTransport, ask, assert_sound, client_over, echo, state, stepping
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 LEAST = {"cold": 2, "warm": 1, "queued": 2}

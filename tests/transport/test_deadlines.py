@@ -11,7 +11,8 @@ import pytest
 from perkamo.transport.deadlines import Deadlines
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, answer, answering
-from tests.transport.pool import SetClock, client_over, state, until
+from tests.transport.pool import SetClock, client_over, state
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -102,10 +103,10 @@ async def test_an_answer_in_time_is_not_ended_later() -> None:
     """The connection serves on; catches a deadline that outlives its request."""
     with RawServer(answering(answer())) as server:
         async with client_over(Transport()) as client:
-            for seconds in (0.2, 20, 20):
+            for seconds in (1.0, 20, 20):
                 request = client.build_request("GET", server.base_url, extensions={"total": seconds})
                 assert (await client.send(request)).status_code == 200
-                await anyio.sleep(0.25)
+                await anyio.sleep(0.55)
 
     assert server.accepted == 1
 

@@ -10,8 +10,9 @@ import pytest
 from perkamo.transport.transport import Transport
 from tests.canary import PACKAGE
 from tests.faults.rawserver import Connection, RawServer, Script, answer
-from tests.transport.pool import ask, assert_sound, client_over, echo, lost_places, state, until
+from tests.transport.pool import ask, assert_sound, client_over, echo, lost_places, state
 from tests.transport.pooling import stall_after_request, stall_at_once, used
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,8 @@ from perkamo.transport.response import ComingBody
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, answer
 from tests.processes.script import run
-from tests.transport.pool import HELD, ask, assert_sound, client_over, echo, idle_count, lost_places, until
+from tests.transport.pool import HELD, ask, assert_sound, client_over, echo, idle_count, lost_places
+from tests.waiting import until
 
 
 def test_a_client_works_in_one_loop_after_another() -> None:

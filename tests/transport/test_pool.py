@@ -25,9 +25,9 @@ from tests.transport.pool import (
     idle_count,
     lost_places,
     state,
-    until,
 )
 from tests.transport.pooling import stall_after_request, stall_at_once, used
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

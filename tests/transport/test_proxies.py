@@ -17,10 +17,11 @@ from tests.canary import PACKAGE
 from tests.faults.rawserver import Connection, RawServer, Script
 from tests.processes.script import run
 from tests.transport.cancelling import WAYS, Way, cancel_everywhere_at
-from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, until
+from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places
 from tests.transport.proxyserver import ProxyServer
 from tests.transport.test_forks import FORKS, WITHOUT_WARNINGS
 from tests.transport.tls import client_context, https, secured, server_context, trusting
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,8 @@ import pytest
 from perkamo.transport.transport import Transport
 from tests.canary import PACKAGE
 from tests.faults.rawserver import RawServer
-from tests.transport.pool import HELD, ask, assert_sound, client_over, echo, state, until
+from tests.transport.pool import HELD, ask, assert_sound, client_over, echo, state
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

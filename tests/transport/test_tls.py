@@ -13,8 +13,9 @@ import trustme
 
 from perkamo.transport.transport import Transport
 from tests.faults.rawserver import Connection, RawServer, Script, answer
-from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places, until
+from tests.transport.pool import ask, assert_sound, client_over, echo, idle_count, lost_places
 from tests.transport.tls import client_context, https, secured, server_context, trusting
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

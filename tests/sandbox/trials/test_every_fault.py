@@ -8,20 +8,22 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 import pytest
+from attrs import evolve
 
 from perkamo import PerkamoApiError, PerkamoClient, PerkamoConnectionError, PerkamoError, RetryPolicy
 from perkamo.sandbox import Lost, Sandbox, Status, try_every_fault
 from perkamo.sandbox.trials.strike import DISTURBANCES, parse_strike
 from perkamo.sandbox.trials.trial import Trial
 
-QUICK = RetryPolicy(attempts=2, base_delay=0, max_delay=0, attempt_timeout=0.4)
+PATIENT = RetryPolicy(attempts=2, base_delay=0, max_delay=0, attempt_timeout=20)
+QUICK = evolve(PATIENT, attempt_timeout=1)  # for answers that never come
 PER_REQUEST = len(DISTURBANCES)
 LOST = "POST /v1/events #1: answer lost"
 
 
-def client_of(sandbox: Sandbox) -> PerkamoClient:
-    """A client that does not wait."""
-    return PerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=QUICK)
+def client_of(sandbox: Sandbox, retry: RetryPolicy = QUICK) -> PerkamoClient:
+    """A client that does not wait between attempts, nor long for an answer."""
+    return PerkamoClient(sandbox.api_key, base_url=sandbox.base_url, retry=retry)
 
 
 def buy(sandbox: Sandbox, order: str = "order_1") -> None:
@@ -226,7 +228,7 @@ def test_new_customers_in_each_run_are_compared_in_their_order(sandbox: Sandbox)
     """Expect a flow of new ids to pass, and a missing event of one of them to be found."""
 
     def flow(sandbox: Sandbox, *, swallows: bool = False) -> None:
-        with client_of(sandbox) as client:
+        with client_of(sandbox, PATIENT) as client:
             for amount in (100, 200):
                 user = f"user_{uuid4()}"
                 try:
