@@ -99,7 +99,7 @@ def test_a_busy_port_ends_with_1_and_one_clear_line() -> None:
         began = time.perf_counter()
         done = perkamo("sandbox", "--port", str(port))
 
-        assert time.perf_counter() - began < 10
+        assert time.perf_counter() - began < 20
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"perkamo sandbox: port {port} on 127.0.0.1 is in use:"
@@ -374,7 +374,7 @@ def test_the_demo_shows_everything_in_three_seconds() -> None:
         assert part in done.stdout
     assert done.stdout.isascii()
     assert max(len(line) for line in done.stdout.splitlines()) <= 120
-    assert took < 10, "three seconds on a quiet machine"
+    assert took < 20, "three seconds on a quiet machine"
 
 
 def test_the_demo_may_be_called(capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,7 @@ async def test_a_relay_block_ends_soon_while_the_service_hangs(
             while relay.trouble is None:  # noqa: ASYNC110 - users poll it too
                 await anyio.sleep(0.005)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert isinstance(relay.trouble, PerkamoServerError)
     assert (await outbox.stats()).pending == 1
 
@@ -380,11 +380,11 @@ async def main():
 anyio.run(main)
 """
     started = time.monotonic()
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, capture_output=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, capture_output=True, timeout=60)
 
     async def count() -> OutboxStats:
         async with Outbox(tmp_path) as outbox:
             return await outbox.stats()
 
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 25
     assert anyio.run(count).pending == 20

@@ -143,11 +143,11 @@ for number in range(20):
     started = time.monotonic()
 
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], check=False, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", script, str(tmp_path)], check=False, capture_output=True, text=True, timeout=60
     )
 
     assert done.returncode == 0
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 25
     with SyncOutbox(tmp_path) as outbox:
         assert outbox.stats().pending == 20
 

@@ -216,7 +216,7 @@ def test_stopping_ends_a_delayed_answer(sandbox: Sandbox) -> None:
         began = time.perf_counter()
         sandbox.stop()
 
-        assert time.perf_counter() - began < 5
+        assert time.perf_counter() - began < 20
         assert connection.recv(1) == b""
 
 

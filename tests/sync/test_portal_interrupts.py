@@ -45,7 +45,7 @@ def test_ctrl_c_cancels_the_call_and_the_next_one_works() -> None:
     took = time.monotonic() - began
     sender.join()
 
-    assert took < 5
+    assert took < 20
     assert ended == ["cancelled"]
     assert run(echo, 1) == 1
 
