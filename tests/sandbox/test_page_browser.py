@@ -176,8 +176,8 @@ def test_filters_are_in_the_address_bar(sandbox: Sandbox, client: PerkamoClient,
     assert browser.run(count, "#customer-rows li") == 2
     assert browser.run(count, "#request-rows li") == 2
     browser.type(TAB + "review")
-    wait_for(lambda: browser.run(count, "#events li") == 1)
-    assert query_of(browser) == "customer=ADA&event=review"
+    wait_for(lambda: query_of(browser) == "customer=ADA&event=review")
+    assert browser.run(count, "#events li") == 1
     client.emit("adam", "review.created", transaction_id="review_3")
     client.emit("bob", "review.created", transaction_id="review_4")
     wait_for(lambda: browser.run(count, "#events li") == 2)
