@@ -8,8 +8,12 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, astuple, define, field, frozen
+
+LARGEST_COUNT: Final = 1 << 62
+"""No count is as large; what is, is damaged, and its sum with another might not fit into a column."""
 
 
 @define
@@ -68,11 +72,20 @@ class Record:
     @classmethod
     def from_bytes(cls, data: bytes) -> "Record":
         """Read what was written; of what was damaged nothing is known."""
-        try:
+        with suppress(ValueError, TypeError, RecursionError):
             name, files, counts, *more = json.loads(data)
-            return cls(name, files, Counts(**counts), *more)
-        except (ValueError, TypeError):
-            return cls()
+            record = cls(name, files, Counts(**counts), *more)
+            if record._is_sound():
+                return record
+        return cls()
+
+    def _is_sound(self) -> bool:
+        """Whether all of it is of its type: JSON lets pass more, which would fail where it is used."""
+        are_right = [type(part) for part in (self.name, self.files, self.predecessors)] == [str, list, list]
+        counts = astuple(self.counts)
+        are_right &= all(type(number) is int for number in [*self.files, *counts])
+        are_right &= all(type(name) is str for name in self.predecessors)
+        return are_right and all(-LARGEST_COUNT < count < LARGEST_COUNT for count in counts)
 
 
 def mark_read(predecessors: Sequence[str], name: str, delivered: int) -> tuple[list[str], int | None]:

@@ -191,9 +191,11 @@ class Settler:
             settled.stands_back = True
             suspect.standing_back = evolve(event, body=b"")
             suspect.tries += 1
-            # It failed with others, who passed without it; then nothing was left to try beside it. That is too little
-            # to call it dead, for an outage may have begun, and too much to wait for it any longer.
-            if suspect.tries >= MAX_SOLO_FAILURES and -math.inf < self._failed_together_at < self._answered_at:
+            # It failed with others, who passed without it, here or by what another relay noted; then nothing was left
+            # to try beside it. That is too little to call it dead, for an outage may have begun, and too much to wait
+            # for it any longer.
+            passed_without = -math.inf < self._failed_together_at < self._answered_at or event.failures > ALONE
+            if suspect.tries >= MAX_SOLO_FAILURES and passed_without:
                 self.given_up.add(event.row)
         suspect.last = self._clock.now()
 

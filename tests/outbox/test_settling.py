@@ -314,10 +314,14 @@ def test_the_last_event_that_waits_is_to_blame_if_others_passed_after_it_failed(
 
 
 @by_error
-def test_the_last_event_that_waits_is_given_up_if_others_passed_without_it(trial: Trial, error: PerkamoError) -> None:
-    """No dead letter, for an outage may have begun; catches a drain that waits forever for one poison event."""
+@pytest.mark.parametrize("seen_by", ["this relay", "another relay"])
+def test_the_last_event_is_given_up_if_others_passed(trial: Trial, error: PerkamoError, seen_by: str) -> None:
+    """No dead letter, for an outage may have begun; catches drains that wait forever for one poison event."""
     *others, last = (evolve(event, failures=ALONE) for event in stored(3))
-    trial.send([*others, last], error)
+    if seen_by == "another relay":
+        others, last = [], evolve(last, failures=ALONE + 1)
+    else:
+        trial.send([*others, last], error)
     for event in others:
         trial.send([event], ACCEPTED)
 

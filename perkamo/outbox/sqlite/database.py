@@ -8,7 +8,7 @@ files were taken away continues in a fresh database and carries into it what the
 import logging
 import sqlite3
 from collections.abc import Generator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, cast
 from urllib.parse import quote
@@ -140,7 +140,8 @@ class Database:
     def _open(self) -> Tables:
         directory = self.directory
         others_live, dead = directory.join()
-        try:
+        with ExitStack() as undo:
+            undo.callback(directory.leave)
             record = Record.from_bytes(directory.lock.read())
             path = next((path for path in directory.databases() if record.name in {path.name, ""}), None)
             state = "gone" if path is None else self._examine(path)
@@ -148,6 +149,7 @@ class Database:
             is_good = state == "alone" or (state == "shared" and identify(path) == record.files)
             self._path = path if path and is_good and not self._is_suspect else directory.new_database()
             tables = _connect(self._path, directory)
+            undo.callback(tables.connection.close)
             with _transaction(tables):
                 if not any(tables.predecessors):
                     tables.predecessors = record.predecessors
@@ -160,9 +162,7 @@ class Database:
             for beside in directory.databases():
                 if beside != self._path:
                     self._take_in(beside, tables, record.counts)
-        except BaseException:
-            directory.leave()
-            raise
+            undo.pop_all()
         directory.remove(*dead)
         if (missing := tables.counts.missing - record.counts.missing) > 0 and not others_live and not self._lost:
             _LOGGER.error(errors.MISSING, missing, directory.path)

@@ -18,7 +18,7 @@ from zlib import crc32
 from attrs import astuple, evolve, fields
 
 from perkamo.outbox import errors
-from perkamo.outbox.record import Counts, Record, mark_read
+from perkamo.outbox.record import LARGEST_COUNT, Counts, Record, mark_read
 from perkamo.outbox.statistics import MINUTE, SpaceRow, StatsOfSpaces, to_stats
 from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, StoredEvent, WaitingEvent
 
@@ -54,7 +54,7 @@ class Tables:
     def read_counts(self) -> None:
         """Read the counts, which other processes change too."""
         row = self._run(f"SELECT predecessor, {', '.join(_NAMES)} FROM counts").fetchone() or ("",)
-        if [type(number) for number in row[1:]] != [int] * len(_NAMES):
+        if len(row) <= len(_NAMES) or not all(type(n) is int and -LARGEST_COUNT < n < LARGEST_COUNT for n in row[1:]):
             error = sqlite3.DatabaseError("SQLite's own check lets pass that counts are not numbers")
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error
@@ -92,7 +92,7 @@ class Tables:
             return self._nothing(spaces, now)
         most, chosen = 0, list[StoredEvent]()
         for row, transaction_id, checksum, body, failures, trace_context in found:
-            limit = sizes[min(failures, len(sizes) - 1)]
+            limit = sizes[max(0, min(failures, len(sizes) - 1))]
             if limit == (most := most or limit):  # what failed before travels with its like
                 max_bytes -= len(body)
                 if chosen and (max_bytes < 0 or len(chosen) == most):
@@ -247,8 +247,8 @@ class Tables:
 
     def _free(self, spaces: Sequence[str], most: int, held: tuple[float, float]) -> list[_Free]:
         free = f"{_WAITING} AND (l.id IS NULL OR l.until NOT BETWEEN ? AND ?) ORDER BY e.id LIMIT ?"
-        select = f"SELECT e.id, e.transaction_id, e.checksum, e.body, coalesce(l.failures, 0), e.trace_context {free}"
-        rows = [row for space in (UNBOUND, *spaces) for row in self._run(select, (space, *held, most))]
+        sql = f"SELECT e.id, transaction_id, checksum, CAST(body AS BLOB), ifnull(failures, 0)|0, trace_context {free}"
+        rows = [row for space in (UNBOUND, *spaces) for row in self._run(sql, (space, *held, most))]
         return sorted(rows, key=itemgetter(0))
 
     def _bury(self, is_dead: IsDead) -> bool:

@@ -1,5 +1,6 @@
 """What happens to an outbox whose files are damaged, deleted, copied or put back."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -9,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perkamo.outbox.errors import (
-    PerkamoOutboxCorruptError,
-    PerkamoOutboxError,
-)
+from perkamo.outbox.errors import PerkamoOutboxCorruptError, PerkamoOutboxError
 from perkamo.outbox.record import Counts
 from tests.outbox.sqlite.box import HERE, Box, ids
 from tests.outbox.sqlite.files import Other, file, files
@@ -47,9 +45,19 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "database overwritten": lambda path: _overwrite_middle(file(path)),
     "names in the schema overwritten": lambda path: _garble_schema(file(path)),
     "log overwritten": lambda path: _overwrite_middle(file(path, "*-wal")),
+    "a text for a number in the lock": lambda path: _edit_lock(path, 2, {"pending": "x"}),
+    "a number for a name in the lock": lambda path: _edit_lock(path, 0, 7),
+    "a lock of too many levels": lambda path: file(path, "outbox.lock").write_text("[" * 100_000),
     "something else in its place": lambda path: file(path).write_text("hello" * 1000),
     "another database in its place": lambda path: _replace(file(path)),
 }
+
+
+def _edit_lock(path: Path, position: int, wrong: object) -> None:
+    lock = file(path, "outbox.lock")
+    parts = json.loads(lock.read_bytes())
+    parts[position] = wrong
+    lock.write_text(json.dumps(parts))
 
 
 def _garble_schema(path: Path) -> None:
