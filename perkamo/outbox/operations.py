@@ -63,7 +63,8 @@ class OutboxOperations:
         """Deliver everything that waits for this client's Space; wait through an outage, and for other relays.
 
         Where no event passes at all, one that never will can't be distinguished from an outage, and this waits until it
-        is cancelled: bound it, such as with ``anyio.fail_after``. Everything is kept.
+        is cancelled: bound it with ``anyio.fail_after``; where the code is synchronous, run ``perkamo outbox relay``
+        with ``--until-empty`` under the system's ``timeout``. Everything is kept.
 
         Args:
             client: Sends the events, without its own retries.
