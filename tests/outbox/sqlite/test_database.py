@@ -17,6 +17,7 @@ from perkamo.outbox.errors import (
 from perkamo.outbox.record import Counts
 from perkamo.outbox.sqlite import database as database_module
 from perkamo.outbox.sqlite.database import SCHEMA_VERSION, Database
+from perkamo.outbox.sqlite.tables import Tables
 from tests.outbox.sqlite.box import Box, ids
 from tests.outbox.sqlite.files import Other, file, files
 
@@ -283,3 +284,20 @@ def test_a_forked_child_uses_the_outbox_as_another_process_does(child: str, tmp_
     assert (waiting, done.returncode) == (expected, -9), done.stderr
     assert box.counts.missing == 0
     box.database.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not list what is open")
+def test_an_open_that_fails_leaves_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its error is kept; catches a process whose next try takes its own connection for another's."""
+    path = tmp_path / "outbox"
+    box = Box(path)
+    box.put("a")
+    box.database.close()
+    monkeypatch.delattr(Tables, "release")
+
+    with pytest.raises(AttributeError) as kept:
+        Box(path).put("b")
+
+    opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert [name for name in opened if name.startswith(str(path)) and "sqlite3" in name] == []
+    assert "release" in str(kept.value)

@@ -262,6 +262,7 @@ def test_damaged_bytes_are_reported(box: Box) -> None:
     with box.database.transaction() as tables:
         tables.connection.execute("UPDATE events SET body = ? WHERE id = 1", (b'{"amount":9}',))
         tables.connection.execute("UPDATE events SET body = CAST(body AS TEXT) WHERE id = 2")
+        tables.connection.execute("INSERT INTO leases VALUES (3, 1, NULL, 0, '-100')")
 
     assert [event.is_damaged for event in box.take().events] == [True, False, False]
 
