@@ -1,7 +1,6 @@
 """Recording and replaying of ``perkamo sandbox``."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from perkamo.cli.recorded_lines import UNREADABLE, RecordedLines
 from perkamo.cli.text import agree
 from perkamo.cli.text import count as counted
 from perkamo.outbox.directory import LOCK_PATIENCE, copy_outbox
+from perkamo.runtime.clock import Clock
 from perkamo.sandbox.recording import Recorder, RecordingError, play, read_recording
 from perkamo.sandbox.requestlog import RequestRecord
 from perkamo.sandbox.sandbox import Sandbox
@@ -140,13 +140,14 @@ class Replay:
         thread.start()
         return thread
 
-    def _play(self, lines: RecordedLines, clock: Callable[[], float] = time.monotonic) -> None:
-        began, first = clock(), None
+    def _play(self, lines: RecordedLines) -> None:
+        clock = Clock()
+        began, first = clock.now(), None
         with lines:
             for recorded in read_recording(lines):
                 first = recorded.time if first is None else first
                 due = (recorded.time - first) / self.speed if self.speed else 0.0
-                if self.stop.wait(max(began + due - clock(), 0.0)):
+                if self.stop.wait(max(began + due - clock.now(), 0.0)):
                     return
                 self.statuses[play(self.sandbox, recorded)] += 1
 

@@ -16,6 +16,11 @@ def _monotonic() -> Callable[[], float]:
     return partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 
 
+_has_boot_time = hasattr(time, "CLOCK_BOOTTIME")
+boot_time: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if _has_boot_time else _monotonic()
+"""Return seconds since the machine was started, the same in all its processes; nobody can set them."""
+
+
 class Clock:
     """The clock, the waits and the randomness of a client. It keeps running when a test tool freezes time."""
 

@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol
 from attrs import frozen
 
 from perkamo.errors import PerkamoConfigurationError, PerkamoError
+from perkamo.runtime.clock import boot_time
 
 _DAY: Final = 86_400.0
 _BUSY_SECONDS: Final = 10.0
@@ -150,10 +151,8 @@ class SqliteDeliveryLog:
         PerkamoDeliveryLogError: The file can't be created or opened, or is not a SQLite file.
     """
 
+    _boot_time: Callable[[], float] = boot_time
     # Bound here, so that a tool that freezes time does not replace it.
-    _boot_time: Callable[[], float] = (
-        partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-    )
     _wall_time: Callable[[], float] = partial(time.time)
 
     def __init__(self, path: str | PathLike[str], *, lease: float = 300.0, keep: float = 30 * _DAY) -> None:

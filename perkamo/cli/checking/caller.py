@@ -14,6 +14,7 @@ from attrs import field, frozen
 from perkamo.encoding.encode import JSONValue
 from perkamo.encoding.parse import parse
 from perkamo.redaction import Secrets
+from perkamo.runtime.clock import Clock
 from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 
 ANSWER_SECONDS: Final = 20.0
@@ -81,6 +82,7 @@ class Caller:
         self.offset: float = 0.0
         """Seconds by which the service's clock is ahead of this machine's."""
         self._key = key
+        self._clock = Clock()
         self._secrets = Secrets([key, base_url, urlsplit(base_url).hostname or ""])
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
@@ -130,7 +132,7 @@ class Caller:
         return answer
 
     async def _send_once(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        began = time.perf_counter()
+        began = self._clock.now()
         problem = "none came in time"
         with anyio.move_on_after(ANSWER_SECONDS):
             try:
@@ -144,7 +146,7 @@ class Caller:
             except httpx.HTTPError as error:
                 problem = self._secrets.clean(str(error)) or type(error).__name__
             else:
-                seconds = time.perf_counter() - began
+                seconds = self._clock.now() - began
                 return Answer(response.status_code, dict(response.headers), response.content, seconds)
         raise NoAnswerError(problem)
 

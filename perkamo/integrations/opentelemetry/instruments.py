@@ -7,13 +7,12 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from perkamo import Delivery, DeliveryState
+from perkamo.runtime.clock import Clock
 
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """As the HTTP conventions advise."""
 _STALE: Final = 30.0
 """Seconds. A relay that has reported nothing for this long has ended, and its state is dropped."""
-
-_monotonic = time.monotonic
 
 
 class Instruments:
@@ -33,6 +32,7 @@ class Instruments:
         """
         meter = get_meter(name, version, provider)
         self.retry_quota: int | None = None
+        self._clock = Clock()
         self._states: dict[str, tuple[float, DeliveryState]] = {}
         self._requests = meter.create_histogram(
             "http.client.request.duration",
@@ -84,7 +84,7 @@ class Instruments:
 
     def note(self, state: DeliveryState) -> None:
         """Keep the state of an outbox."""
-        self._states[state.space] = (_monotonic(), state)
+        self._states[state.space] = (self._clock.now(), state)
 
     def _observing(
         self, read: Callable[[DeliveryState], float | None]
@@ -108,7 +108,7 @@ class Instruments:
             yield Observation(self.retry_quota)
 
     def _fresh(self) -> list[DeliveryState]:
-        now = _monotonic()
+        now = self._clock.now()
         return [state for told_at, state in tuple(self._states.values()) if now - told_at < _STALE]
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from operator import itemgetter
 from typing import Final, TypeAlias, cast
 from zlib import crc32
@@ -21,6 +20,7 @@ from perkamo.outbox import errors
 from perkamo.outbox.record import LARGEST_COUNT, Counts, Record, mark_read
 from perkamo.outbox.statistics import MINUTE, SpaceRow, StatsOfSpaces, to_stats
 from perkamo.outbox.store import KEY_PREFIX, UNBOUND, DeadLetter, Lease, Settlement, StoredEvent, WaitingEvent
+from perkamo.runtime.clock import boot_time
 
 LONGEST_LEASE: Final = 600.0
 """Seconds. What is leased or put off for longer was so before the machine was started again."""
@@ -30,7 +30,6 @@ _LOOK_AT_THE_DEAD: Final = 0.25
 """Seconds between two looks at whether those who hold the rest have died."""
 _WAITING: Final = "FROM events e LEFT JOIN leases l ON l.id = e.id WHERE e.reason IS NULL AND e.space = ?"
 
-_boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 _wall_time = time.time
 
 IsDead: TypeAlias = Callable[[str], bool]
@@ -81,7 +80,7 @@ class Tables:
         self, spaces: Sequence[str], sizes: Sequence[int], max_bytes: int, seconds: float, is_dead: IsDead
     ) -> Lease:
         """Lease events, see ``Store.take``; ``is_dead`` says whether somebody who leased some has died."""
-        now = _boot_time()
+        now = boot_time()
         held = (now, now + LONGEST_LEASE)
         paused = f"SELECT max(paused_until) FROM spaces WHERE space IN ({_marks(spaces)})"
         (until,) = self._one(f"{paused} AND paused_until BETWEEN ? AND ?", *spaces, *held)
@@ -117,7 +116,7 @@ class Tables:
     def settle(self, lease: Lease, settlement: Settlement) -> None:
         """Note the outcome of leased events, see ``Store.settle``."""
         ours = {row for (row,) in self._run("SELECT id FROM leases WHERE token = ?", (lease.token,))}
-        now = _boot_time()
+        now = boot_time()
         delivered = [event for event in settlement.delivered if event.row in ours]
         dead = [(reason, event.row) for event, reason in settlement.dead if event.row in ours]
         token = -int(now * 1e6) if settlement.stands_back else lease.token  # below 0: since when it stands back
@@ -176,7 +175,7 @@ class Tables:
 
     def spaces(self) -> StatsOfSpaces:
         """Tell how each Space stands."""
-        now = _boot_time()
+        now = boot_time()
         waiting = dict(self._run("SELECT space, count(*) FROM events WHERE reason IS NULL GROUP BY space"))
         oldest = "SELECT put_at FROM events WHERE reason IS NULL AND space = ? ORDER BY id LIMIT 1"
         put_at = {space: self._one(oldest, space)[0] for space in waiting}

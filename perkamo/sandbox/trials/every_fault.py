@@ -3,11 +3,11 @@
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from random import Random
-from time import perf_counter
 
 from attrs import field, frozen
 from attrs.validators import ge, instance_of, optional
 
+from perkamo.runtime.clock import Clock
 from perkamo.sandbox.sandbox import Sandbox
 from perkamo.sandbox.trials.report import FaultReport, failure_text, make_report
 from perkamo.sandbox.trials.strike import Strike, parse_strike
@@ -112,7 +112,8 @@ def try_every_fault(
             return try_every_fault(flow, sandbox=own, allow=allow, depth=depth, seed=seed, limit=limit, only=only)
     pairs = (only,) if isinstance(only, str) else only
     plan = Plan(allow, depth, seed, limit, tuple(parse_strike(pair) for pair in pairs))
-    began = _seconds()
+    clock = Clock()
+    began = clock.now()
     baseline = Trial()
     _run(flow, sandbox, baseline)
 
@@ -125,16 +126,11 @@ def try_every_fault(
     trials, possible = plan.carry_out(baseline, run)
     if baseline.outcome is None:
         raise RuntimeError("the run without faults never ended")
-    report = make_report(baseline.outcome, trials, possible, _seconds() - began, must_strike=bool(plan.only))
+    report = make_report(baseline.outcome, trials, possible, clock.now() - began, must_strike=bool(plan.only))
     sandbox.reset()
     if report.differences:
         raise AssertionError(report.failure(lambda pairs: f"try_every_fault(…, only={list(pairs)!r})"))
     return report
-
-
-def _seconds(read: Callable[[], float] = perf_counter) -> float:
-    """Read a clock that no test tool has replaced: a default is bound when this module is imported."""
-    return read()
 
 
 def _run(flow: Callable[[Sandbox], object], sandbox: Sandbox, trial: Trial) -> None:

@@ -153,7 +153,7 @@ def test_a_lease_from_before_the_machine_was_started_anew_holds_nobody_up(
     """The clock counts from the start of the machine; a lease that ends in weeks by it was made before that."""
     box.put("a", "b")
     clock = [3_000_000.0]
-    monkeypatch.setattr(tables_module, "_boot_time", lambda: clock[0])
+    monkeypatch.setattr(tables_module, "boot_time", lambda: clock[0])
     box.put_off(box.take(seconds=30.0), 1, 300.0)
     clock[0] = 5.0
 
@@ -327,7 +327,7 @@ def test_accepted_is_delivered_plus_pending_plus_dead_at_every_moment(
 def test_deliveries_count_for_a_minute(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that nobody sets; catches figures that only ever grow, and some that outlive a restart."""
     now = 1000.0
-    monkeypatch.setattr(tables_module, "_boot_time", lambda: now)
+    monkeypatch.setattr(tables_module, "boot_time", lambda: now)
     counted = []
     for now in (1000.0, 1050.0, 1070.0, 1200.0, 3.0):
         box.put(str(now))
