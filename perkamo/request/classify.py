@@ -151,7 +151,7 @@ def classify_response(attempt: Attempt, response: httpx.Response, data: bytes | 
         data = ValueError("has a status that HTTP does not define")
     if isinstance(data, ValueError) and not 300 <= status < 600:
         return Failure(
-            _unusable(attempt, str(data), meta), retry=FAILURES["answer"].again(attempt.use), attempt=attempt
+            _unusable(attempt, str(data), meta), retry=FAILURES["answer"].retry(attempt.use), attempt=attempt
         )
     return _refused(attempt, headers, data if isinstance(data, bytes) else b"", meta)
 
@@ -161,7 +161,7 @@ def _refused(attempt: Attempt, headers: Mapping[str, str], data: bytes, meta: Re
     date = _date(headers, now)
     retry_after = parse_retry_after(headers.get("retry-after"), now if date is None else date)
     rule = rule_of_status(meta.status, has_retry_after=retry_after is not None)
-    retry = rule.again(attempt.use)
+    retry = rule.retry(attempt.use)
     offset = _clock_offset(headers, attempt, date, now) if meta.status == 401 else None
     body = _error_body(data)
     outcome = attempt.outcome("unknown" if meta.status >= 500 or meta.status == 408 else "rejected")
@@ -204,7 +204,7 @@ def classify_failure(attempt: Attempt, problem: Problem) -> Failure:
     words, remedy = _WORDS[problem.kind]
     what = words.format(said=said, raised=problem.raised)
     rule = FAILURES[problem.kind]
-    retry, timed_out = rule.again(attempt.use), problem.kind == "timeout"
+    retry, timed_out = rule.retry(attempt.use), problem.kind == "timeout"
     outcome = attempt.outcome("unknown" if problem.sent else "not_sent")
     message = f"{attempt.call.label}: {what}. {_advice(outcome, retry=retry or rule.later, remedy=remedy)}"
     error: PerkamoError

@@ -171,17 +171,17 @@ async def call_supplier(supplier: Callable[[], object]) -> object:
         value: object = supplier()
     else:
         # A supplier may read a file or ask a vault. In a thread, it blocks neither the event loop nor the time limit.
-        question = _Question(supplier)
+        call = _SupplierCall(supplier)
         try:
-            await anyio.to_thread.run_sync(question.ask, abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(call.run, abandon_on_cancel=True)
         except BaseException:
-            question.abandon()
+            call.abandon()
             raise
-        value = question.answer
+        value = call.answer
     return await value if inspect.isawaitable(value) else value
 
 
-class _Question:
+class _SupplierCall:
     """A supplier that is called in a thread. If nobody waits any more, the coroutine that it returned is closed."""
 
     def __init__(self, supplier: Callable[[], object]) -> None:
@@ -190,7 +190,7 @@ class _Question:
         self._lock = threading.Lock()
         self._abandoned = False
 
-    def ask(self) -> None:
+    def run(self) -> None:
         """Call the supplier, and keep the result here: trio refuses a function that returns an awaitable."""
         answer = self._supplier()
         with self._lock:

@@ -16,8 +16,9 @@ applies once (published).
 | an error of the caller's hook or transport | no   | no     | no    | the same code would fail again                 |
 | TLS can't be set up on this machine        | no   | no     | no    | an environment variable names a wrong file     |
 
-*call*: the call itself makes another attempt. *stream*: the stream connects again. *later*: the error's ``retryable``,
-by which ``Batcher``, ``emit_many`` and the outbox keep an event and send it again.
+*call*: the call itself makes another attempt. *stream*: the stream connects again. *later*: ``retryable`` of a call's
+error, by which ``Batcher``, ``emit_many`` and the outbox keep an event and send it again; a stream's says whether the
+stream connects again.
 """
 
 from collections.abc import Mapping
@@ -117,7 +118,7 @@ class Rule:
     stream: bool
     later: bool
 
-    def again(self, use: Use) -> bool:
+    def retry(self, use: Use) -> bool:
         """Return whether another attempt is made."""
         return self.call if use == "call" else self.stream
 

@@ -23,7 +23,7 @@ class FaultRequest:
     times: int
 
 
-def read_order(body: JsonObject) -> FaultRequest:
+def read_fault_request(body: JsonObject) -> FaultRequest:
     """Read ``{"route": "POST /v1/events", "kind": "status", "value": 503, "times": 2}``.
 
     Args:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 from perkamo.sandbox.checks import CheckError, read_object
 from perkamo.sandbox.feed import FeedEntry
-from perkamo.sandbox.messages import Json, JsonObject, Reply, Request, Response, dump, json_response
+from perkamo.sandbox.messages import Instruction, Json, JsonObject, Request, Response, dump, json_response
 from perkamo.sandbox.requestlog import RequestRecord
 from perkamo.sandbox.shown import MAX_SHOWN, Shown, event_row, is_about, request_row
 from perkamo.signing import API_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
@@ -51,7 +51,7 @@ def request_detail(shown: Shown, request: Request) -> Response:
     return json_response(200, _whole(number, record))
 
 
-def send_event(shown: Shown, api_key: str, send: Callable[[Request], Reply], request: Request) -> Response:
+def send_event(shown: Shown, api_key: str, send: Callable[[Request], Instruction], request: Request) -> Response:
     """Send an event again, unchanged or with a new transaction id, and return the answer.
 
     It is a call like any other: faults apply to it, and it is in the log.
@@ -76,8 +76,8 @@ def send_event(shown: Shown, api_key: str, send: Callable[[Request], Reply], req
             (TIMESTAMP_HEADER, now),
             (SIGNATURE_HEADER, sign(api_key, now, "POST", "/v1/events", raw)),
         )
-        reply = send(Request("POST", "/v1/events", headers, raw))
-        status = None if reply.response is None else reply.response.status
+        instruction = send(Request("POST", "/v1/events", headers, raw))
+        status = None if instruction.response is None else instruction.response.status
         return json_response(200, {"status": status, "request": shown.log.total, "transaction_id": transaction_id})
 
 

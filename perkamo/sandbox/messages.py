@@ -81,7 +81,7 @@ Handler: TypeAlias = Callable[[Request], Response | StreamingResponse | None]
 
 
 @frozen
-class Reply:
+class Instruction:
     """What a front (socket or in-process transport) has to do.
 
     Attributes:

@@ -9,19 +9,19 @@ from importlib.resources import files
 from typing import Final
 from urllib.parse import parse_qs
 
-from perkamo.sandbox.arming import KINDS, read_order
+from perkamo.sandbox.arming import KINDS, read_fault_request
 from perkamo.sandbox.checks import CheckError, read_object
 from perkamo.sandbox.control import Answer
 from perkamo.sandbox.detail import customer_detail, event_detail, request_detail, send_event
 from perkamo.sandbox.live import Live
-from perkamo.sandbox.messages import JsonObject, Reply, Request, Response, json_response
+from perkamo.sandbox.messages import Instruction, JsonObject, Request, Response, json_response
 from perkamo.sandbox.routes import ROUTES
 from perkamo.sandbox.shown import Shown
 
 _INLINE: Final = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
-def page_answers(shown: Shown, api_key: str, send: Callable[[Request], Reply]) -> Mapping[str, Answer]:
+def page_answers(shown: Shown, api_key: str, send: Callable[[Request], Instruction]) -> Mapping[str, Answer]:
     """Return the handlers of the page and its requests, by method and path.
 
     Args:
@@ -32,8 +32,8 @@ def page_answers(shown: Shown, api_key: str, send: Callable[[Request], Reply]) -
     faults = shown.faults
 
     def arm(request: Request) -> Response:
-        order = read_order(read_object(request))
-        faults.next(order.route, order.fault, times=order.times)
+        fault_request = read_fault_request(read_object(request))
+        faults.next(fault_request.route, fault_request.fault, times=fault_request.times)
         return json_response(200, _armed(shown))
 
     def disarm(request: Request) -> Response:

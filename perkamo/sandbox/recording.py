@@ -190,5 +190,5 @@ def play(sandbox: Sandbox, recorded: Recorded) -> int | None:
         signature = sign(sandbox.api_key, now, "POST", place.path, body)
         signed = ((TIMESTAMP_HEADER, now), (SIGNATURE_HEADER, signature))
         headers = (*headers, ("content-type", "application/json"), *signed)
-    reply = sandbox.answer(Request(recorded.method, recorded.path, headers, body))
-    return None if reply.response is None else reply.response.status
+    instruction = sandbox.answer(Request(recorded.method, recorded.path, headers, body))
+    return None if instruction.response is None else instruction.response.status

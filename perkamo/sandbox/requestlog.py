@@ -8,7 +8,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from perkamo.sandbox.messages import Headers, Json, Reply, Request, Response
+from perkamo.sandbox.messages import Headers, Instruction, Json, Request, Response
 from perkamo.signing import API_KEY_HEADER
 
 MAX_RECORDS: Final = 10_000
@@ -124,20 +124,20 @@ class RequestLog:
 
 
 def make_record(
-    request: Request, route: str | None, reply: Reply, *, fault: str | None, time: float, seconds: float
+    request: Request, route: str | None, instruction: Instruction, *, fault: str | None, time: float, seconds: float
 ) -> RequestRecord:
     """Make the record of a request and of the answer to it, without keys, tokens and cookies.
 
     Args:
         request: The request.
         route: Its route.
-        reply: The answer, and how it is sent.
+        instruction: The answer, and how it is sent.
         fault: The fault that happened, in words.
         time: When it arrived, in Unix seconds of the sandbox's clock.
         seconds: How long it took to answer, without the wait of a fault.
     """
-    response = reply.response
-    body, answer = request.body, response.body[: reply.keep] if isinstance(response, Response) else b""
+    response = instruction.response
+    body, answer = request.body, response.body[: instruction.keep] if isinstance(response, Response) else b""
     if route == "POST /v1/browser-tokens":
         body, answer = _BROWSER_KEY.sub(b'"browser_key":"***"', body), _TOKEN.sub(b'"token":"***"', answer)
     return RequestRecord(
@@ -152,5 +152,5 @@ def make_record(
         time=time,
         answer_headers=() if response is None else response.headers,
         answer=answer,
-        seconds=seconds + reply.delay,
+        seconds=seconds + instruction.delay,
     )

@@ -5,7 +5,7 @@ from urllib.parse import unquote_to_bytes
 
 from attrs import field, frozen
 
-Call: TypeAlias = Literal[
+Operation: TypeAlias = Literal[
     "identify", "emit", "batch", "customer", "program", "browser-tokens", "usage", "redeem", "stream"
 ]
 
@@ -13,7 +13,7 @@ CUSTOMER_PREFIX: Final = "/v1/customer/"
 STREAM_PREFIX: Final = "/v1/client/customer/"
 STREAM_SUFFIX: Final = "/stream"
 
-ROUTES: Final[dict[str, Call]] = {
+ROUTES: Final[dict[str, Operation]] = {
     "POST /v1/identify": "identify",
     "POST /v1/events": "emit",
     "POST /v1/events:batch": "batch",

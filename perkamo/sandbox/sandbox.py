@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from attrs import evolve
 
+from perkamo.runtime.clock import Clock as Stopwatch
 from perkamo.sandbox import assertions
 from perkamo.sandbox.blueprint import read_program
 from perkamo.sandbox.clock import Clock
@@ -20,8 +20,8 @@ from perkamo.sandbox.ledger import Listener, SandboxCustomer, SandboxEvent
 from perkamo.sandbox.messages import (
     WITHOUT_BODY,
     Handler,
+    Instruction,
     Json,
-    Reply,
     Request,
     Response,
     StreamingResponse,
@@ -85,6 +85,7 @@ class Sandbox:
         self._now = now
         self._server: Server | None = None
         self._log = RequestLog()
+        self._stopwatch = Stopwatch()
         ids = IdMaker(seed)
         self.api_key: str = ids.fixed("sk_test_")
         """The server key that this sandbox accepts."""
@@ -322,51 +323,51 @@ class Sandbox:
             self._interceptor = interceptor
             self.webhooks.intercept(interceptor)
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: Request) -> Instruction:
         """Answer one request, with the armed faults. The socket and the in-process transport both call it."""
         with self._lock:
             control = self._control.handle(request)
             if control is not None:
-                return Reply(control)
-            began = _seconds()
+                return Instruction(control)
+            began = self._stopwatch.now()
             template = find(request.path).template
             route = None if template is None else f"{request.method} {template}"
             fault = self._fault(route, request) if route in ROUTES else None
-            reply = self._strike(request, fault)
+            instruction = self._strike(request, fault)
             struck = None if fault is None else name_of(fault)
             record = make_record(
-                request, route, reply, fault=struck, time=self.clock.time(), seconds=_seconds() - began
+                request, route, instruction, fault=struck, time=self.clock.time(), seconds=self._stopwatch.now() - began
             )
             self._log.add(record)
             for listener in tuple(self._request_listeners):
                 listener(record)
-            return reply
+            return instruction
 
     def _fault(self, route: str, request: Request) -> Fault | None:
         armed = self.faults.take(route)
         chosen = None if self._interceptor is None else self._interceptor.strike(route, request)
         return armed or chosen
 
-    def _strike(self, request: Request, fault: Fault | None) -> Reply:
+    def _strike(self, request: Request, fault: Fault | None) -> Instruction:
         if isinstance(fault, Status):
-            return Reply(self._status(fault))
+            return Instruction(self._status(fault))
         if isinstance(fault, Reset) and fault.before is not None:
-            return Reply(None, end="reset")
-        reply = Reply(self._handle(request))
+            return Instruction(None, end="reset")
+        instruction = Instruction(self._handle(request))
         match fault:
             case Delay():
-                reply = evolve(reply, delay=fault.seconds)
+                instruction = evolve(instruction, delay=fault.seconds)
             case Truncate():
-                reply = evolve(reply, keep=fault.length, end="close")
+                instruction = evolve(instruction, keep=fault.length, end="close")
             case Stall():
-                reply = evolve(reply, keep=fault.length, end="stall")
+                instruction = evolve(instruction, keep=fault.length, end="stall")
             case Reset():
-                reply = Reply(None, end="reset")
+                instruction = Instruction(None, end="reset")
             case Lost():
-                reply = Reply(None, end="close")
+                instruction = Instruction(None, end="close")
             case None:
                 pass
-        return reply
+        return instruction
 
     def _handle(self, request: Request) -> Response | StreamingResponse:
         for handler in (*self._handlers, self.streams.answer):
@@ -390,8 +391,3 @@ class Sandbox:
     def _reset(self, _: Request) -> Response:
         self.reset()
         return json_response(200, {"reset": True})
-
-
-def _seconds(read: Callable[[], float] = perf_counter) -> float:
-    """Read a clock that no test tool has replaced: a default is bound when this module is imported."""
-    return read()

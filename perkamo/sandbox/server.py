@@ -17,7 +17,7 @@ from typing import Final
 
 from perkamo.runtime.thread_loop import EventLoop
 from perkamo.runtime.threads import Join, start_thread
-from perkamo.sandbox.messages import WITHOUT_BODY, Reply, Request, Response, StreamingResponse
+from perkamo.sandbox.messages import WITHOUT_BODY, Instruction, Request, Response, StreamingResponse
 from perkamo.sandbox.process import SandboxError, servers
 
 try:
@@ -48,7 +48,7 @@ class Server:
     """
 
     def __init__(
-        self, answer: Callable[[Request], Reply], refuse: Callable[[int, str], Response], *, host: str, port: int
+        self, answer: Callable[[Request], Instruction], refuse: Callable[[int, str], Response], *, host: str, port: int
     ) -> None:
         self._answer = answer
         self._refuse = refuse
@@ -141,7 +141,7 @@ class _Connection:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        answer: Callable[[Request], Reply],
+        answer: Callable[[Request], Instruction],
         refuse: Callable[[int, str], Response],
     ) -> None:
         self._reader = reader
@@ -192,26 +192,26 @@ class _Connection:
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
         return Request(head.method.decode("ascii"), head.target.decode("latin-1"), headers, body, self._peer)
 
-    async def _carry_out(self, reply: Reply, *, bodyless: bool) -> bool:
-        """Send a reply; return whether the connection continues."""
-        if reply.delay and not await self._wait(reply.delay):
+    async def _carry_out(self, instruction: Instruction, *, bodyless: bool) -> bool:
+        """Carry it out; return whether the connection continues."""
+        if instruction.delay and not await self._wait(instruction.delay):
             return False
-        if reply.end == "reset":
+        if instruction.end == "reset":
             self._reset()
             return False
-        if reply.response is None:
+        if instruction.response is None:
             return False
-        if isinstance(reply.response, StreamingResponse):
-            await self._stream(reply.response, reply)
+        if isinstance(instruction.response, StreamingResponse):
+            await self._stream(instruction.response, instruction)
             return False
-        body = b"" if bodyless else reply.response.body[: reply.keep]
-        end = () if reply.keep is not None else (h11.EndOfMessage(),)
-        length = None if reply.response.status in WITHOUT_BODY else len(reply.response.body)
-        self._write(_head(reply.response, length=length), h11.Data(data=body), *end)
+        body = b"" if bodyless else instruction.response.body[: instruction.keep]
+        end = () if instruction.keep is not None else (h11.EndOfMessage(),)
+        length = None if instruction.response.status in WITHOUT_BODY else len(instruction.response.body)
+        self._write(_head(instruction.response, length=length), h11.Data(data=body), *end)
         await self._writer.drain()
-        if reply.end == "stall":
+        if instruction.end == "stall":
             await self._reader.read(1)
-        if reply.keep is not None or self._http.our_state is h11.MUST_CLOSE:
+        if instruction.keep is not None or self._http.our_state is h11.MUST_CLOSE:
             return False
         self._http.start_next_cycle()
         return True
@@ -225,11 +225,11 @@ class _Connection:
                 return False
         return True
 
-    async def _stream(self, response: StreamingResponse, reply: Reply) -> None:
+    async def _stream(self, response: StreamingResponse, instruction: Instruction) -> None:
         """Send chunks until the body ends, the fault cuts it, or the peer closes the connection."""
         self._write(_head(response, length=None))
         await self._writer.drain()
-        pump = asyncio.ensure_future(self._pump(response, reply))
+        pump = asyncio.ensure_future(self._pump(response, instruction))
         gone = asyncio.ensure_future(self._reader.read(1))
         try:
             await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -238,8 +238,8 @@ class _Connection:
                 task.cancel()
             await asyncio.gather(pump, gone, return_exceptions=True)
 
-    async def _pump(self, response: StreamingResponse, reply: Reply) -> None:
-        left = reply.keep
+    async def _pump(self, response: StreamingResponse, instruction: Instruction) -> None:
+        left = instruction.keep
         async with aclosing(response.chunks()) as chunks:
             async for chunk in chunks:
                 self._write(h11.Data(data=chunk[:left]))
@@ -247,7 +247,7 @@ class _Connection:
                 if left is not None:
                     left -= len(chunk)
                     if left <= 0:
-                        if reply.end == "stall":
+                        if instruction.end == "stall":
                             await asyncio.Event().wait()
                         return
         self._write(h11.EndOfMessage())

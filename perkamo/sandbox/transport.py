@@ -7,7 +7,7 @@ from typing import NoReturn, cast
 import anyio
 import httpx
 
-from perkamo.sandbox.messages import Reply, Request, Response, StreamingResponse
+from perkamo.sandbox.messages import Instruction, Request, Response, StreamingResponse
 from perkamo.sandbox.server import SANDBOX_HEADER
 
 
@@ -18,33 +18,36 @@ class SandboxTransport(httpx.AsyncBaseTransport):
         answer: The sandbox's own ``answer``.
     """
 
-    def __init__(self, answer: Callable[[Request], Reply]) -> None:
+    def __init__(self, answer: Callable[[Request], Instruction]) -> None:
         self._answer = answer
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer one request, or fail as a socket would if a fault is armed."""
         body = await request.aread()
         headers = tuple((name.lower().decode(), value.decode("latin-1")) for name, value in request.headers.raw)
-        reply = self._answer(Request(request.method, request.url.raw_path.decode(), headers, body))
-        await _wait(reply.delay, request)
-        if reply.end == "reset":
+        instruction = self._answer(Request(request.method, request.url.raw_path.decode(), headers, body))
+        await _wait(instruction.delay, request)
+        if instruction.end == "reset":
             raise httpx.ReadError("the sandbox reset the connection", request=request)
-        if reply.response is None:
+        if instruction.response is None:
             raise httpx.RemoteProtocolError("the sandbox closed the connection without an answer", request=request)
-        head = [*reply.response.headers, SANDBOX_HEADER]
-        if isinstance(reply.response, Response):
-            head.append(("content-length", str(len(reply.response.body))))
+        head = [*instruction.response.headers, SANDBOX_HEADER]
+        if isinstance(instruction.response, Response):
+            head.append(("content-length", str(len(instruction.response.body))))
         return httpx.Response(
-            reply.response.status, headers=head, stream=_AnswerStream(reply.response, reply), request=request
+            instruction.response.status,
+            headers=head,
+            stream=_AnswerStream(instruction.response, instruction),
+            request=request,
         )
 
 
 class _AnswerStream(httpx.AsyncByteStream):
     """The body of an answer, cut if a fault says so."""
 
-    def __init__(self, response: Response | StreamingResponse, reply: Reply) -> None:
+    def __init__(self, response: Response | StreamingResponse, instruction: Instruction) -> None:
         # One generator, which httpx closes by aclose(): trio does not clean up generators that are left behind.
-        self._pieces = _pieces(response, reply)
+        self._pieces = _pieces(response, instruction)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._pieces
@@ -53,12 +56,12 @@ class _AnswerStream(httpx.AsyncByteStream):
         await self._pieces.aclose()
 
 
-async def _pieces(response: Response | StreamingResponse, reply: Reply) -> AsyncGenerator[bytes, None]:
-    keep = reply.keep
+async def _pieces(response: Response | StreamingResponse, instruction: Instruction) -> AsyncGenerator[bytes, None]:
+    keep = instruction.keep
     if isinstance(response, Response):
         yield response.body[:keep]
         if keep is not None and keep < len(response.body):
-            await _end(reply)
+            await _end(instruction)
         return
     async with aclosing(response.chunks()) as chunks:
         async for chunk in chunks:
@@ -66,12 +69,12 @@ async def _pieces(response: Response | StreamingResponse, reply: Reply) -> Async
             if keep is not None:
                 keep -= len(chunk)
                 if keep <= 0:
-                    await _end(reply)
+                    await _end(instruction)
 
 
-async def _end(reply: Reply) -> NoReturn:
+async def _end(instruction: Instruction) -> NoReturn:
     """End within an answer, as the fault says."""
-    if reply.end == "stall":
+    if instruction.end == "stall":
         await anyio.sleep_forever()
     raise httpx.RemoteProtocolError("the sandbox closed the connection within the answer")
 

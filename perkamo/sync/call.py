@@ -16,7 +16,7 @@ _UNWINDING: Final = 0.05
 """Seconds that a cancelled call may take to unwind before the interrupt continues without it."""
 
 
-class Call(Generic[T]):
+class LoopCall(Generic[T]):
     """A task in the loop, and a lock that the calling thread sleeps on until it has ended.
 
     Args:

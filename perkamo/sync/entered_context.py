@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import anyio
 
 from perkamo.sync.async_usage import dotted_name
-from perkamo.sync.call import Call
+from perkamo.sync.call import LoopCall
 from perkamo.sync.loop_thread import LoopThread
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class EnteredContext(AbstractContextManager[T, bool]):
         self._thread = thread
         self._manager = manager
         self._task = _Task(manager)
-        self._call = Call(thread, self._task.run)
+        self._call = LoopCall(thread, self._task.run)
 
     def __enter__(self) -> T:
         try:

@@ -21,7 +21,7 @@ import anyio
 from perkamo.errors import PerkamoError
 from perkamo.runtime.thread_loop import EventLoop
 from perkamo.sync.async_usage import AsyncUsageWarnings
-from perkamo.sync.call import Call
+from perkamo.sync.call import LoopCall
 from perkamo.sync.entered_context import EnteredContext
 from perkamo.sync.loop_thread import LoopThread, exit_error
 
@@ -62,7 +62,7 @@ class Portal:
         thread = self._ready(function, "await")
         if thread is None:
             return _run_at_exit(partial(function, *args, **kwargs))
-        return Call(thread, partial(function, *args, **kwargs)).run()
+        return LoopCall(thread, partial(function, *args, **kwargs)).run()
 
     def iterate(self, iterator: AsyncIterator[T]) -> Iterator[T]:
         """Yield what an async iterator yields, one call at a time, and close it at the end.
@@ -79,14 +79,14 @@ class Portal:
             while True:
                 self._ready(iterator, keyword)  # no step is made in the loop's own thread
                 try:
-                    item = Call(thread, iterator.__anext__).run()
+                    item = LoopCall(thread, iterator.__anext__).run()
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
             close: Callable[[], Awaitable[object]] | None = getattr(iterator, "aclose", None)
             if close is not None and thread.is_serving:
-                closing = Call(thread, close)
+                closing = LoopCall(thread, close)
                 closing.begin()
                 if not thread.is_current and closing.wait(self._closing_seconds):
                     closing.result()
@@ -112,7 +112,7 @@ class Portal:
         """
         thread = self._thread
         if thread is not None and not self._exiting and thread.has_started and thread.is_serving:
-            Call(thread, function).begin()
+            LoopCall(thread, function).begin()
 
     def forget_parent(self) -> None:
         """Begin again in a forked child: the parent's thread is not here, and its lock may be held forever."""

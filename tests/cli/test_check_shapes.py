@@ -5,7 +5,7 @@ import pytest
 from perkamo import JSONValue
 from perkamo.cli.checking import shapes
 from perkamo.cli.checking.findings import CONFIRMED
-from perkamo.cli.checking.shapes import JsonObject, Question
+from perkamo.cli.checking.shapes import Check, JsonObject
 
 PUBLISHED = {**shapes.RESULT, **shapes.DELTA, **shapes.LEVEL, **shapes.UNLOCKED, **shapes.TOKEN}
 
@@ -50,10 +50,10 @@ def test_a_published_field_is_held_to_what_the_client_reads(name: str, value: JS
 OPTIONAL = {"result.level", "level.nextLevelAt", "unlocked.type", "unlocked.key", "unlocked.name"}
 
 
-@pytest.mark.parametrize(("name", "question"), PUBLISHED.items(), ids=PUBLISHED)
-def test_a_published_field_that_is_missing_differs(name: str, question: Question) -> None:
+@pytest.mark.parametrize(("name", "check"), PUBLISHED.items(), ids=PUBLISHED)
+def test_a_published_field_that_is_missing_differs(name: str, check: Check) -> None:
     """Except for those that may be absent; catches a field that is taken as given."""
-    assert question({}) == (CONFIRMED if name in OPTIONAL else "is missing")
+    assert check({}) == (CONFIRMED if name in OPTIONAL else "is missing")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""jsontext: JSON.stringify's bytes, and what is refused on the way."""
+"""encode: JSON.stringify's bytes, and what is refused on the way."""
 
 import copy
 import json

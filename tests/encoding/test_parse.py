@@ -1,4 +1,4 @@
-"""strictjson: bytes of answers that can't be trusted."""
+"""parse: bytes of answers that can't be trusted."""
 
 import pytest
 

@@ -28,7 +28,7 @@ def test_the_table_of_statuses_holds(status: int, has_retry_after: bool, rule: R
     found = rule_of_status(status, has_retry_after=has_retry_after)
 
     assert found == rule
-    assert (found.again("call"), found.again("stream")) == (rule.call, rule.stream)
+    assert (found.retry("call"), found.retry("stream")) == (rule.call, rule.stream)
 
 
 def test_what_is_no_answer_is_in_the_same_table() -> None:

@@ -1,4 +1,4 @@
-"""loops: from a thread into whichever event loop is running."""
+"""event_loop: from a thread into whichever event loop is running."""
 
 import asyncio
 import threading

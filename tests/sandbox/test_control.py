@@ -45,10 +45,10 @@ def test_the_control_plane_tells_and_resets(sandbox: Sandbox, wire: Sender) -> N
 )
 def test_the_control_plane_answers_on_this_machine_only(peer: str, status: int) -> None:
     """Expect a sandbox that was opened to the network to keep its state to itself."""
-    reply = Sandbox().answer(Request("GET", "/_sandbox/state", (), b"", peer))
+    instruction = Sandbox().answer(Request("GET", "/_sandbox/state", (), b"", peer))
 
-    assert reply.response is not None
-    assert reply.response.status == status
+    assert instruction.response is not None
+    assert instruction.response.status == status
 
 
 PRIVATE = ["localhost", "127.0.0.1:4001", "192.0.2.7:4001", "[2001:db8::1]:4001", "sandbox:4001", "shop_sandbox_1"]
@@ -60,10 +60,10 @@ def test_an_exposed_sandbox_answers_other_machines(host: str) -> None:
     """Expect the control plane for any address, a service's name and private endings: what Compose and CI call."""
     sandbox = Sandbox(expose=True)
 
-    reply = sandbox.answer(Request("POST", "/_sandbox/reset", (("host", host),), b"", "192.0.2.7"))
+    instruction = sandbox.answer(Request("POST", "/_sandbox/reset", (("host", host),), b"", "192.0.2.7"))
 
-    assert reply.response is not None
-    assert reply.response.status == 200
+    assert instruction.response is not None
+    assert instruction.response.status == 200
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_an_exposed_sandbox_answers_other_machines(host: str) -> None:
 )
 def test_an_exposed_sandbox_keeps_web_sites_out(headers: tuple[tuple[str, str], ...]) -> None:
     """Expect 403 for a name that somebody can register (DNS rebinding) and for another origin, exposed or not."""
-    reply = Sandbox(expose=True).answer(Request("POST", "/_sandbox/reset", headers, b"", "192.0.2.7"))
+    instruction = Sandbox(expose=True).answer(Request("POST", "/_sandbox/reset", headers, b"", "192.0.2.7"))
 
-    assert reply.response is not None
-    assert reply.response.status == 403
+    assert instruction.response is not None
+    assert instruction.response.status == 403
 
 
 @pytest.mark.parametrize("expose", [True, False])
@@ -95,10 +95,10 @@ def test_healthz_answers_every_probe(expose: bool, method: str) -> None:
     sandbox = Sandbox(expose=expose)
     sandbox.faults.rate(1.0, Status(500), seed=1)
 
-    reply = sandbox.answer(Request(method, "/healthz", (("host", "10.1.2.3:4001"),), b"", "192.0.2.7"))
+    instruction = sandbox.answer(Request(method, "/healthz", (("host", "10.1.2.3:4001"),), b"", "192.0.2.7"))
 
-    assert isinstance(reply.response, Response)
-    assert (reply.response.status, reply.response.body) == (200, b'{"status":"ok"}')
+    assert isinstance(instruction.response, Response)
+    assert (instruction.response.status, instruction.response.body) == (200, b'{"status":"ok"}')
     assert sandbox.requests == ()
 
 

@@ -176,10 +176,10 @@ def test_the_names_of_this_machine_are_let_in(wire: Sender, host: str) -> None:
 def test_the_page_is_not_for_the_network() -> None:
     """Expect a sandbox that was opened to the network to keep its page to this machine."""
     for path in ("/", "/_sandbox/live"):
-        reply = Sandbox().answer(Request("GET", path, (("host", "localhost"),), b"", "192.0.2.7"))
+        instruction = Sandbox().answer(Request("GET", path, (("host", "localhost"),), b"", "192.0.2.7"))
 
-        assert reply.response is not None
-        assert reply.response.status == 403
+        assert instruction.response is not None
+        assert instruction.response.status == 403
 
 
 @pytest.mark.parametrize(

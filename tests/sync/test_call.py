@@ -1,11 +1,11 @@
-"""Call: what a call says that the loop's end prevented."""
+"""call: what a call says that the loop's end prevented."""
 
 import threading
 
 import pytest
 
 from perkamo.errors import PerkamoClosedError
-from perkamo.sync.call import Call
+from perkamo.sync.call import LoopCall
 from perkamo.sync.loop_thread import LoopThread
 
 
@@ -22,7 +22,7 @@ def test_a_call_that_the_end_prevented_was_not_sent() -> None:
     def begin_to_end() -> None:
         thread.ending = True
 
-    call = Call(thread, note)
+    call = LoopCall(thread, note)
     thread.call_soon(both_are_queued.wait)
     call.begin()
     thread.call_soon(begin_to_end)  # when the task was made, and has not run yet

@@ -16,7 +16,7 @@ import pytest
 import sniffio
 
 from perkamo import PerkamoClosedError, PerkamoError
-from perkamo.sync.call import Call
+from perkamo.sync.call import LoopCall
 from perkamo.sync.loop_thread import LoopThread
 from perkamo.sync.portal import Portal, finalize_soon, run
 from tests.sync.portal import echo, fail
@@ -202,7 +202,7 @@ def test_a_call_into_a_loop_that_has_ended_was_not_sent() -> None:
     thread.stop()
 
     with pytest.raises(PerkamoClosedError, match="Nothing was sent") as caught:
-        Call(thread, lambda: echo(1)).run()
+        LoopCall(thread, lambda: echo(1)).run()
 
     assert caught.value.outcome == "not_sent"
 
@@ -218,7 +218,7 @@ def test_a_forked_child_does_not_wait_for_its_parents_call(*, begun: bool, outco
         has_begun.set()
         await anyio.sleep_forever()
 
-    call = Call(thread, stay)
+    call = LoopCall(thread, stay)
     if begun:
         call.begin()
         assert has_begun.wait(30)

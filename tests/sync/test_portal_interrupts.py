@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 
 from perkamo import PerkamoClosedError
-from perkamo.sync.call import Call
+from perkamo.sync.call import LoopCall
 from perkamo.sync.loop_thread import LoopThread
 from perkamo.sync.portal import Portal, run
 from tests.sync.portal import echo, fail
@@ -83,7 +83,7 @@ def test_an_exception_set_on_a_waiting_thread_cancels_the_call() -> None:
 def signal_when_waiting() -> None:
     """Interrupt the main thread as soon as it waits for its call."""
     main = threading.main_thread().ident or 0
-    while sys._current_frames()[main].f_code.co_name != Call.wait_for.__name__:
+    while sys._current_frames()[main].f_code.co_name != LoopCall.wait_for.__name__:
         time.sleep(0.001)
     signal.pthread_kill(main, signal.SIGINT)
 
@@ -157,7 +157,7 @@ def test_a_call_that_was_given_up_before_it_began_is_done() -> None:
 
     thread = LoopThread()
     thread.wait_until_started()
-    call = Call(thread, note)
+    call = LoopCall(thread, note)
     thread.call_soon(lambda: go_on.wait(10))
     call.begin()
     call.give_up()
@@ -256,7 +256,7 @@ def test_a_call_that_the_exit_overtook_says_that_nothing_was_sent() -> None:
     with ThreadPoolExecutor(1) as pool:
         thread.call_soon(until_both_wait)
         thread.call_soon(thread._stop.set)
-        error = pool.submit(Call(thread, note).run).exception(10)
+        error = pool.submit(LoopCall(thread, note).run).exception(10)
 
     assert isinstance(error, PerkamoClosedError)
     assert (error.outcome, called) == ("not_sent", [])

@@ -1,4 +1,4 @@
-"""addresses: names, several addresses, dead ones among them (F02, F03, F05)."""
+"""resolver: names, several addresses, dead ones among them (F02, F03, F05)."""
 
 import socket
 import subprocess

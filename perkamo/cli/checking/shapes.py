@@ -21,17 +21,17 @@ from perkamo.decoding.kinds import (
 from perkamo.encoding.encode import JSONValue
 
 JsonObject: TypeAlias = dict[str, JSONValue]
-Question: TypeAlias = Callable[[JsonObject], str | None]
+Check: TypeAlias = Callable[[JsonObject], str | None]
 
 
 def _otherwise(value: JSONValue) -> str:
     return f"has {name_of(value)}"
 
 
-def _typed(name: str, read: Hook, *, optional: bool = False) -> Question:
+def _typed(name: str, read: Hook, *, optional: bool = False) -> Check:
     """Return whether the client can read a field."""
 
-    def ask(value: JsonObject) -> str | None:
+    def check(value: JsonObject) -> str | None:
         if name not in value:
             return CONFIRMED if optional else "is missing"
         inner = value[name]
@@ -43,13 +43,13 @@ def _typed(name: str, read: Hook, *, optional: bool = False) -> Question:
             return mismatch.reason.partition(" instead")[0]
         return CONFIRMED
 
-    return ask
+    return check
 
 
-def _collection(name: str, kind: type, *kinds: type) -> Question:
+def _collection(name: str, kind: type, *kinds: type) -> Check:
     """Return whether a field is a list or an object, and all values in it have one of some types."""
 
-    def ask(value: JsonObject) -> str | None:
+    def check(value: JsonObject) -> str | None:
         if name not in value:
             return "is missing"
         inner = value[name]
@@ -59,7 +59,7 @@ def _collection(name: str, kind: type, *kinds: type) -> Question:
         other = next((one for one in items if type(one) not in kinds), ...)
         return CONFIRMED if isinstance(other, EllipsisType) else f"{_otherwise(inner)} with {name_of(other)}"
 
-    return ask
+    return check
 
 
 def _progress(level: JsonObject) -> str | None:
@@ -187,7 +187,7 @@ def _achievements(customer: JsonObject) -> str | None:
             return "absent"
 
 
-CUSTOMER: Final[Mapping[str, Question]] = {
+CUSTOMER: Final[Mapping[str, Check]] = {
     "customer.user_id": _user_id,
     "customer.traits": _traits,
     "customer.wallets": _wallets,
@@ -206,7 +206,7 @@ def _result_level(result: JsonObject) -> str | None:
             return _otherwise(level)
 
 
-RESULT: Final[Mapping[str, Question]] = {
+RESULT: Final[Mapping[str, Check]] = {
     "result.applied": _typed("applied", read_bool),
     "result.duplicate": _typed("duplicate", read_bool),
     "result.delta": _collection("delta", list, dict),
@@ -215,11 +215,11 @@ RESULT: Final[Mapping[str, Question]] = {
     "result.wallet_state": _collection("wallet_state", dict, int, float),
     "result.level": _result_level,
 }
-DELTA: Final[Mapping[str, Question]] = {
+DELTA: Final[Mapping[str, Check]] = {
     "delta.wallet": _typed("wallet", read_text),
     "delta.amount": _typed("amount", read_number),
 }
-LEVEL: Final[Mapping[str, Question]] = {
+LEVEL: Final[Mapping[str, Check]] = {
     "level.wallet": _typed("wallet", read_text),
     "level.level": _typed("level", read_integer),
     "level.current": _typed("current", read_number),
@@ -227,12 +227,12 @@ LEVEL: Final[Mapping[str, Question]] = {
     "level.progress": _progress,
     "level.nextLevelAt": _typed("nextLevelAt", read_number, optional=True),
 }
-UNLOCKED: Final[Mapping[str, Question]] = {
+UNLOCKED: Final[Mapping[str, Check]] = {
     "unlocked.type": _typed("type", read_text, optional=True),
     "unlocked.key": _typed("key", read_text, optional=True),
     "unlocked.name": _typed("name", read_text, optional=True),
 }
-TOKEN: Final[Mapping[str, Question]] = {
+TOKEN: Final[Mapping[str, Check]] = {
     "token.token": _typed("token", read_text),
     "token.token_type": _token_type,
     "token.expires_at": _typed("expires_at", read_moment),

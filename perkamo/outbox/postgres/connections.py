@@ -12,8 +12,8 @@ from perkamo.errors import PerkamoConfigurationError
 from perkamo.outbox.postgres.put import Answer, Query, Steps
 from perkamo.postgres import Rows
 
-Ask: TypeAlias = Callable[[Query], Answer]
-AskAsync: TypeAlias = Callable[[Query], Awaitable[Answer]]
+Execute: TypeAlias = Callable[[Query], Answer]
+ExecuteAsync: TypeAlias = Callable[[Query], Awaitable[Answer]]
 
 _IDLE: Final = 0
 """libpq's status of a connection without an open transaction."""
@@ -34,22 +34,22 @@ def put_by(connection: object, steps: Steps, *, autocommit: bool) -> None:
     Raises:
         PerkamoConfigurationError: It is nothing that is known here, or has no transaction open.
     """
-    ask = _recognized(_SYNC, connection)(connection, autocommit)
+    execute = _recognized(_SYNC, connection)(connection, autocommit)
     try:
         query = next(steps)
         while True:
-            query = steps.send(ask(query))
+            query = steps.send(execute(query))
     except StopIteration:
         return
 
 
 async def put_by_async(connection: object, steps: Steps, *, autocommit: bool) -> None:
     """The same for an async driver."""
-    ask = await _recognized(_ASYNC, connection)(connection, autocommit)
+    execute = await _recognized(_ASYNC, connection)(connection, autocommit)
     try:
         query = next(steps)
         while True:
-            query = steps.send(await ask(query))
+            query = steps.send(await execute(query))
     except StopIteration:
         return
 
@@ -92,82 +92,82 @@ def _is_psycopg_in_autocommit(connection: Any) -> bool:
     return bool(connection.autocommit and connection.info.transaction_status == _IDLE)
 
 
-def _psycopg(connection: Any, autocommit: bool) -> Ask:
+def _psycopg(connection: Any, autocommit: bool) -> Execute:
     cursor_of, _ = _plain_cursors()
     _refuse_autocommit(_is_psycopg_in_autocommit(connection), autocommit)
 
-    def ask(query: Query) -> Answer:
+    def execute(query: Query) -> Answer:
         with cursor_of(connection) as cursor:
             cursor.execute(query.statement.named_bytes, _named(query))
             return _answer(query, cursor)
 
-    return ask
+    return execute
 
 
-async def _psycopg_async(connection: Any, autocommit: bool) -> AskAsync:
+async def _psycopg_async(connection: Any, autocommit: bool) -> ExecuteAsync:
     _, cursor_of = _plain_cursors()
     _refuse_autocommit(_is_psycopg_in_autocommit(connection), autocommit)
 
-    async def ask(query: Query) -> Answer:
+    async def execute(query: Query) -> Answer:
         async with cursor_of(connection) as cursor:
             await cursor.execute(query.statement.named_bytes, _named(query))
             return Answer(rows=await cursor.fetchall()) if query.returns_rows else Answer(cursor.rowcount)
 
-    return ask
+    return execute
 
 
-def _psycopg2(connection: Any, autocommit: bool) -> Ask:
+def _psycopg2(connection: Any, autocommit: bool) -> Execute:
     extensions: Any = import_module("psycopg2.extensions")  # it is loaded already, and has no types
     is_idle = connection.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
     _refuse_autocommit(connection.autocommit and is_idle, autocommit)
 
-    def ask(query: Query) -> Answer:
+    def execute(query: Query) -> Answer:
         with connection.cursor(cursor_factory=extensions.cursor) as plain:
             plain.execute(query.statement.named, _named(query))
             return _answer(query, plain)
 
-    return ask
+    return execute
 
 
-def _django(connection: Any, autocommit: bool) -> Ask:
+def _django(connection: Any, autocommit: bool) -> Execute:
     if connection.vendor != "postgresql":
         raise PerkamoConfigurationError("Django's connection is not one to PostgreSQL. Nothing was put.")
     _refuse_autocommit(not connection.in_atomic_block and connection.get_autocommit(), autocommit)
 
-    def ask(query: Query) -> Answer:
+    def execute(query: Query) -> Answer:
         with connection.cursor() as cursor:
             cursor.execute(query.statement.named, _named(query))
             return _answer(query, cursor)
 
-    return ask
+    return execute
 
 
-def _sqlalchemy_session(session: Any, autocommit: bool) -> Ask:
+def _sqlalchemy_session(session: Any, autocommit: bool) -> Execute:
     return _sqlalchemy(session.connection(), autocommit)
 
 
-def _sqlalchemy(connection: Any, autocommit: bool) -> Ask:
+def _sqlalchemy(connection: Any, autocommit: bool) -> Execute:
     is_numbered = _is_numbered(connection, autocommit)
 
-    def ask(query: Query) -> Answer:
+    def execute(query: Query) -> Answer:
         with _HidingValues():
             return _answer(query, connection.exec_driver_sql(*_driver_sql(query, is_numbered)))
 
-    return ask
+    return execute
 
 
-async def _sqlalchemy_async_session(session: Any, autocommit: bool) -> AskAsync:
+async def _sqlalchemy_async_session(session: Any, autocommit: bool) -> ExecuteAsync:
     return await _sqlalchemy_async(await session.connection(), autocommit)
 
 
-async def _sqlalchemy_async(connection: Any, autocommit: bool) -> AskAsync:
+async def _sqlalchemy_async(connection: Any, autocommit: bool) -> ExecuteAsync:
     is_numbered = await connection.run_sync(_is_numbered, autocommit)
 
-    async def ask(query: Query) -> Answer:
+    async def execute(query: Query) -> Answer:
         with _HidingValues():
             return _answer(query, await connection.exec_driver_sql(*_driver_sql(query, is_numbered)))
 
-    return ask
+    return execute
 
 
 def _is_numbered(connection: Any, autocommit: bool) -> bool:
@@ -197,20 +197,20 @@ class _HidingValues:
             cast("Any", error).hide_parameters = True
 
 
-async def _asyncpg(connection: Any, autocommit: bool) -> AskAsync:
+async def _asyncpg(connection: Any, autocommit: bool) -> ExecuteAsync:
     _refuse_autocommit(not connection.is_in_transaction(), autocommit)
 
-    async def ask(query: Query) -> Answer:
+    async def execute(query: Query) -> Answer:
         if query.returns_rows:
             rows: Sequence[Any] = await connection.fetch(query.statement.numbered, *query.parameters)
             return Answer(rows=[tuple(row) for row in rows])
         status: str = await connection.execute(query.statement.numbered, *query.parameters)
         return Answer(int(status.rpartition(" ")[2]))
 
-    return ask
+    return execute
 
 
-_SYNC: Final[Mapping[str, Callable[[Any, bool], Ask]]] = {
+_SYNC: Final[Mapping[str, Callable[[Any, bool], Execute]]] = {
     "psycopg.Connection": _psycopg,
     "psycopg2.connection": _psycopg2,
     "sqlalchemy.Session": _sqlalchemy_session,
@@ -219,7 +219,7 @@ _SYNC: Final[Mapping[str, Callable[[Any, bool], Ask]]] = {
     "django.BaseDatabaseWrapper": _django,
     "django.ConnectionProxy": _django,
 }
-_ASYNC: Final[Mapping[str, Callable[[Any, bool], Awaitable[AskAsync]]]] = {
+_ASYNC: Final[Mapping[str, Callable[[Any, bool], Awaitable[ExecuteAsync]]]] = {
     "psycopg.AsyncConnection": _psycopg_async,
     "sqlalchemy.AsyncSession": _sqlalchemy_async_session,
     "sqlalchemy.async_scoped_session": _sqlalchemy_async_session,
