@@ -160,6 +160,51 @@ def test_a_greenlet_that_waits_lets_others_go_on_and_may_be_interrupted() -> Non
     assert (ended.code, ended.out, ended.err) == (0, "ticked\nslow\ntimed out\nnext\n", "")
 
 
+KEEPING = """
+import sys
+from perkamo import Event, PerkamoClient, SyncBatcher, SyncOutbox
+
+outbox = SyncOutbox(sys.argv[1])
+if sys.argv[2] == "used":
+    outbox.put(Event("before", "purchase.completed", "before"))
+from gevent import monkey
+monkey.patch_all()
+import asyncio
+import gevent
+from perkamo.sandbox import Sandbox
+
+for number in range(5):
+    jobs = [gevent.spawn(outbox.put, Event("ada", "purchase.completed", f"{number}-{n}")) for n in range(20)]
+    gevent.joinall(jobs, timeout=20, raise_error=True)
+    assert all(job.ready() for job in jobs)
+print(outbox.stats().pending)
+with Sandbox() as sandbox, PerkamoClient(sandbox.api_key, base_url=sandbox.base_url, timeout=20) as client:
+    outbox.drain(client)
+    with SyncBatcher(client) as batcher:
+        jobs = [gevent.spawn(batcher.emit, "ada", "purchase.completed", transaction_id=f"b-{n}") for n in range(20)]
+        gevent.joinall(jobs, timeout=20)
+        print(all(job.get(timeout=0).applied for job in jobs))
+    print(len({event.transaction_id for event in sandbox.events()}))
+outbox.close()
+
+async def other():
+    return "fine"
+
+print(asyncio.run(other()))
+"""
+
+
+@pytest.mark.parametrize(("before", "kept"), [("made", 100), ("used", 101)])
+def test_an_outbox_from_before_the_patch_keeps_and_delivers_what_greenlets_put(
+    tmp_path: Path, before: str, kept: int
+) -> None:
+    """And a batcher gives each its own result; catches "cannot release un-acquired lock", of one put in twenty."""
+    ended = run(KEEPING, str(tmp_path / "outbox"), before, options=STRICT)
+
+    assert (ended.code, ended.out) == (0, f"{kept}\nTrue\n{kept + 20}\nfine\n"), ended.err
+    assert ended.err == "" or before == "used"  # a thread from before gevent's patch can't leave Python's table
+
+
 APPLICATION = """
 import os
 from perkamo import PerkamoClient
