@@ -33,6 +33,7 @@ from perkamo.outbox.sqlite.tables import Tables
 from perkamo.outbox.store import Lease
 from perkamo.outbox.writer import Job
 from perkamo.runtime.clock import Clock
+from tests.outbox.clocks import by_clock
 
 
 def die() -> NoReturn:
@@ -236,7 +237,7 @@ class Restless(Clock):
 async def work(name: str, ledger: int, directory: str, url: str, key: str, puts: int) -> None:  # noqa: PLR0917
     """Put and relay until killed."""
     outbox = Outbox(directory)
-    outbox._clock = Restless()
+    by_clock(outbox, Restless())
     loses_its_files = "carrying" in name
     numbers = count() if loses_its_files else iter(range(puts))
     acknowledged = anyio.Event()

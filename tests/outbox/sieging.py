@@ -24,6 +24,7 @@ import anyio.to_thread
 from perkamo import AsyncPerkamoClient, Event, Outbox, PerkamoOutboxError
 from perkamo.outbox.sqlite import tables
 from perkamo.runtime.clock import Clock
+from tests.outbox.clocks import by_clock
 from tests.outbox.service import POISONS
 
 PUTTERS = 3
@@ -45,7 +46,7 @@ class Worker:
     def __init__(self, name: str, directory: str, ledger: str) -> None:
         self.name = name
         self.outbox = Outbox(directory, max_bytes=4_000_000)
-        self.outbox._clock = Restless()
+        by_clock(self.outbox, Restless())
         self.ledger = os.open(ledger, os.O_WRONLY | os.O_APPEND)
         self.numbers = count()
 
@@ -117,7 +118,7 @@ def work(name: str, arguments: Sequence[str]) -> None:
 async def drain(path: str, url: str) -> None:
     """Deliver what is in a copy."""
     outbox = Outbox(path)
-    outbox._clock = Restless()
+    by_clock(outbox, Restless())
     with suppress(PerkamoOutboxError), anyio.move_on_after(5):
         async with AsyncPerkamoClient("sk_test_siege", base_url=url, timeout=0.5) as client, outbox:
             await outbox.drain(client)

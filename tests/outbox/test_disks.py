@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from perkamo import AsyncPerkamoClient, Event, Outbox, PerkamoOutboxFullError
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, by_clock
 from tests.outbox.disks import Kind, fill, small_disk
 from tests.outbox.service import Service
 from tests.waiting import until
@@ -62,7 +62,7 @@ async def test_a_disk_that_the_outbox_itself_has_filled_drains(disk: Path, servi
         AsyncPerkamoClient("sk_test_x", base_url=service.url) as client,
         Outbox(disk / "outbox") as outbox,
     ):
-        outbox._clock = HardlyWaiting()
+        by_clock(outbox, HardlyWaiting())
         with anyio.fail_after(30):
             stats = await outbox.drain(client)
         await outbox.put(event(10_000))

@@ -10,6 +10,7 @@ from attrs import evolve
 from perkamo import AsyncPerkamoClient, Outbox
 from perkamo.outbox.store import Lease, Settlement
 from perkamo.runtime.clock import Clock
+from tests.outbox.clocks import by_clock
 from tests.outbox.relaying import event, settled
 from tests.outbox.service import Service
 from tests.outbox.sqlite.box import HERE, Box, ids
@@ -50,7 +51,7 @@ async def client(service: Service) -> AsyncIterator[AsyncPerkamoClient]:
 async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
     """An empty outbox."""
     async with Outbox(tmp_path / "outbox") as outbox:
-        outbox._clock = Hurrying()
+        by_clock(outbox, Hurrying())
         yield outbox
 
 

@@ -14,7 +14,7 @@ from perkamo.outbox.relay import PAUSE
 from perkamo.outbox.settling import MAX_SOLO_FAILURES
 from perkamo.sandbox import Lost, Reset, Sandbox, Status
 from perkamo.sandbox.messages import Request, Response
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, by_clock
 from tests.outbox.putting import BATCH, event, settled
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ async def test_faults_that_pass_are_waited_for_and_nothing_is_applied_twice(
     fault: Status | Lost | Reset,
 ) -> None:
     """P1, P3: whatever happened to the request, the same bytes go again and count once."""
-    outbox._clock = HardlyWaiting()
+    by_clock(outbox, HardlyWaiting())
     sandbox.faults.next(BATCH, fault, times=3)
     for number in range(5):
         await outbox.put(event(number))
@@ -123,7 +123,7 @@ async def test_an_event_that_breaks_the_service_does_not_block_the_others_for_ev
     sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox
 ) -> None:
     """Pitfall 16: a steady 500 for one event becomes a dead letter once the others are seen to pass."""
-    outbox._clock = HardlyWaiting()
+    by_clock(outbox, HardlyWaiting())
     refuse(sandbox, b"poison", 500)
     for number in range(10):
         await outbox.put(event(number, **({"kind": "poison"} if number == 0 else {})))
@@ -135,7 +135,7 @@ async def test_an_event_that_breaks_the_service_does_not_block_the_others_for_ev
 
 async def test_an_outage_makes_no_dead_letters(sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox) -> None:
     """When nothing passes, no single event is to blame, however long it lasts."""
-    outbox._clock = HardlyWaiting()
+    by_clock(outbox, HardlyWaiting())
     sandbox.faults.next(BATCH, Status(500), times=40)
     for number in range(4):
         await outbox.put(event(number))
@@ -147,7 +147,7 @@ async def test_an_outage_makes_no_dead_letters(sandbox: Sandbox, client: AsyncPe
 
 async def test_a_conflict_is_given_five_chances(sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox) -> None:
     """F33: what 409 means is unpublished; it may pass, and if it does not, it blocks nobody."""
-    outbox._clock = HardlyWaiting()
+    by_clock(outbox, HardlyWaiting())
     refuse(sandbox, b"poison", 409)
     await outbox.put(event(1, kind="poison"))
     await outbox.put(event(2))
@@ -163,7 +163,7 @@ async def test_a_wrong_number_of_results_settles_nothing(
     sandbox: Sandbox, client: AsyncPerkamoClient, outbox: Outbox
 ) -> None:
     """F37: never guess by position; sending again is safe."""
-    outbox._clock = HardlyWaiting()
+    by_clock(outbox, HardlyWaiting())
     one = (
         b'{"applied":true,"duplicate":false,"delta":[],"leveled_up":false,"unlocked":[],"wallet_state":{},"level":null}'
     )

@@ -10,7 +10,7 @@ import pytest
 from perkamo import AsyncPerkamoClient, Outbox
 from perkamo.errors import PerkamoConfigurationError
 from perkamo.runtime.clock import Clock
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, by_clock
 from tests.outbox.relaying import event, settled
 from tests.outbox.service import POISONS, WAITING_POISONS, Service
 
@@ -28,7 +28,7 @@ async def client(service: Service) -> AsyncIterator[AsyncPerkamoClient]:
 async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
     """An empty outbox whose relays hardly wait between two tries."""
     async with Outbox(tmp_path / "outbox") as outbox:
-        outbox._clock = HardlyWaiting()
+        by_clock(outbox, HardlyWaiting())
         yield outbox
 
 
@@ -82,7 +82,7 @@ async def test_several_poison_events_in_a_row_hold_up_no_other(
     kinds: tuple[str, ...], service: Service, client: AsyncPerkamoClient, outbox: Outbox
 ) -> None:
     """Each stands back until the others had their turns; catches two that are tried in turn, ever more slowly."""
-    outbox._clock = WaitingATenth()
+    by_clock(outbox, WaitingATenth())
     service.poison(POISONS)
     for name in (*range(20), *(f"{number}-poison-{kind}" for number, kind in enumerate(kinds)), *range(20, 60)):
         await outbox.put(event(name))
@@ -135,7 +135,7 @@ async def test_a_drain_returns_though_the_last_event_never_passes(
     kind: str, service: Service, client: AsyncPerkamoClient, outbox: Outbox
 ) -> None:
     """Nothing is left to be tried beside it; catches a drain that waits for it forever."""
-    outbox._clock = HardlyWaiting()
+    by_clock(outbox, HardlyWaiting())
     service.poison(POISONS)
     for name in (1, 2, f"poison-{kind}"):
         await outbox.put(event(name))

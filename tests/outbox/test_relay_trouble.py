@@ -18,7 +18,7 @@ from perkamo.errors import PerkamoConfigurationError
 from perkamo.outbox.errors import PerkamoOutboxStorageError
 from perkamo.outbox.store import Lease
 from perkamo.runtime.file_locks import FileLock
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, by_clock
 from tests.outbox.relaying import event, settled
 from tests.outbox.service import HANG, Service
 
@@ -36,7 +36,7 @@ async def client(service: Service) -> AsyncIterator[AsyncPerkamoClient]:
 async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
     """An empty outbox whose relays hardly wait between two tries."""
     async with Outbox(tmp_path / "outbox") as outbox:
-        outbox._clock = HardlyWaiting()
+        by_clock(outbox, HardlyWaiting())
         yield outbox
 
 

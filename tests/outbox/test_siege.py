@@ -27,7 +27,7 @@ import pytest
 from attrs import evolve, frozen
 
 from perkamo import AsyncPerkamoClient, Event, Outbox, OutboxStats
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, by_clock
 from tests.outbox.disks import fill, small_disk
 from tests.outbox.service import (
     CLOSE,
@@ -244,7 +244,7 @@ async def deliver_the_rest(fortress: Fortress) -> OutboxStats:
         AsyncPerkamoClient("sk_test_siege", base_url=fortress.service.url, timeout=0.5) as client,
         Outbox(fortress.directory) as outbox,
     ):
-        outbox._clock = HardlyWaiting()
+        by_clock(outbox, HardlyWaiting())
         with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(put_now_and_then, outbox)

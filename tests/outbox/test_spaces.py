@@ -13,7 +13,7 @@ from perkamo.errors import (
 )
 from perkamo.outbox.outbox import Outbox
 from perkamo.sandbox import Sandbox, Status
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, by_clock
 from tests.outbox.putting import BATCH, event, settled
 from tests.outbox.service import running_service
 
@@ -76,7 +76,7 @@ async def test_a_key_that_rotates_while_a_relay_runs_needs_nothing_further(outbo
     """One function supplied both keys, so they are of one Space: all arrives, also what waited under the old one."""
     key = ["sk_test_old"]
     is_down = False
-    outbox._clock = HardlyWaiting()
+    by_clock(outbox, HardlyWaiting())
     with running_service() as service:
         service.answer = lambda _, __: 503 if is_down else None
         async with AsyncPerkamoClient(lambda: key[0], base_url=service.url) as rotating, outbox.relay(rotating):

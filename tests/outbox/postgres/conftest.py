@@ -15,7 +15,7 @@ from perkamo import (
 )
 from perkamo.outbox.postgres.store import Order, PostgresStore
 from perkamo.postgres import Database
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, wholly_by_clock
 from tests.outbox.postgres.claiming import OwnTime
 from tests.outbox.postgres.server import Server
 from tests.outbox.service import Service
@@ -75,7 +75,7 @@ class OwnOutbox(PostgresOutbox):
     def __init__(self, dsn: str, **options: Any) -> None:
         self.application = psycopg.connect(dsn, autocommit=True)
         super().__init__(dsn, **options)
-        self._clock = self._postgres._clock = HardlyWaiting()
+        wholly_by_clock(self, HardlyWaiting())
 
     async def put(self, event: Event) -> Event:  # type: ignore[override] # as that of the other store's
         """Keep an event as ``Outbox.put`` does."""

@@ -19,6 +19,7 @@ import psycopg
 from perkamo import AsyncPerkamoClient, Event, PostgresOutbox
 from perkamo.outbox import relay
 from perkamo.runtime.clock import Clock
+from tests.outbox.clocks import wholly_by_clock
 
 LEASE_SECONDS = 1.5
 """What a dead relay had taken is free again after this; long enough for a request, short enough for a test."""
@@ -54,7 +55,7 @@ def take_orders(name: str, dsn: str, settings: str) -> None:
 async def deliver(dsn: str, url: str, key: str) -> None:
     """Relay until killed."""
     outbox = PostgresOutbox(dsn, space="shop")
-    outbox._clock = outbox._postgres._clock = Restless()
+    wholly_by_clock(outbox, Restless())
     async with AsyncPerkamoClient(key, base_url=url, timeout=1.0) as client, outbox.relay(client):
         await anyio.sleep_forever()
 

@@ -17,7 +17,7 @@ from perkamo import (
     PostgresOutbox,
 )
 from perkamo.postgres import Database, DatabaseFailure
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, by_clock
 from tests.outbox.postgres.conftest import OwnOutbox
 from tests.outbox.postgres.failing import event, put
 from tests.outbox.postgres.server import Server
@@ -154,7 +154,7 @@ async def test_a_pool_is_used_as_it_is_and_left_as_it_was(
     """Without prepared statements, and with its own way to commit; an async pool is refused."""
     with ConnectionPool(server.dsn, min_size=1, max_size=2, kwargs={"prepare_threshold": 0}) as pool:
         async with PostgresOutbox(pool, schema=schema) as outbox:
-            outbox._clock = HardlyWaiting()
+            by_clock(outbox, HardlyWaiting())
             with pool.connection() as connection:
                 for number in range(9):
                     outbox.put(connection, event(number))

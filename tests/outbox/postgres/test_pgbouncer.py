@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from perkamo import AsyncPerkamoClient, Event, PostgresOutbox
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, by_clock
 from tests.outbox.postgres.server import Server
 from tests.outbox.service import Service
 
@@ -72,7 +72,7 @@ async def test_puts_and_relays_share_two_sessions(
     """Trap 6: no prepared statement, setting or lock outlives a transaction; catches 26000, 42P05 and wrong rows."""
     outboxes = [PostgresOutbox(bouncer, schema=schema, space="shop") for _ in range(3)]
     for outbox in outboxes:
-        outbox._clock = HardlyWaiting()
+        by_clock(outbox, HardlyWaiting())
 
     async def put(name: int) -> None:
         connection = await psycopg.AsyncConnection.connect(bouncer, prepare_threshold=None)

@@ -11,6 +11,7 @@ from attrs import define, field
 from perkamo import AsyncPerkamoClient, Delivery, DeliveryStart, Event, Hook, PostgresOutbox
 from perkamo.postgres import Rows
 from perkamo.runtime.clock import Clock
+from tests.outbox.clocks import wholly_by_clock
 from tests.outbox.postgres.server import Server
 from tests.outbox.service import Service
 
@@ -80,7 +81,7 @@ async def test_a_fresh_event_is_on_its_way_within_200_ms_and_an_idle_relay_looks
     clock = Leaping(lot)
     hook = Noting(clock)
     outbox = PostgresOutbox(server.dsn, schema=schema, space="shop")
-    outbox._clock = outbox._postgres._clock = clock
+    wholly_by_clock(outbox, clock)
     put_at: list[float] = []
     async with AsyncPerkamoClient("sk_test_x", base_url=service.url, hooks=[hook]) as client, outbox:
         with psycopg.connect(server.dsn, autocommit=True) as connection:
@@ -106,7 +107,7 @@ async def test_an_idle_relay_asks_little(server: Server, schema: str, service: S
     """One cheap query a look, and no claim but once a second; catches a claim of nothing with each look."""
     clock = Leaping(0.5)
     outbox = PostgresOutbox(server.dsn, schema=schema, space="shop")
-    outbox._clock = outbox._postgres._clock = clock
+    wholly_by_clock(outbox, clock)
     database = outbox._postgres.database
     asked: list[str] = []
 

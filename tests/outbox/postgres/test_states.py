@@ -19,7 +19,7 @@ from perkamo import (
     outbox_schema,
 )
 from perkamo.outbox.relay import Relay
-from tests.outbox.clocks import HardlyWaiting
+from tests.outbox.clocks import HardlyWaiting, wholly_by_clock
 from tests.outbox.disks import fill, small_disk
 from tests.outbox.postgres.conftest import OwnOutbox
 from tests.outbox.postgres.failing import event, put
@@ -140,7 +140,7 @@ async def test_a_database_that_takes_no_writes_for_a_while_is_waited_out(
     server.execute("CREATE ROLE reader SUPERUSER LOGIN; ALTER ROLE reader SET default_transaction_read_only = on")
     try:
         async with PostgresOutbox(f"{server.dsn}&user=reader", schema=schema) as as_reader:
-            as_reader._clock = as_reader._postgres._clock = HardlyWaiting()
+            wholly_by_clock(as_reader, HardlyWaiting())
             end = partial(server.execute, "ALTER ROLE reader RESET default_transaction_read_only")
             await waited_out(cast("OwnOutbox", as_reader), client, end, "25006")
     finally:
@@ -186,7 +186,7 @@ async def test_a_standby_is_waited_out_until_it_is_promoted(
     try:
         standby.start()
         async with PostgresOutbox(standby.dsn, schema="failover") as outbox:
-            outbox._clock = outbox._postgres._clock = HardlyWaiting()
+            wholly_by_clock(outbox, HardlyWaiting())
             promote = partial(standby.execute, "SELECT pg_promote()")
             await waited_out(cast("OwnOutbox", outbox), client, promote, "25006")
     finally:
