@@ -27,7 +27,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     # Containers set it. Each of the many processes that tests start would compile the whole library anew.
     sys.dont_write_bytecode = False
 
-OWN_VARIABLES = ("PERKAMO_TEST_", "PERKAMO_SIEGE_", "PERKAMO_KILLS", "PERKAMO_SCREENSHOTS")
+OWN_VARIABLES = ("PERKAMO_TEST_", "PERKAMO_SIEGE_", "PERKAMO_SCREENSHOTS")
 """How the variables begin by which the tests themselves are set; see CONTRIBUTING."""
 
 for name in list(os.environ):
@@ -46,10 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         sample = item.get_closest_marker("sample")
         is_left_out = sample is not None and cases[test] % sample.args[0] > 0
         cases[test] += 1
-        if is_slow_twin or is_left_out or item.get_closest_marker("release"):
+        is_for_releases = item.get_closest_marker("release") is not None
+        if is_slow_twin or is_left_out or is_for_releases:
             item.add_marker(pytest.mark.stress)
         if item.get_closest_marker("stress") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(1200 if is_for_releases else 240))
 
 
 BACKENDS = os.environ.get("PERKAMO_TEST_BACKENDS", "asyncio,trio").split(",")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -122,7 +123,7 @@ def test_the_commands_of_a_guide_work(block: Block, sandbox: Sandbox, tmp_path: 
     write_files(block.guide, tmp_path)
     shim = tmp_path / "bin" / "perkamo"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m perkamo "$@"\n', "utf-8")
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m perkamo "$@"\n', "utf-8")
     shim.chmod(0o755)
 
     env = environment(sandbox) | {"PATH": f"{shim.parent}:{os.defpath}"}

@@ -50,11 +50,14 @@ def test_a_process_ends_with_its_own_work(ending: str, closing: str, state: str)
     script = answering(answer()) if state == "idle" else stall
     with RawServer(script) as server:
         url = server.base_url.replace("127.0.0.1", "localhost")
-        ended = run(PROGRAM, url, ending, closing, state, options=("-X", "dev"))
+        for _ in range(3):
+            ended = run(PROGRAM, url, ending, closing, state, options=("-X", "dev"))
+            if ended.after_end < 2.0:
+                break
 
+    assert ended.after_end < 2.0  # one second on a quiet machine; a call under way would take 10
     assert ended.code == CODES[ending]
     assert ended.out.endswith("END\n")
-    assert ended.after_end < 5.0  # one second on a quiet machine; a call under way would take 10
     complaints = [line for line in ended.err.splitlines() if "on purpose" not in line and "Traceback" not in line]
     told_to_close = [line for line in complaints if "was never closed" in line]
     rest = [line for line in complaints if line not in told_to_close and not line.startswith("  ")]

@@ -4,6 +4,8 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable
+from types import TracebackType
+from typing import cast
 
 import anyio
 import httpx
@@ -347,16 +349,36 @@ def test_many_armed_faults_survive_a_socket_that_dies_first(sandbox: Sandbox) ->
     wire.close()
 
 
-class _CountingLock(ProcessLock):
-    """A lock that counts how often it is taken."""
+class _WatchedLock(ProcessLock):
+    """A lock that tells whether it is held."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.taken = 0
+        self.is_held = False
 
     def __enter__(self) -> None:
         super().__enter__()
-        self.taken += 1
+        self.is_held = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.is_held = False
+        super().__exit__(kind, error, trace)
+
+
+class _WatchedFaults(Faults):
+    """Faults whose state nobody may read without the lock."""
+
+    def __init__(self, lock: _WatchedLock) -> None:
+        super().__init__(lock)
+        self.reads: list[bool] = []
+
+    def __getattribute__(self, name: str) -> object:
+        value: object = super().__getattribute__(name)
+        if name in {"_armed", "_chances", "_number"}:
+            self.reads.append(cast("_WatchedLock", self._lock).is_held)
+        return value
 
 
 @pytest.mark.parametrize(
@@ -370,13 +392,15 @@ class _CountingLock(ProcessLock):
         lambda faults: faults.unfired,
         lambda faults: faults.armed,
         lambda faults: faults.assert_all_fired(),
+        lambda faults: faults.listed(),
+        lambda faults: faults.remove(1),
     ],
-    ids=["next", "sequence", "rate", "take", "clear", "unfired", "armed", "assert_all_fired"],
+    ids=["next", "sequence", "rate", "take", "clear", "unfired", "armed", "assert_all_fired", "listed", "remove"],
 )
 def test_faults_are_touched_under_the_sandboxs_lock_only(use: Callable[[Faults], object]) -> None:
     """Expect the lock around each use: catches a fault that strikes twice, or none, while a test arms another."""
-    lock = _CountingLock()
+    faults = _WatchedFaults(_WatchedLock())
 
-    use(Faults(lock))
+    use(faults)
 
-    assert lock.taken > 0
+    assert set(faults.reads) == {True}

@@ -1,6 +1,7 @@
 """Where handled deliveries are remembered: clocks, limits, forks and processes that are killed."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -124,7 +125,7 @@ for step in (lambda: log.claim("dlv_4"), lambda: log.done("dlv_1"), lambda: log.
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="it takes a small disk of its own")
 def test_a_full_disk_says_what_was_handled(tmp_path: Path) -> None:
     """Each step its own truth and advice; catches "was not handled" of what was, which asks for a repetition."""
-    mount = f'mount -t tmpfs -o size=128k none {tmp_path} || exit 77; exec "$@"'
+    mount = f'mount -t tmpfs -o size=128k none {shlex.quote(str(tmp_path))} || exit 77; exec "$@"'
     done = subprocess.run(
         ["unshare", "--mount", "bash", "-c", mount, "bash", sys.executable, "-c", FULL, str(tmp_path)],
         cwd=ROOT,
