@@ -128,6 +128,7 @@ def test_a_short_run_of_kills_loses_nothing(own_server: Server, sandbox: Sandbox
 
 @pytest.mark.stress
 @pytest.mark.parametrize("kills", [100, pytest.param(1000, marks=pytest.mark.release)])
+@pytest.mark.parametrize("own_server", [18, pytest.param(16, marks=pytest.mark.release)], indirect=True)
 def test_every_committed_order_is_applied_once_and_no_other(own_server: Server, sandbox: Sandbox, kills: int) -> None:
     """So many kills, and five crashes of the database; catches a lost order and a ghost event."""
     run_shop(own_server, sandbox, kills, CRASHES)
