@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar, cast
 
@@ -37,6 +38,9 @@ class _Closable(Protocol):
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
+
+_in_writer: ContextVar[bool] = ContextVar("perkamo_in_writer", default=False)
+"""Whether the code that asks runs in the thread of a writer, as a finalizer may. A sync call carries its context."""
 
 
 class Source(Protocol[T_co]):
@@ -130,6 +134,7 @@ class Writer(Generic[T]):
         Raises:
             PerkamoOutboxError: It was not done, or the error's ``outcome`` is ``"unknown"``.
         """
+        _refuse_in_writer()
         done = anyio.Event()
         job = Job(action, weight, done.set, caller_into_loop())
         self._submit(job, at_once=not in_company)
@@ -163,6 +168,7 @@ class Writer(Generic[T]):
 
     async def aclose(self) -> None:
         """Finish what was asked for and let go of everything."""
+        _refuse_in_writer()
         done = anyio.Event()
         in_loop = caller_into_loop()
         with anyio.CancelScope(shield=True):
@@ -213,6 +219,7 @@ class Writer(Generic[T]):
         return True
 
     def _run(self) -> None:
+        _in_writer.set(True)
         while True:
             seconds = LOOK_EVERY if self._watchers else _LOOK_EVERY_UNWATCHED
             was_woken = self._awake.acquire(timeout=0 if self._jobs else seconds)
@@ -286,6 +293,15 @@ class Writer(Generic[T]):
         for notify in closers:
             notify()
         return True
+
+
+def _refuse_in_writer() -> None:
+    """Raise instead of waiting for the thread that waits for this."""
+    if _in_writer.get():
+        raise PerkamoOutboxError(
+            "The outbox was called by a finalizer that Python runs in the outbox's own thread. Nothing was kept; call "
+            "it from the program itself."
+        )
 
 
 def _notify(jobs: Iterable[Job[T]]) -> None:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Final
 
 from perkamo.errors import PerkamoAsyncUsageWarning
+from perkamo.runtime.threads import is_gevent
 
 _OURS: Final = frozenset({"perkamo", "contextlib"})
 """Packages whose frames are between a caller's line and this module."""
@@ -76,6 +77,7 @@ def dotted_name(subject: object) -> str:
 
 def _in_event_loop() -> bool:
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and raises nothing
-        return True
+        # Under gevent it may run in another greenlet of this thread, which is within no task then.
+        return not is_gevent() or asyncio.current_task() is not None
     in_trio_run: Callable[[], bool] | None = getattr(sys.modules.get("trio.lowlevel"), "in_trio_run", None)
     return in_trio_run is not None and in_trio_run()

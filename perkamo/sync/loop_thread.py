@@ -10,6 +10,7 @@ call without work in it takes 44 µs of processor time here, 50 by ``from_thread
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -26,6 +27,9 @@ from perkamo.runtime.threads import is_gevent, start_thread
 
 GLANCE: Final = 0.04
 """Seconds after which a waiting thread notices an exception set on it. A signal wakes the main one at once."""
+
+_STARTING: Final = 60.0
+"""Seconds that the loop has to start. It needs modules that another thread may be importing in that very moment."""
 
 _ENDING: Final = 0.5
 """Seconds that the interpreter's exit waits for calls under way to be cancelled."""
@@ -53,6 +57,7 @@ class LoopThread:
         self.pid: int = os.getpid()
         self._has_ended = False
         self._gevent = is_gevent()
+        self._ident: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps none from being collected
         self._started: Future[None] = Future()
         self._join = start_thread(self._run, "perkamo-portal")
@@ -69,23 +74,32 @@ class LoopThread:
 
     @property
     def is_current(self) -> bool:
-        """Whether the caller runs in this loop, where waiting for it would never end."""
+        """Whether the caller runs in this loop, where waiting for it would never end, or in its thread beforehand."""
         running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and raises nothing
-        return running is not None and running is self._loop
+        return (running is not None and running is self._loop) or threading.get_ident() == self._ident
 
     def wait_until_started(self) -> None:
         """Wait for the loop.
 
         Raises:
             OSError: There are too many open files.
-            PerkamoError: The process was forked meanwhile, and this is the child.
+            PerkamoError: The process was forked meanwhile, and this is the child; or the loop does not start, such as
+                where a finalizer calls while its thread imports what the loop needs.
         """
+        left = _STARTING
         while not self.has_started:
             try:
                 self._started.result(GLANCE)
             except TimeoutError:
                 if self.pid != os.getpid():
                     raise self.ended_error("not_sent") from None
+                left -= GLANCE
+                if left <= 0:
+                    raise PerkamoError(
+                        "The event loop behind the sync clients did not start in time. Nothing was sent; try again.",
+                        outcome="not_sent",
+                        retryable=True,
+                    ) from None
 
     def start_soon(self, function: Callable[[], Coroutine[object, object, None]]) -> None:
         """Start a task in the loop, with a copy of the caller's context.
@@ -118,6 +132,7 @@ class LoopThread:
         )
 
     def _run(self) -> None:
+        self._ident = threading.get_ident()
         try:
             Context().run(partial(anyio.run, self._serve, backend_options={"loop_factory": _Loop}))
         except Exception as error:

@@ -9,6 +9,7 @@ interpreter's exit, when the loop has ended or no thread starts any more, a call
 import asyncio
 import atexit
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -151,7 +152,8 @@ class Portal:
                 if self._thread is None or not self._thread.is_serving:
                     self._thread = LoopThread()
                 thread = self._thread
-            thread.wait_until_started()
+            if not thread.is_current:
+                thread.wait_until_started()
         except (OSError, RuntimeError) as error:  # out of files or threads, or no thread starts any more at exit
             if not threading.main_thread().is_alive():
                 return None
@@ -167,7 +169,8 @@ def _run_at_exit(function: Callable[[], Awaitable[T]]) -> T:
     async def call() -> T:
         return await function()
 
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and raises nothing
+    # Once the interpreter is torn down, no other thread runs, and soon nothing can be imported any more.
+    if sys.is_finalizing() or asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and raises nothing
         _too_late()
     return copy_context().run(partial(anyio.run, call, backend_options={"loop_factory": EventLoop}))
 

@@ -255,3 +255,39 @@ def test_gunicorn_s_gevent_workers_serve_with_preload(sandbox: Sandbox, tmp_path
 
     assert answers == names
     assert "Traceback" not in err
+
+
+BESIDE = """
+from gevent import monkey
+monkey.patch_all()
+import asyncio, sys
+import gevent
+from perkamo import PerkamoClient
+
+entered = gevent.event.Event()
+
+async def other():
+    entered.set()
+    await asyncio.sleep(60)
+
+async def handler():
+    client.customer("two")
+
+with PerkamoClient("sk_test", base_url=sys.argv[1], timeout=20) as client:
+    beside = gevent.spawn(asyncio.run, other())
+    entered.wait()
+    print(client.customer("one").user_id)
+    beside.kill()
+    asyncio.run(handler())
+"""
+
+
+def test_only_a_call_within_a_task_is_warned_of() -> None:
+    """Another greenlet's ``asyncio.run`` is not blocked by it; catches advice to await where nobody can."""
+    with RawServer(echo) as server:
+        ended = run(BESIDE, server.base_url, options=("-W", "ignore:Monkey-patching:Warning"))
+
+    assert ended.out == "one\n", ended.err
+    line = BESIDE.splitlines().index('    client.customer("two")') + 1
+    assert ended.err.count("PerkamoAsyncUsageWarning") == 1
+    assert f"<string>:{line}: PerkamoAsyncUsageWarning" in ended.err
